@@ -1,0 +1,35 @@
+"""The `kubeproxy` command: pick the subcommand, hand it its arguments, print what went wrong.
+
+Without a subcommand it is the node agent and takes kube-proxy's flags. Subcommands are imported only when
+asked for, so that `kubeproxy lab exec` starts fast.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "apiserver": ("kubeproxy.apiserver.cli", "serve the Kubernetes API over a store"),
+    "lab": ("kubeproxy.lab.cli", "run a multi-node lab on this machine"),
+    "status": ("kubeproxy.status", "show what the agent on this node has programmed"),
+    "cleanup": ("kubeproxy.cleanup", "remove all of kubeproxy's kernel state from this node"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `kubeproxy ARGV` and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    module, rest = "kubeproxy.agent", arguments
+    if arguments and not arguments[0].startswith("-"):
+        if arguments[0] not in COMMANDS:
+            print(f'Error: unknown command {arguments[0]!r} for "kubeproxy"', file=sys.stderr)
+            print(
+                f"Commands: {', '.join(COMMANDS)}; run 'kubeproxy --help' for the agent's flags", file=sys.stderr
+            )
+            return 1
+        module, rest = COMMANDS[arguments[0]][0], arguments[1:]
+    try:
+        status: int = importlib.import_module(module).main(rest)
+    except KeyboardInterrupt:
+        return 130
+    return status

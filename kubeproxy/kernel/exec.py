@@ -1,0 +1,98 @@
+"""Running a program to its end: the one place that imports `subprocess` for it.
+
+Blocking by design: callers are worker threads (a sync must not share a thread with the event loop). A
+program's failure is a `CommandFailed` with its first line of complaint, so that nobody above parses stderr.
+"""
+
+import subprocess
+import threading
+from collections.abc import Iterable, Sequence
+from typing import IO, Protocol
+
+import msgspec
+
+
+class KernelError(Exception):
+    """Base of what the kernel, or a program that speaks to it, refuses."""
+
+
+class CommandMissing(KernelError):
+    """The program is not installed."""
+
+
+class CommandFailed(KernelError):
+    """The program ended with a status other than 0."""
+
+    def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        super().__init__(f"{' '.join(argv)}: exit status {status}: {lines[0] if lines else 'no message'}")
+        self.argv = tuple(argv)
+        self.status = status
+        self.stderr = stderr
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program that ended left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Exec(Protocol):
+    """Runs programs."""
+
+    def run(
+        self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
+    ) -> Result:
+        """Run ``argv`` (no shell), feed ``stdin``, wait at most ``timeout`` seconds.
+
+        ``stdin`` may be a stream of pieces: the program reads while later ones are still being made. With
+        ``check`` a status other than 0 raises CommandFailed. Raises CommandMissing when there is no such
+        program, CommandFailed with status -1 when time ran out.
+        """
+        ...
+
+
+class SystemExec:
+    """The real one."""
+
+    def run(
+        self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
+    ) -> Result:
+        """See `Exec.run`."""
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        except FileNotFoundError:
+            raise CommandMissing(f"{argv[0]}: not installed") from None
+        assert process.stdin is not None
+        feeder = None
+        if not isinstance(stdin, str):
+            # communicate() wants the whole input at once; a stream is written beside it, so that output
+            # that fills its pipe cannot block the writer.
+            feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
+            process.stdin = None
+            feeder.start()
+        try:
+            stdout, stderr = process.communicate(stdin if isinstance(stdin, str) else None, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise CommandFailed(argv, -1, f"did not end within {timeout:g} s") from None
+        finally:
+            if feeder is not None:
+                feeder.join()
+        if check and process.returncode:
+            raise CommandFailed(argv, process.returncode, stderr)
+        return Result(status=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def _feed(pipe: IO[str], pieces: Iterable[str]) -> None:
+    try:
+        with pipe:
+            for piece in pieces:
+                pipe.write(piece)
+    except (BrokenPipeError, ValueError):
+        pass  # The program ended early; its status and stderr say why.

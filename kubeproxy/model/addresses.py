@@ -1,0 +1,78 @@
+"""IP addresses and CIDRs as the API's users write them, made canonical.
+
+kube-proxy accepts leading zeros in IPv4 octets and IPv4-mapped IPv6 (Go's old, "sloppy" parser), because
+clusters hold such objects; the kernel's tools do not. So every address is parsed here, once, and travels on
+as canonical text. What does not parse is dropped by the caller, never passed on.
+"""
+
+from enum import Enum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+MAX_TEXT = 64
+"""No address or CIDR is longer; anything longer is hostile and not worth parsing."""
+
+
+class Family(Enum):
+    """An IP family; the value is the IP version."""
+
+    V4 = 4
+    V6 = 6
+
+    @property
+    def label(self) -> str:
+        """The value of the ``ip_family`` metric label and of EndpointSlice addressType."""
+        return f"IPv{self.value}"
+
+    @property
+    def host_bits(self) -> int:
+        """The prefix length of a single address."""
+        return 32 if self is Family.V4 else 128
+
+
+def _without_leading_zeros(text: str) -> str:
+    if ":" in text and "." in text:
+        head, _, tail = text.rpartition(":")
+        return f"{head}:{_without_leading_zeros(tail)}"
+    if "." not in text:
+        return text
+    octets = text.split(".")
+    if not all(octet.isascii() and octet.isdigit() for octet in octets):
+        return text
+    return ".".join(str(int(octet)) for octet in octets)
+
+
+@lru_cache(maxsize=65536)
+def canonical_ip(text: str) -> str | None:
+    """Return the canonical text of an address, or None when it is not one.
+
+    Leading zeros are decimal (`010.0.0.1` is `10.0.0.1`); an IPv4-mapped IPv6 address is its IPv4 address;
+    a zone (`fe80::1%eth0`) is refused.
+    """
+    if len(text) > MAX_TEXT or "%" in text:
+        return None
+    try:
+        address: IPv4Address | IPv6Address = ip_address(_without_leading_zeros(text))
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+@lru_cache(maxsize=4096)
+def canonical_cidr(text: str) -> str | None:
+    """Return the canonical network of a CIDR (host bits cleared), or None when it is not one."""
+    text = text.strip()
+    address, slash, length = text.partition("/")
+    if not slash or len(text) > MAX_TEXT or not (length.isascii() and length.isdigit()) or "%" in address:
+        return None
+    try:
+        return str(ip_network(f"{_without_leading_zeros(address)}/{length}", strict=False))
+    except ValueError:
+        return None
+
+
+def family_of(address_or_cidr: str) -> Family:
+    """Return the family of a canonical address or CIDR."""
+    return Family.V6 if ":" in address_or_cidr else Family.V4
