@@ -1,0 +1,162 @@
+"""Command lines as Go programs take them.
+
+kube-proxy uses pflag (`--name=value`, `--name value`, `--flag`, `-v=4`, `_` for `-`), flanneld and CoreDNS
+Go's own flag package (`-name` and `--name` alike). argparse knows neither grammar, abbreviates, and swallows
+the `false` of `--flag false`; so the line is read here, refusing what Go refuses in Go's words, and argparse
+only lays out `--help`.
+
+A program's flags are one table of `Flag` rows: parsing, defaults and `--help` come from it.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+
+class FlagError(ValueError):
+    """A command line that the program refuses; the text is for the user."""
+
+
+class Style(Enum):
+    """Whose grammar a program's command line follows."""
+
+    PFLAG = "pflag"
+    GO = "go"
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """One flag. ``kind`` turns the text into the value and raises ValueError for what it does not take."""
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    help: str
+    alias: str = ""
+
+    @property
+    def is_bool(self) -> bool:
+        """Whether the flag may stand without a value."""
+        return self.kind is boolean
+
+
+def boolean(text: str) -> bool:
+    """Parse what Go's strconv.ParseBool takes."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
+        return False
+    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """Parse a Go duration such as `1m30s` into seconds."""
+    if text in ("0", "+0", "-0"):
+        return 0.0
+    sign, body = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
+    seconds, end = 0.0, 0
+    for part in re.finditer(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", body):
+        if part.start() != end:
+            break
+        seconds += float(part[1]) * _UNITS[part[2]]
+        end = part.end()
+    if not body or end != len(body):
+        missing = bool(re.fullmatch(r"\d+\.?\d*", body))
+        raise ValueError(f'time: {"missing unit in" if missing else "invalid"} duration "{text}"')
+    return sign * seconds
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """Parse `a,b,c`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def integer(text: str) -> int:
+    """Parse a decimal integer."""
+    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+        raise ValueError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+class CommandLine:
+    """A program's flag table, ready to parse."""
+
+    def __init__(self, program: str, description: str, flags: Sequence[Flag], style: Style = Style.PFLAG) -> None:
+        self._style = style
+        self._flags = {flag.name: flag for flag in flags} | {flag.alias: flag for flag in flags if flag.alias}
+        self._defaults = {flag.name: flag.default for flag in flags}
+        self._help = argparse.ArgumentParser(prog=program, description=description, usage="%(prog)s [flags]")
+        for flag in flags:
+            names = [f"--{flag.name}", *([f"--{flag.alias}"] if flag.alias else [])]
+            text = flag.help.replace("%", "%%")
+            if flag.default not in ("", (), None, False):
+                text += f" (default {str(flag.default).replace('%', '%%')})"
+            self._help.add_argument(*names, help=text, metavar="")
+
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return {flag name: value}, defaults included. Raises FlagError; `--help` prints and exits with 0."""
+        values = dict(self._defaults)
+        rest = list(argv)
+        while rest:
+            word = rest.pop(0)
+            if not word.startswith("-") or word in ("-", "--"):
+                raise FlagError(f"unexpected argument: {word!r}")
+            name, given, text = self._split(word)
+            if name in ("help", "h"):
+                self._help.print_help()
+                raise SystemExit(0)
+            flag = self._flags.get(name)
+            if flag is None:
+                raise FlagError(self._unknown(word, name))
+            if not given and flag.is_bool:
+                text = "true"
+            elif not given:
+                if not rest:
+                    raise FlagError(f"flag needs an argument: {word}")
+                text = rest.pop(0)
+            values[flag.name] = self._value(flag, word, text)
+        return values
+
+    def parse_or_exit(self, argv: Sequence[str]) -> dict[str, Any]:
+        """`parse`, ending the program as Go's does: message on stderr; status 1 (pflag) or 2 (Go's flag)."""
+        try:
+            return self.parse(argv)
+        except FlagError as error:
+            prefix = "Error: " if self._style is Style.PFLAG else ""
+            print(f"{prefix}{error}", file=sys.stderr)
+            print(f"Run '{self._help.prog} --help' for the flags it takes.", file=sys.stderr)
+            raise SystemExit(1 if self._style is Style.PFLAG else 2) from None
+
+    def _value(self, flag: Flag, word: str, text: str) -> Any:
+        try:
+            return flag.kind(text)
+        except ValueError as error:
+            if self._style is Style.GO:
+                message = f'invalid value "{text}" for flag -{flag.name}: {error}'
+            else:
+                message = f'invalid argument "{text}" for "{word.partition("=")[0]}" flag: {error}'
+            raise FlagError(message) from None
+
+    def _split(self, word: str) -> tuple[str, bool, str]:
+        if self._style is Style.PFLAG and not word.startswith("--"):
+            # A shorthand is one letter; its value may be glued on: -v4, -v=4.
+            letter, tail = word[1], word[2:]
+            return letter, bool(tail), tail.removeprefix("=")
+        name, equals, value = word.lstrip("-").partition("=")
+        if self._style is Style.PFLAG:
+            name = name.replace("_", "-")
+        return name, bool(equals), value
+
+    def _unknown(self, word: str, name: str) -> str:
+        if self._style is Style.GO:
+            return f"flag provided but not defined: -{name}"
+        if not word.startswith("--"):
+            return f"unknown shorthand flag: {name!r} in {word}"
+        return f"unknown flag: --{name}"

@@ -1,0 +1,74 @@
+"""Log lines as Kubernetes' components write them: klog text or JSON, so that existing collectors parse them.
+
+Text: `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg` (klog's header); JSON: component-base's keys `ts`
+(milliseconds), `caller`, `msg`, `v`, and `err` for warnings and errors.
+"""
+
+import logging
+import sys
+import time
+from typing import ClassVar
+
+import msgspec
+
+DEBUG_VERBOSITY = 4
+"""From this -v on (klog's "debug level"), debug lines are shown."""
+
+
+class KlogFormatter(logging.Formatter):
+    """klog's text format."""
+
+    LETTERS: ClassVar[dict[int, str]] = {
+        logging.DEBUG: "I",
+        logging.INFO: "I",
+        logging.WARNING: "W",
+        logging.ERROR: "E",
+        logging.CRITICAL: "F",
+    }
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record; a newline in a message cannot start a line of its own."""
+        stamp = time.strftime("%m%d %H:%M:%S", time.localtime(record.created))
+        micros = int(record.created % 1 * 1e6)
+        letter = self.LETTERS.get(record.levelno, "I")
+        header = f"{letter}{stamp}.{micros:06d} {record.process:7d} {record.filename}:{record.lineno}]"
+        return f"{header} {one_line(record.getMessage())}{self._trace(record)}"
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        return "\n" + self.formatException(record.exc_info) if record.exc_info else ""
+
+
+class JsonFormatter(logging.Formatter):
+    """component-base's JSON format, one object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        line: dict[str, object] = {
+            "ts": round(record.created * 1000, 3),
+            "caller": f"{record.filename}:{record.lineno}",
+            "msg": record.getMessage(),
+        }
+        if record.levelno >= logging.WARNING:
+            line["level"] = record.levelname.lower()
+        else:
+            line["v"] = DEBUG_VERBOSITY if record.levelno < logging.INFO else 0
+        if record.exc_info:
+            line["err"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def one_line(text: str) -> str:
+    """Escape what would let a hostile value forge a log line."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def configure(logging_format: str = "text", verbosity: int = 0) -> None:
+    """Send this process' log to stderr in the given format (`text` or `json`)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if logging_format == "json" else KlogFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+    # These log every connection and poll; they are worth a line only when somebody debugs them.
+    for name in ("asyncio", "aiohttp.access", "pyroute2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
