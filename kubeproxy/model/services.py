@@ -1,0 +1,53 @@
+"""Service → what each of its ports looks like from outside: virtual addresses, affinity, source ranges.
+
+A Service is skipped when nothing of it is ours to forward: headless, ExternalName, without a cluster IP of
+the family, or labelled for another proxy. Everything here concerns one Service and one IP family.
+"""
+
+from collections.abc import Iterable
+
+from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.objects import Record, Service, ServiceType
+
+
+class VirtualAddresses(Record, frozen=True, kw_only=True):
+    """Where one family's clients reach a Service; what all its ports have in common."""
+
+    cluster_ip: str
+    external_ips: tuple[str, ...]
+    load_balancer_ips: tuple[str, ...]
+    """Without those that are external IPs too: one address is announced once."""
+    source_ranges: tuple[str, ...]
+    """Who may come through the load balancer addresses; empty means everybody."""
+
+
+def is_proxied(service: Service) -> bool:
+    """Return whether this Service is ours to forward, whatever the family."""
+    return not (service.headless or service.proxy_name or service.type is ServiceType.EXTERNAL_NAME)
+
+
+def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | None:
+    """Return the addresses of a Service in one family, or None when it does not exist there."""
+    if not is_proxied(service):
+        return None
+    cluster_ip = next((ip for ip in service.cluster_ips if family_of(ip) is family), None)
+    if cluster_ip is None:
+        return None
+    if not (service.external_ips or service.load_balancer_ips or service.source_ranges):
+        return VirtualAddresses(cluster_ip=cluster_ip, external_ips=(), load_balancer_ips=(), source_ranges=())
+    external = _of_family(service.external_ips, family, but=(cluster_ip,))
+    return VirtualAddresses(
+        cluster_ip=cluster_ip,
+        external_ips=external,
+        load_balancer_ips=_of_family(service.load_balancer_ips, family, but=(cluster_ip, *external)),
+        source_ranges=_restrictive(_of_family(service.source_ranges, family)),
+    )
+
+
+def _of_family(texts: Iterable[str], family: Family, but: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(text for text in texts if family_of(text) is family and text not in but)
+
+
+def _restrictive(ranges: tuple[str, ...]) -> tuple[str, ...]:
+    # A range that admits everybody makes the whole list void, as upstream has it.
+    return () if any(text.endswith("/0") for text in ranges) else ranges

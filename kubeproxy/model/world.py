@@ -1,0 +1,222 @@
+"""World: what the store says, indexed the way the node asks for it.
+
+Informers hand over batches; `World` keeps the newest object of each kind and key and answers which Services
+a batch touched. Everybody reads the same World: the proxy, DNS and `trace`. So headless and ExternalName
+Services stay in it; who does not want them skips them (`services.py`).
+
+An address that no endpoint or virtual IP may have (loopback, unspecified, link-local, multicast: the API
+server refuses them too) is taken out at this door and remembered in `World.rejected`, so that no consumer
+can forget the check: an endpoint at 127.0.0.1 would let a Service reach what listens on the node only.
+The node's own address is legal: pods on the host's network have it.
+
+Cost: O(1) a changed object. An object that is applied again unchanged touches nothing, and one that goes
+A → B → A between two syncs leads to equal ServiceStates, hence to no write.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import TypeVar
+
+import msgspec
+
+from kubeproxy.model.ident import Key
+from kubeproxy.model.objects import EndpointSlice, Namespace, Node, Record, Service
+
+T = TypeVar("T", Service, EndpointSlice)
+
+
+class Rejection(Record, frozen=True, kw_only=True):
+    """A part of an object that was left out, and why; for status, metrics and one log line."""
+
+    kind: str
+    namespace: str
+    name: str
+    field: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Print as a log line's middle."""
+        return f"{self.kind} {self.namespace}/{self.name}: {self.field} {self.value} is {self.reason}"
+
+
+@lru_cache(maxsize=65536)
+def forbidden(address: str) -> str:
+    """Return why no endpoint or virtual IP may have this address, or "" when one may."""
+    ip = ip_address(address)
+    if ip.is_unspecified:
+        return "the unspecified address"
+    if ip.is_loopback:
+        return "a loopback address"
+    if ip.is_link_local:
+        return "a link-local address"
+    if ip.is_multicast:
+        return "a multicast address"
+    return ""
+
+
+class World:
+    """The objects of a cluster that a node knows. Owned by one thread; the values in it are frozen."""
+
+    def __init__(self) -> None:
+        self.services: dict[Key, Service] = {}
+        self.slices: dict[Key, EndpointSlice] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.node: Node | None = None
+        self.rejected: dict[tuple[str, str, str], tuple[Rejection, ...]] = {}
+        """By kind, namespace and name."""
+        self._slices_of: dict[Key, dict[str, EndpointSlice]] = {}
+
+    def slices_of(self, service: Key) -> Collection[EndpointSlice]:
+        """Return the EndpointSlices of a Service, in no particular order."""
+        return self._slices_of.get(service, {}).values()
+
+    def services_with_slices(self) -> Collection[Key]:
+        """Return the keys of every Service that has a slice, existing or not."""
+        return self._slices_of.keys()
+
+    def apply_services(self, batch: Mapping[Key, Service | None]) -> set[Key]:
+        """Take over Services (None: deleted); return those that differ from before."""
+        touched = set()
+        for key, service in batch.items():
+            if service is not None:
+                service = self._admit("Service", key, service, _admissible_service)
+            else:
+                self.rejected.pop(("Service", *key), None)
+            if self.services.get(key) == service:
+                continue
+            touched.add(key)
+            if service is None:
+                del self.services[key]
+            else:
+                self.services[key] = service
+        return touched
+
+    def apply_slices(self, batch: Mapping[Key, EndpointSlice | None]) -> set[Key]:
+        """Take over EndpointSlices (None: deleted); return the Services whose slices differ from before."""
+        touched = set()
+        for key, piece in batch.items():
+            if piece is not None:
+                piece = self._admit("EndpointSlice", key, piece, _admissible_slice)
+            else:
+                self.rejected.pop(("EndpointSlice", *key), None)
+            before = self.slices.get(key)
+            if before == piece:
+                continue
+            if before is not None:
+                touched |= self._drop_slice(key, before)
+            if piece is not None:
+                touched |= self._add_slice(key, piece)
+        return touched
+
+    def apply_namespaces(self, batch: Mapping[Key, Namespace | None]) -> set[str]:
+        """Take over Namespaces (None: deleted; keys are ("", name)); return the names that differ."""
+        touched = set()
+        for (_, name), namespace in batch.items():
+            if self.namespaces.get(name) == namespace:
+                continue
+            touched.add(name)
+            if namespace is None:
+                del self.namespaces[name]
+            else:
+                self.namespaces[name] = namespace
+        return touched
+
+    def apply_node(self, node: Node | None) -> set[Key]:
+        """Take over this machine's own Node; return every Service when what they depend on differs."""
+        before, self.node = self.node, node
+        return set() if _node_facts(before) == _node_facts(node) else set(self.services)
+
+    def part(self, keys: Iterable[Key] | None) -> "World":
+        """Return a World of some Services (None: all), for another thread to read; it shares the values."""
+        part = World()
+        part.node = self.node
+        if keys is None:
+            part.services = dict(self.services)
+            part._slices_of = {key: dict(pieces) for key, pieces in self._slices_of.items()}
+            return part
+        for key in keys:
+            service, pieces = self.services.get(key), self._slices_of.get(key)
+            if service is not None:
+                part.services[key] = service
+            if pieces is not None:
+                part._slices_of[key] = dict(pieces)
+        return part
+
+    def rejections(self) -> tuple[Rejection, ...]:
+        """Return all that is left out at present, sorted by object."""
+        return tuple(rejection for _, found in sorted(self.rejected.items()) for rejection in found)
+
+    def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
+        admitted, rejections = check(value)
+        if rejections:
+            self.rejected[kind, *key] = tuple(rejections)
+        else:
+            self.rejected.pop((kind, *key), None)
+        return admitted
+
+    def _drop_slice(self, key: Key, piece: EndpointSlice) -> set[Key]:
+        del self.slices[key]
+        if not piece.service:
+            return set()
+        owner = (piece.namespace, piece.service)
+        pieces = self._slices_of[owner]
+        del pieces[piece.name]
+        if not pieces:
+            del self._slices_of[owner]
+        return {owner}
+
+    def _add_slice(self, key: Key, piece: EndpointSlice) -> set[Key]:
+        self.slices[key] = piece
+        if not piece.service:
+            return set()
+        owner = (piece.namespace, piece.service)
+        self._slices_of.setdefault(owner, {})[piece.name] = piece
+        return {owner}
+
+
+def _node_facts(node: Node | None) -> tuple[object, ...]:
+    return () if node is None else (node.internal_ips, node.external_ips, node.zone)
+
+
+def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
+    rejections: list[Rejection] = []
+
+    def keep(field: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        reasons = [forbidden(address) for address in addresses]
+        if not any(reasons):
+            return addresses
+        pairs = list(zip(addresses, reasons, strict=True))
+        rejections.extend(_rejection("Service", service, field, ip, why) for ip, why in pairs if why)
+        return tuple(ip for ip, why in pairs if not why)
+
+    cluster = keep("spec.clusterIPs", service.cluster_ips)
+    external = keep("spec.externalIPs", service.external_ips)
+    ingress = keep("status.loadBalancer.ingress", service.load_balancer_ips)
+    if not rejections:
+        return service, rejections
+    changed = msgspec.structs.replace(
+        service, cluster_ips=cluster, external_ips=external, load_balancer_ips=ingress
+    )
+    return changed, rejections
+
+
+def _admissible_slice(piece: EndpointSlice) -> tuple[EndpointSlice, list[Rejection]]:
+    reasons = [forbidden(endpoint.address) for endpoint in piece.endpoints]
+    if not any(reasons):
+        return piece, []
+    pairs = list(zip(piece.endpoints, reasons, strict=True))
+    rejections = [
+        _rejection("EndpointSlice", piece, "endpoints.addresses", endpoint.address, why)
+        for endpoint, why in pairs
+        if why
+    ]
+    kept = tuple(endpoint for endpoint, why in pairs if not why)
+    return msgspec.structs.replace(piece, endpoints=kept), rejections
+
+
+def _rejection(kind: str, owner: Service | EndpointSlice, field: str, value: str, reason: str) -> Rejection:
+    return Rejection(
+        kind=kind, namespace=owner.namespace, name=owner.name, field=field, value=value, reason=reason
+    )
