@@ -1,0 +1,39 @@
+"""What a control loop has written but its informer has not shown yet.
+
+A loop that plans from its informer's copy right after a write would plan the same write again and, for an
+object with a generated name, make a second one. So what it made is remembered here, under its key, until the
+informer has spoken of that key, or for a while: an object that was made and removed while the watch was away
+is never spoken of.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+from kubeproxy.controllers.objects import Key
+
+T = TypeVar("T")
+
+KEEP_SECONDS = 30.0
+
+
+class Unseen(Generic[T]):
+    """Objects that this process made, on top of an informer's copy; ``now`` tells monotonic seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._made: dict[Key, tuple[float, T]] = {}
+
+    def made(self, key: Key, value: T) -> None:
+        """Remember an object that the server has accepted."""
+        self._made[key] = (self._now() + KEEP_SECONDS, value)
+
+    def seen(self, keys: Iterable[Key]) -> None:
+        """Forget what the informer now speaks of, or what is known to be gone."""
+        for key in keys:
+            self._made.pop(key, None)
+
+    def over(self, cache: Mapping[Key, T]) -> dict[Key, T]:
+        """Return the objects that the informer does not hold yet."""
+        now = self._now()
+        self._made = {key: entry for key, entry in self._made.items() if entry[0] > now}
+        return {key: value for key, (_, value) in self._made.items() if key not in cache}
