@@ -1,0 +1,1 @@
+"""What the agent tells about itself: health, metrics and mode, on kube-proxy's ports and paths."""

@@ -1,0 +1,75 @@
+"""Is the proxy keeping up? The state behind /healthz and /livez, with kube-proxy's meaning.
+
+A family is healthy while no update has waited for the kernel longer than twice the sync period. /healthz is
+also about eligibility: load balancers must not send new traffic to a Node that is going away. /livez is not,
+so that a doomed Node's proxy is not restarted for nothing. Pure: time is passed in.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Node
+
+GOING_AWAY_TAINT = "ToBeDeletedByClusterAutoscaler"
+
+
+class ProxyHealth:
+    """Follows, per family, what was queued and what reached the kernel. Times are Unix seconds."""
+
+    def __init__(self, families: Iterable[Family], sync_period: float) -> None:
+        self._timeout = 2 * sync_period
+        self._queued: dict[Family, float | None] = dict.fromkeys(families)
+        self._updated: dict[Family, float] = {}
+        self._node_eligible = True
+
+    def queued(self, family: Family, now: float) -> None:
+        """Note that a change waits; the oldest one counts."""
+        if self._queued[family] is None:
+            self._queued[family] = now
+
+    def updated(self, family: Family, now: float) -> None:
+        """Note that everything queued so far is in the kernel."""
+        self._queued[family] = None
+        self._updated[family] = now
+
+    def node_changed(self, node: Node | None) -> None:
+        """Take the own Node's state; None is a Node that does not exist."""
+        self._node_eligible = node is not None and not node.deleted and GOING_AWAY_TAINT not in node.taint_keys
+
+    def healthz(self, now: float) -> tuple[int, dict[str, Any]]:
+        """Return the status code and body of /healthz."""
+        body = self._body(now)
+        body["nodeEligible"] = self._node_eligible
+        return (200 if body["healthy"] and self._node_eligible else 503), body
+
+    def livez(self, now: float) -> tuple[int, dict[str, Any]]:
+        """Return the status code and body of /livez."""
+        body = self._body(now)
+        return (200 if body["healthy"] else 503), body
+
+    def _is_healthy(self, family: Family, now: float) -> bool:
+        queued = self._queued[family]
+        return queued is None or now - queued < self._timeout
+
+    def _body(self, now: float) -> dict[str, Any]:
+        healthy = {family: self._is_healthy(family, now) for family in self._queued}
+        well = all(healthy.values())
+        oldest = min((self._updated.get(family, 0.0) for family in self._queued), default=0.0)
+        return {
+            "lastUpdated": _rfc3339(now if well else oldest),
+            "currentTime": _rfc3339(now),
+            "healthy": well,
+            "status": {
+                family.label: {
+                    "lastUpdated": _rfc3339(self._updated.get(family, 0.0)),
+                    "healthy": healthy[family],
+                }
+                for family in self._queued
+            },
+        }
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,213 @@
+"""The informer against a scripted source: first list, changes, cut watches, relists, outages, bad objects."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from kubeproxy.clock import ManualClock, settle
+from kubeproxy.model.decode import decode_service
+from kubeproxy.model.objects import Service
+from kubeproxy.store.base import Compacted, StoreError, Unavailable
+from kubeproxy.store.informer import Informer, Key
+from kubeproxy.store.kube import Listing, WatchEvent
+from kubeproxy.store.resources import SERVICES, Resource
+
+pytestmark = pytest.mark.unit
+
+
+def service(name: str, revision: int, ip: str = "10.96.0.1", namespace: str = "default") -> bytes:
+    meta = {"name": name, "namespace": namespace, "resourceVersion": str(revision)}
+    return msgspec.json.encode({"metadata": meta, "spec": {"clusterIP": ip, "ports": [{"port": 80}]}})
+
+
+class Source:
+    """Answers lists and watches from a script; an exception in the script is raised at that point."""
+
+    def __init__(self) -> None:
+        self.lists: deque[Listing | StoreError] = deque()
+        self.watches: deque[list[WatchEvent | StoreError]] = deque()
+        self.watched_from: list[str] = []
+        self.listed = 0
+
+    async def list(self, resource: Resource, **_: Any) -> Listing:
+        self.listed += 1
+        answer = self.lists.popleft()
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    async def watch(self, resource: Resource, revision: str, **_: Any) -> AsyncIterator[WatchEvent]:
+        self.watched_from.append(revision)
+        if not self.watches:
+            await asyncio.Event().wait()
+        for event in self.watches.popleft():
+            if isinstance(event, StoreError):
+                raise event
+            yield event
+
+
+def listing(revision: int, *items: bytes) -> Listing:
+    return Listing(items=items, revision=str(revision))
+
+
+def event(kind: str, data: bytes) -> WatchEvent:
+    return WatchEvent(type=kind, object=data)
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.source = Source()
+        self.clock = ManualClock()
+        self.batches: list[dict[Key, Service | None]] = []
+        self.synced_after: list[int] = []
+        self.informer: Informer[Service] = Informer(
+            self.source,
+            SERVICES,
+            decode_service,
+            clock=self.clock,
+            on_change=self._change,
+            on_synced=lambda: self.synced_after.append(len(self.batches)),
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    def _change(self, batch: Mapping[Key, Service | None]) -> None:
+        self.batches.append(dict(batch))
+
+    async def start(self) -> None:
+        self.task = asyncio.create_task(self.informer.run())
+        await settle()
+
+    @property
+    def names(self) -> set[str]:
+        return {name for _, name in self.informer.cache}
+
+
+@pytest.fixture
+async def harness() -> AsyncIterator[Harness]:
+    harness = Harness()
+    yield harness
+    if harness.task:
+        harness.task.cancel()
+
+
+async def test_first_list_is_one_batch_then_synced(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("a", 1), service("b", 2)))
+    await harness.start()
+    assert [set(batch) for batch in harness.batches] == [{("default", "a"), ("default", "b")}]
+    assert harness.synced_after == [1]
+    assert harness.source.watched_from == ["5"]
+
+
+async def test_an_empty_cluster_is_synced_too(harness: Harness) -> None:
+    harness.source.lists.append(listing(5))
+    await harness.start()
+    assert harness.batches == []
+    assert harness.synced_after == [0]
+
+
+async def test_watch_events_change_the_copy(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("a", 1)))
+    harness.source.watches.append(
+        [
+            event("ADDED", service("b", 6)),
+            event("MODIFIED", service("a", 7, "10.96.0.9")),
+            event("DELETED", service("b", 8)),
+        ]
+    )
+    await harness.start()
+    assert [next(iter(batch.values())) is None for batch in harness.batches] == [False, False, False, True]
+    assert harness.informer.cache["default", "a"].cluster_ips == ("10.96.0.9",)
+    assert harness.names == {"a"}
+
+
+async def test_a_change_of_nothing_we_read_is_not_passed_on(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("a", 1)))
+    harness.source.watches.append([event("MODIFIED", service("a", 6))])
+    await harness.start()
+    assert len(harness.batches) == 1
+
+
+async def test_a_cut_watch_resumes_where_it_was(harness: Harness) -> None:
+    harness.source.lists.append(listing(5))
+    harness.source.watches.append([event("ADDED", service("a", 9)), Unavailable("cut in mid-event")])
+    await harness.start()
+    await harness.clock.step(1)
+    assert harness.source.watched_from == ["5", "9"]
+    assert harness.source.listed == 1
+
+
+async def test_a_bookmark_moves_the_revision_only(harness: Harness) -> None:
+    harness.source.lists.append(listing(5))
+    harness.source.watches.append([event("BOOKMARK", b'{"metadata":{"resourceVersion":"77"}}')])
+    await harness.start()
+    await harness.clock.step(1)
+    assert harness.source.watched_from == ["5", "77"]
+    assert harness.batches == []
+
+
+async def test_compaction_relists_and_tells_only_the_difference(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("gone", 1), service("same", 2), service("moved", 3)))
+    harness.source.watches.append([Compacted(100)])
+    harness.source.lists.append(
+        listing(200, service("same", 2), service("moved", 150, "10.96.0.77"), service("new", 160))
+    )
+    await harness.start()
+    difference = {name: value is not None for (_, name), value in harness.batches[1].items()}
+    assert difference == {"gone": False, "moved": True, "new": True}
+    assert harness.synced_after == [1]
+
+
+async def test_a_server_that_is_away_at_start_is_waited_for(harness: Harness) -> None:
+    harness.source.lists.extend([Unavailable("refused"), Unavailable("refused"), listing(5, service("a", 1))])
+    await harness.start()
+    assert not harness.informer.synced
+    await harness.clock.step(1)
+    assert harness.informer.synced
+    assert harness.informer.failures == 2
+
+
+async def test_pauses_grow_to_a_limit(harness: Harness) -> None:
+    harness.source.lists.extend(Unavailable("refused") for _ in range(100))
+    await harness.start()
+    await harness.clock.step(60)
+    # 0.1 + 0.2 + ... + 3.2 s, then one try every 5 s.
+    assert 14 <= harness.source.listed <= 18
+
+
+async def test_an_outage_keeps_the_last_good_copy(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("a", 1)))
+    harness.source.watches.extend([Unavailable("gone")] for _ in range(10))
+    await harness.start()
+    await harness.clock.step(5)
+    assert harness.names == {"a"}
+    assert len(harness.batches) == 1
+
+
+async def test_a_watch_that_ends_at_once_is_not_a_tight_loop(harness: Harness) -> None:
+    harness.source.lists.append(listing(5))
+    harness.source.watches.extend([] for _ in range(1000))
+    await harness.start()
+    await harness.clock.step(1)
+    assert len(harness.source.watched_from) <= 12
+
+
+async def test_a_bad_object_is_left_out_and_the_others_live(harness: Harness) -> None:
+    bad = service("x'; -j ACCEPT\n", 2)
+    harness.source.lists.append(listing(5, service("a", 1), bad))
+    harness.source.watches.append([event("ADDED", service("b", 6)), event("MODIFIED", bad)])
+    await harness.start()
+    assert harness.names == {"a", "b"}
+    assert list(harness.informer.rejected) == [("default", "x'; -j ACCEPT\n")]
+
+
+async def test_an_object_that_turns_bad_is_withdrawn(harness: Harness) -> None:
+    harness.source.lists.append(listing(5, service("a", 1)))
+    broken = service("a", 6).replace(b'"ports":[', b'"ports":["nonsense",')
+    harness.source.watches.append([event("MODIFIED", broken), event("MODIFIED", service("a", 7))])
+    await harness.start()
+    assert [next(iter(batch.values())) is None for batch in harness.batches] == [False, True, False]
+    assert harness.informer.rejected == {}
