@@ -4,6 +4,7 @@ Blocking by design: callers are worker threads (a sync must not share a thread w
 program's failure is a `CommandFailed` with its first line of complaint, so that nobody above parses stderr.
 """
 
+import contextlib
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
@@ -49,7 +50,7 @@ class Exec(Protocol):
 
         ``stdin`` may be a stream of pieces: the program reads while later ones are still being made. With
         ``check`` a status other than 0 raises CommandFailed. Raises CommandMissing when there is no such
-        program, CommandFailed with status -1 when time ran out.
+        program, CommandFailed with status -1 when time ran out, and whatever the stream raises.
         """
         ...
 
@@ -72,7 +73,7 @@ class SystemExec:
         if not isinstance(stdin, str):
             # communicate() wants the whole input at once; a stream is written beside it, so that output
             # that fills its pipe cannot block the writer.
-            feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
+            feeder = _Feeder(process.stdin, stdin)
             process.stdin = None
             feeder.start()
         try:
@@ -84,15 +85,29 @@ class SystemExec:
         finally:
             if feeder is not None:
                 feeder.join()
+        if feeder is not None and feeder.error is not None:
+            raise feeder.error
         if check and process.returncode:
             raise CommandFailed(argv, process.returncode, stderr)
         return Result(status=process.returncode, stdout=stdout, stderr=stderr)
 
 
-def _feed(pipe: IO[str], pieces: Iterable[str]) -> None:
-    try:
-        with pipe:
-            for piece in pieces:
-                pipe.write(piece)
-    except (BrokenPipeError, ValueError):
-        pass  # The program ended early; its status and stderr say why.
+class _Feeder(threading.Thread):
+    """Writes a stream to a pipe; what the stream itself raises is kept for the caller of `run`."""
+
+    def __init__(self, pipe: IO[str], pieces: Iterable[str]) -> None:
+        super().__init__(daemon=True)
+        self.error: Exception | None = None
+        self._pipe = pipe
+        self._pieces = pieces
+
+    def run(self) -> None:
+        with contextlib.suppress(BrokenPipeError), self._pipe:
+            # A broken pipe is a program that ended early; its status and stderr say why.
+            try:
+                for piece in self._pieces:
+                    self._pipe.write(piece)
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                self.error = error
