@@ -7,6 +7,9 @@ by errno what to tell the user.
 
 import ctypes
 import os
+import signal
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -23,6 +26,8 @@ MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
+
+_PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,3 +84,31 @@ def bind(source: str | Path, target: str | Path) -> None:
 def make_mounts_private() -> None:
     """Let no mount of this namespace be seen by another; to be called first in a new mount namespace."""
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
+
+
+def write_sysctls(network: str | Path, values: Mapping[str, str]) -> None:
+    """Write sysctls ("net.ipv4.ip_forward") in the network namespace ``network``, without leaving one's own.
+
+    /proc/sys/net shows the namespace of the thread that opens it, so a thread of its own goes there and ends.
+    """
+
+    refused: list[OSError] = []
+
+    def work() -> None:
+        try:
+            enter(network, CLONE_NEWNET)
+            for key, value in values.items():
+                Path("/proc/sys", *key.split(".")).write_text(value)
+        except OSError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if refused:
+        raise refused[0]
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends; lost at a change of user."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)), "prctl(PR_SET_PDEATHSIG)")
