@@ -13,9 +13,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class FlagError(ValueError):
@@ -124,10 +126,13 @@ class CommandLine:
             values[flag.name] = self._value(flag, word, text)
         return values
 
-    def parse_or_exit(self, argv: Sequence[str]) -> dict[str, Any]:
-        """`parse`, ending the program as Go's does: message on stderr; status 1 (pflag) or 2 (Go's flag)."""
+    def parse_or_exit(self, argv: Sequence[str], check: Callable[[dict[str, Any]], T]) -> T:
+        """Parse and let ``check`` make the options, ending the program as Go's does on a FlagError of either.
+
+        The message goes to stderr; the status is 1 (pflag) or 2 (Go's flag package).
+        """
         try:
-            return self.parse(argv)
+            return check(self.parse(argv))
         except FlagError as error:
             prefix = "Error: " if self._style is Style.PFLAG else ""
             print(f"{prefix}{error}", file=sys.stderr)

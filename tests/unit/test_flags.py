@@ -32,7 +32,7 @@ GO = CommandLine("flanneld", "", FLAGS, Style.GO)
         (["--sync-period=1m30s"], "sync-period", 90.0),
         (["--sync-period=1.5h"], "sync-period", 5400.0),
         (["--sync-period=0"], "sync-period", 0.0),
-        (["--nodeport-addresses=10.0.0.0/8, 192.168.0.0/16"], "nodeport-addresses", ("10.0.0.0/8", "192.168.0.0/16")),
+        (["--nodeport-addresses=10.0.0.0/8, ::/0"], "nodeport-addresses", ("10.0.0.0/8", "::/0")),
         ([], "sync-period", 30.0),
     ],
 )
@@ -66,7 +66,7 @@ def test_go_takes_one_dash_or_two(word: str) -> None:
 
 def test_go_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        GO.parse_or_exit(["-nope"])
+        GO.parse_or_exit(["-nope"], check=dict)
     assert ended.value.code == 2
     assert "flag provided but not defined: -nope" in capsys.readouterr().err
 
