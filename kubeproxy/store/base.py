@@ -59,7 +59,10 @@ class KeyValue(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Target(StrEnum):
-    """What of a key a `Compare` looks at. A key that does not exist has 0 (or b"") everywhere."""
+    """What of a key a `Compare` looks at.
+
+    A key that does not exist has 0 everywhere, and no value: as in etcd, every compare of its VALUE fails.
+    """
 
     VERSION = "VERSION"
     CREATE = "CREATE"
@@ -208,7 +211,8 @@ class Store(Protocol):
         """Yield changes from ``start_revision`` on (0: from now), each with what it replaced.
 
         The first batch is a progress mark that says the watch stands. Raises Compacted when the start is no
-        longer held, Unavailable when the stream breaks; the caller resumes at the last revision + 1.
+        longer held (before or just after that mark), Unavailable when the stream breaks; the caller resumes at
+        the last batch's revision + 1.
         """
         ...
 
@@ -230,6 +234,10 @@ class Store(Protocol):
 
     async def lease_time_to_live(self, lease_id: int) -> LeaseStatus:
         """Say how long a lease still has and which keys hang on it."""
+        ...
+
+    async def lease_list(self) -> tuple[int, ...]:
+        """Return the ids of all leases."""
         ...
 
     async def close(self) -> None:
