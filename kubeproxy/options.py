@@ -138,7 +138,7 @@ def _cidrs(name: str, values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _bit(values: dict[str, Any]) -> int:
-    bit = values["iptables-masquerade-bit"]
+    bit: int = values["iptables-masquerade-bit"]
     if not 0 <= bit <= 31:
         raise FlagError(f"iptables-masquerade-bit: Invalid value: {bit}: must be within the range [0, 31]")
     return bit
