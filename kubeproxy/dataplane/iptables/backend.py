@@ -1,0 +1,241 @@
+"""The iptables backend: Plans become one iptables-restore each, and failures become state.
+
+Everything between "what was found" and "what is written" is in the pure modules beside this one; here is the
+rim that runs them against the kernel, remembers what was written, and puts a Service whose rules the kernel
+refuses into quarantine so that the others are served.
+
+Cost of a change: rendering is that of the change; the kernel's part is iptables' own (legacy replaces the
+whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Protocol
+
+from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.cleanup import remove
+from kubeproxy.dataplane.iptables.hairpin import Hairpin, Sets
+from kubeproxy.dataplane.iptables.render import Renderer
+from kubeproxy.dataplane.iptables.script import Script
+from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, parse_save
+from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
+from kubeproxy.kernel.iptables import RestoreFailed
+from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import ServiceState, Settings
+from kubeproxy.model.ident import Key, ServicePortName
+
+ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
+TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+
+TIMED_OUT, RESOURCE_PROBLEM = -1, 4
+"""Exit statuses: killed after too long; the lock is held, or another writer was first."""
+
+MAX_CULPRITS = 16
+"""More refused ports than this are no matter of single Services."""
+
+
+class Tables(Protocol):
+    """The iptables programs (`kernel.iptables.Iptables`), or a model of them (`fake.FakeTables`)."""
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        """Commit a restore text. Raises RestoreFailed."""
+        ...
+
+    def save(self, table: str) -> str:
+        """Return `iptables-save` of one table."""
+        ...
+
+    def run(self, *arguments: str, check: bool = True) -> Result:
+        """Run one iptables command."""
+        ...
+
+
+class IptablesBackend:
+    """See `dataplane.base.Backend`."""
+
+    def __init__(self, tables: Tables, sets: Sets, sysctls: Sysctls, settings: Settings, family: Family) -> None:
+        self._tables = tables
+        self._sets = sets
+        self._sysctls = sysctls
+        self._settings = settings
+        self._family = family
+        self._renderer = Renderer(settings, family)
+        self._ledger = Ledger()
+        self._hairpin = Hairpin(sets, names.LOCAL_ENDPOINTS[family])
+        self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
+        self._needs_full = True
+
+    @property
+    def needs_full(self) -> bool:
+        """See `Backend.needs_full`."""
+        return self._needs_full
+
+    def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        """See `Backend.diff`."""
+        if scope is not None and self._needs_full:
+            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
+        return self._ledger.plan(self._admitted(wanted), scope)
+
+    def apply(self, plan: Plan) -> Applied:
+        """See `Backend.apply`."""
+        try:
+            changes = self._commit(plan)
+        except _Refused as refused:
+            if plan.full and not _is_transient(refused.error):
+                self._isolate(refused)
+            raise SyncFailed(f"{refused.error}; a full sync will follow") from refused.error
+        return Applied(
+            full=plan.full,
+            changed=len(changes),
+            ports=len(self._ledger.states),
+            endpoints=self._ledger.endpoints,
+            quarantined={name: why for name, (_, why) in self._quarantine.items()},
+        )
+
+    def observe(self) -> str:
+        """See `Backend.observe`; a few milliseconds, whatever the tables' size, save the nat one in legacy."""
+        for table in ("mangle", "filter", "nat"):
+            result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
+            if result.status == 1:
+                self._needs_full = True
+                return f"chain {names.CANARY} is gone from table {table}: somebody flushed it"
+        return ""
+
+    def cleanup(self) -> None:
+        """See `Backend.cleanup`."""
+        self._needs_full = True
+        self._ledger.clear()
+        remove(self._tables, self._sets, self._family)
+
+    def _admitted(self, wanted: Wanted) -> Iterator[tuple[ServicePortName, ServiceState]]:
+        for name, state in wanted:
+            held = self._quarantine.get(name)
+            if held is not None:
+                if held[0] == state:
+                    continue
+                del self._quarantine[name]  # it has changed: another try
+            yield name, state
+
+    def _prepare(self) -> dict[str, Saved]:
+        """Make what rules refer to, and look at what the kernel holds."""
+        if self._family is Family.V4 and self._settings.localhost_nodeports:
+            self._sysctls.ensure(ROUTE_LOCALNET, "1")
+        self._hairpin.adopt()
+        return {table: parse_save(table, self._tables.save(table)) for table in ("nat", "filter")}
+
+    def _commit(self, plan: Plan) -> list[Change]:
+        """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
+        self._needs_full = True  # until it is in
+        try:
+            observed = self._prepare() if plan.full else {}
+            changes = self._restore(plan, observed)
+            self._hairpin.sweep(None if plan.full else changes)
+        except KernelError as error:
+            raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
+        self._needs_full = False
+        return changes
+
+    def _restore(self, plan: Plan, observed: dict[str, Saved]) -> list[Change]:
+        changes: list[Change] = []
+
+        def on_change(change: Change) -> None:
+            changes.append(change)
+            self._hairpin.change(change)
+
+        def on_written() -> None:
+            # While the kernel commits. Should it refuse, the ledger is not trusted and made anew.
+            if plan.full:
+                self._ledger.clear()
+            for change in changes:
+                self._ledger.enter(change)
+
+        liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
+        skeleton = Skeleton(self._settings, self._family, drop_invalid=not liberal)
+        script = Script(plan, self._renderer, skeleton, observed, on_change, self._hairpin.flush)
+        stream = _Guarded(script.pieces(), on_written)
+        try:
+            self._tables.restore(stream)
+        except RestoreFailed as error:
+            if stream.error is not None:
+                raise stream.error from None
+            self._blame(error, script, changes)
+            raise _Refused(error, changes) from error
+        for change, why in script.unsafe:
+            self._hold(change, why)
+        return changes
+
+    def _blame(self, error: RestoreFailed, script: Script, changes: list[Change]) -> None:
+        """Put the port whose line was refused into quarantine and raise SyncFailed, if there is one."""
+        owner = script.owner(error.line) if error.line is not None else None
+        for change in changes:
+            if change.name == owner and change.after is not None:
+                self._hold(change, str(error))
+                raise SyncFailed(f"{owner}: {error}; it is left out until it changes", [owner]) from error
+
+    def _hold(self, change: Change, why: str) -> None:
+        if change.after is not None:
+            self._quarantine[change.name] = (change.after, why)
+
+    def _isolate(self, refused: "_Refused") -> None:
+        """Find, by halving, which ports make a full plan fail when the complaint names no line of theirs.
+
+        Leaves the kernel without some Services for the second or two until the next full sync. Raises
+        SyncFailed with the culprits, or without when it is no matter of a few ports.
+        """
+        try:
+            self._commit(Plan(full=True, changes=iter(())))
+        except _Refused as worse:
+            raise SyncFailed(f"{worse.error}; not even tables without Services can be written") from worse.error
+        groups, culprits = [refused.changes], list[ServicePortName]()
+        while groups and len(culprits) < MAX_CULPRITS:
+            group = groups.pop()
+            try:
+                self._commit(Plan(full=False, changes=iter(group)))
+            except _Refused as again:
+                if len(group) > 1:
+                    groups += [group[len(group) // 2 :], group[: len(group) // 2]]
+                    continue
+                culprits.append(group[0].name)
+                self._hold(group[0], str(again.error))
+        self._needs_full = True
+        raise SyncFailed(f"{refused.error}; left out until they change: {_listed(culprits)}", culprits)
+
+
+class _Refused(Exception):
+    """A restore failed and no single port could be blamed from the complaint."""
+
+    def __init__(self, error: RestoreFailed, changes: list[Change]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.changes = changes
+
+
+class _Guarded:
+    """A stream that ends, instead of raising, when making it fails; the error is kept for who started it.
+
+    Text that ends before COMMIT commits nothing.
+    """
+
+    def __init__(self, pieces: Iterator[str], on_written: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._on_written = on_written
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._pieces
+            self._on_written()
+        except Exception as error:  # carried to the thread that waits for the program
+            self.error = error
+
+
+def _listed(ports: list[ServicePortName]) -> str:
+    return ", ".join(str(name) for name in ports) or "none found"
+
+
+def _is_transient(error: RestoreFailed) -> bool:
+    """Return whether the complaint is about the moment and not about the text: a lock, a race, a time-out."""
+    cause = error.__cause__
+    return isinstance(cause, CommandFailed) and cause.status in (TIMED_OUT, RESOURCE_PROBLEM)

@@ -1,0 +1,52 @@
+"""Taking every trace of iptables mode out of the kernel, and nothing of anyone else's.
+
+Works from what iptables-save shows, not from memory: the agent that wrote it may be long gone. A chain of
+ours that a foreign rule leads to is emptied and left, since deleting it would mean deleting that rule.
+`route_localnet` stays as it is: nobody can tell who else relies on it.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.hairpin import Sets
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Saved, is_ours, parse_save
+from kubeproxy.model.addresses import Family
+
+
+class SaveAndRestore(Protocol):
+    """As much of the iptables programs as removal needs."""
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        """Commit a restore text."""
+        ...
+
+    def save(self, table: str) -> str:
+        """Return `iptables-save` of one table."""
+        ...
+
+
+def remove(tables: SaveAndRestore, sets: Sets, family: Family) -> None:
+    """Remove chains, jumps and the set, of one family and one flavour. Raises KernelError."""
+    text = "".join(removal(table, parse_save(table, tables.save(table))) for table in CHAINS)
+    if text:
+        tables.restore(text)
+    sets.destroy(names.LOCAL_ENDPOINTS[family])
+
+
+def removal(table: str, saved: Saved) -> str:
+    """Return the text that removes what is ours from one table, "" when nothing is. Pure."""
+    ours = sorted(chain for chain in saved.chains if is_ours(table, chain))
+    if not ours:
+        return ""
+    jumps = [rule for rule in saved.rules if _is_jump(table, rule)]
+    needed = {rule.split()[-1] for rule in saved.rules if rule not in jumps}
+    lines = [f"-D {rule}\n" for rule in jumps]
+    lines += [f":{chain} - [0:0]\n" for chain in ours]
+    lines += [f"-X {chain}\n" for chain in ours if chain not in needed]
+    return f"*{table}\n{''.join(lines)}COMMIT\n"
+
+
+def _is_jump(table: str, rule: str) -> bool:
+    chain, *_, target = rule.split()
+    return any(each.table == table and (each.chain, each.target) == (chain, target) for each in JUMPS)

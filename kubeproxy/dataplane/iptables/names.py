@@ -1,0 +1,74 @@
+"""Every name that iptables mode gives to a kernel object stands here, once.
+
+The chains' names and the hash in those of a Service are upstream's, so that runbooks, dashboards and people
+who know kube-proxy find their way; and so that one takes over from the other on a running node.
+"""
+
+from base64 import b32encode
+from hashlib import sha256
+
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.objects import Protocol
+
+# Chains of the nat table.
+SERVICES = "KUBE-SERVICES"  # all virtual addresses; node ports last (also in filter: no endpoints)
+NODEPORTS = "KUBE-NODEPORTS"  # node ports (also in filter: what may reach the node itself)
+POSTROUTING = "KUBE-POSTROUTING"  # masquerading
+MARK_MASQ = "KUBE-MARK-MASQ"  # marks a connection for it
+
+# Chains of the filter table.
+EXTERNAL_SERVICES = "KUBE-EXTERNAL-SERVICES"  # addresses seen from outside that have no endpoints
+FORWARD = "KUBE-FORWARD"  # lets forwarded service traffic pass
+PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"  # load balancer traffic that no source range admitted
+
+# Exists in every table, empty: whoever flushes the tables takes it along.
+CANARY = "KUBE-PROXY-CANARY"
+
+# Chains of one Service port (nat); the same hash follows each.
+SERVICE_PREFIX = "KUBE-SVC-"  # chooses an endpoint
+EXTERNAL_PREFIX = "KUBE-EXT-"  # traffic from outside the cluster: mark, then choose
+FIREWALL_PREFIX = "KUBE-FW-"  # source ranges of a load balancer
+ENDPOINT_PREFIX = "KUBE-SEP-"  # one endpoint; only where affinity needs to remember it
+LOCAL_PREFIX = "KUBE-SVL-"  # upstream's chain for Local traffic policies, not written yet
+SERVICE_CHAINS = (SERVICE_PREFIX, EXTERNAL_PREFIX, FIREWALL_PREFIX, ENDPOINT_PREFIX, LOCAL_PREFIX)
+"""Chains that begin so belong to the proxy; those that no wanted port has are stale and deleted."""
+
+NAT_CHAINS = (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY)
+FILTER_CHAINS = (SERVICES, EXTERNAL_SERVICES, FORWARD, NODEPORTS, PROXY_FIREWALL, CANARY)
+MANGLE_CHAINS = (CANARY,)
+
+MAX_CHAIN_NAME = 28
+"""What xtables allows; a prefix and a hash take 25, so three characters are left for parts of a chain."""
+
+LOCAL_ENDPOINTS = {Family.V4: "KUBE-LOOP-BACK", Family.V6: "KUBE-6-LOOP-BACK"}
+"""ipset of (endpoint, port, endpoint) for endpoints that may be clients of their own Service."""
+
+LOWER = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
+
+
+def _hash16(text: str) -> str:
+    # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to.
+    return b32encode(sha256(text.encode()).digest()[:10]).decode()
+
+
+def port_hash(name: ServicePortName) -> str:
+    """Return the hash in the names of a Service port's own chains."""
+    return _hash16(f"{name}{LOWER[name.protocol]}")
+
+
+def endpoint_chain(name: ServicePortName, endpoint: str) -> str:
+    """Return the chain (and xt_recent list) of one endpoint, given as `ip:port`."""
+    return ENDPOINT_PREFIX + _hash16(f"{name}{LOWER[name.protocol]}{endpoint}")
+
+
+def part_chain(chain: str, index: int) -> str:
+    """Return the chain of the ``index``-th part of a Service chain whose endpoints are too many for one."""
+    assert index < 36**3
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    return f"{chain}{digits[index // 1296]}{digits[index // 36 % 36]}{digits[index % 36]}"
+
+
+def is_service_chain(chain: str) -> bool:
+    """Return whether a chain of the nat table belongs to some Service port."""
+    return chain.startswith(SERVICE_CHAINS)

@@ -1,0 +1,64 @@
+"""What a backend knows it wrote: the ServiceState behind every port in the kernel.
+
+Fragments are not kept: rendering is pure and cheap, so the old one is made again when a change needs it,
+and 10,000 Services cost no second copy of themselves.
+"""
+
+from collections.abc import Collection, Iterator
+
+from kubeproxy.dataplane.base import Change, Plan, Wanted
+from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.diff import diff
+from kubeproxy.model.ident import Key, ServicePortName
+
+
+class Ledger:
+    """States by port, found by Service too; the changes of a Plan enter when they have been applied."""
+
+    def __init__(self) -> None:
+        self.states: dict[ServicePortName, ServiceState] = {}
+        self.endpoints = 0
+        """How many endpoints all ports have together."""
+        self._ports_of: dict[Key, set[ServicePortName]] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.states.clear()
+        self._ports_of.clear()
+        self.endpoints = 0
+
+    def plan(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        """Return the Plan to ``wanted`` within ``scope`` (None: full), None when nothing differs."""
+        if scope is None:
+            return Plan(full=True, changes=(Change(name, None, state) for name, state in wanted))
+        have = {name: self.states[name] for key in scope for name in self._ports_of.get(key, ())}
+        difference = diff(have, dict(wanted))
+        if not difference:
+            return None
+        changes = [Change(name, state, None) for name, state in difference.removed.items()]
+        changes += [Change(name, before, after) for name, (before, after) in difference.changed.items()]
+        changes += [Change(name, None, state) for name, state in difference.added.items()]
+        return Plan(full=False, changes=iter(changes))
+
+    def enter(self, change: Change) -> None:
+        """Record that a change is in the kernel."""
+        name, before, after = change.name, self.states.pop(change.name, None), change.after
+        if before is not None:
+            self.endpoints -= len(before.endpoints)
+            if after is None:
+                self._forget(name)
+        if after is not None:
+            self.states[name] = after
+            self.endpoints += len(after.endpoints)
+            if before is None:
+                self._ports_of.setdefault(name.key, set()).add(name)
+
+    def _forget(self, name: ServicePortName) -> None:
+        ports = self._ports_of[name.key]
+        ports.discard(name)
+        if not ports:
+            del self._ports_of[name.key]
+
+    def __iter__(self) -> Iterator[ServiceState]:
+        """Go through every recorded state."""
+        return iter(self.states.values())
