@@ -76,7 +76,8 @@ class IptablesBackend:
         """See `Backend.diff`."""
         if scope is not None and self._needs_full:
             raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
-        return self._ledger.plan(self._admitted(wanted), scope)
+        held = {name for name in self._quarantine if scope is None or name.key in scope}
+        return self._ledger.plan(self._admitted(wanted, held), scope)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
@@ -109,14 +110,17 @@ class IptablesBackend:
         self._ledger.clear()
         remove(self._tables, self._sets, self._family)
 
-    def _admitted(self, wanted: Wanted) -> Iterator[tuple[ServicePortName, ServiceState]]:
+    def _admitted(
+        self, wanted: Wanted, held: set[ServicePortName]
+    ) -> Iterator[tuple[ServicePortName, ServiceState]]:
+        """Yield what is not in quarantine; let go of ports there that have changed or are not wanted any more."""
         for name, state in wanted:
-            held = self._quarantine.get(name)
-            if held is not None:
-                if held[0] == state:
-                    continue
-                del self._quarantine[name]  # it has changed: another try
+            if name in held and self._quarantine[name][0] == state:
+                held.discard(name)
+                continue
             yield name, state
+        for name in held:
+            del self._quarantine[name]
 
     def _prepare(self) -> dict[str, Saved]:
         """Make what rules refer to, and look at what the kernel holds."""
@@ -132,7 +136,7 @@ class IptablesBackend:
             observed = self._prepare() if plan.full else {}
             changes = self._restore(plan, observed)
             self._hairpin.sweep(None if plan.full else changes)
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
         self._needs_full = False
         return changes

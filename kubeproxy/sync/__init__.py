@@ -1,0 +1,1 @@
+"""When and how the kernel is brought in line with the World."""

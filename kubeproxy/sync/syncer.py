@@ -1,0 +1,220 @@
+"""What a sync is: touched Services → wanted states → the backend's plan → the kernel → a published status.
+
+The event loop owns the World; a worker thread gets a part of it to read, and owns the backend. Nothing is
+written before every informer has delivered once (a restart must not remove what it has not heard of yet).
+A failure is state: it is counted, logged once, and makes the next sync a full one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from kubeproxy.clock import Clock
+from kubeproxy.dataplane.base import Applied, Backend, SyncFailed
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.objects import Record
+from kubeproxy.model.world import Rejection, World
+from kubeproxy.sync.runner import Runner
+
+log = logging.getLogger(__name__)
+
+RESCUES = 8
+"""How often one sync is tried again at once because the backend put the culprits aside."""
+
+
+class Intervals(Record, frozen=True, kw_only=True):
+    """How often things happen, in seconds; the defaults are upstream's, but for the check."""
+
+    min_sync: float = 1.0
+    retry: float = 30.0
+    max_sync: float = 3600.0
+    check: float = 5.0
+    """Between looks at whether somebody else removed our kernel state."""
+
+
+class SyncStatus(Record, frozen=True, kw_only=True):
+    """How things stand; replaced as a whole after every sync, so any thread may read it."""
+
+    family: Family
+    synced: bool = False
+    """Whether the kernel has held the whole World at least once."""
+    queued_since: float | None = None
+    """When (Clock.now) the oldest change that is not in the kernel yet came; None when all are in."""
+    last_success: float | None = None
+    """Clock.wall of the last sync that succeeded."""
+    duration: float = 0.0
+    """Seconds that the last sync took, successful or not."""
+    last_was_full: bool = False
+    changed: int = 0
+    """Service ports that the last successful sync wrote or removed."""
+    syncs: int = 0
+    full_syncs: int = 0
+    failures: int = 0
+    partial_failures: int = 0
+    drifts: int = 0
+    """How often our state was found removed from the kernel."""
+    last_error: str = ""
+    ports: int = 0
+    endpoints: int = 0
+    rejected: tuple[Rejection, ...] = ()
+    quarantined: tuple[tuple[str, str], ...] = ()
+    """Service ports that are left out, and why."""
+
+
+class Syncer:
+    """Keeps one IP family's kernel state equal to what the World asks for."""
+
+    def __init__(
+        self,
+        world: World,
+        backend: Backend,
+        settings: Settings,
+        family: Family,
+        clock: Clock,
+        on_result: Callable[[SyncStatus], None] = lambda status: None,
+        intervals: Intervals | None = None,
+    ) -> None:
+        self._world = world
+        self._backend = backend
+        self._settings = settings
+        self._family = family
+        self._clock = clock
+        self._on_result = on_result
+        self._intervals = intervals or Intervals()
+        self._touched: set[Key] = set()
+        self._ready = False
+        self._kernel = asyncio.Lock()  # one thread at a time in the backend
+        self._last_full = clock.now()
+        self._reported: frozenset[str] = frozenset()
+        self.status = SyncStatus(family=family)
+        self._runner = Runner(
+            self._sync,
+            clock=clock,
+            min_interval=self._intervals.min_sync,
+            retry_interval=self._intervals.retry,
+            max_interval=self._intervals.max_sync,
+        )
+
+    def touch(self, keys: Collection[Key]) -> None:
+        """Note that these Services may have changed in the World."""
+        if not keys:
+            return
+        self._touched.update(keys)
+        if self.status.queued_since is None:
+            self._publish(queued_since=self._clock.now())
+        if self._ready:
+            self._runner.request()
+
+    def synced(self) -> None:
+        """Note that every informer has delivered: from now on the kernel may be written."""
+        self._ready = True
+        self._runner.request()
+
+    async def run(self) -> None:
+        """Sync until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._runner.run())
+            tasks.create_task(self._watch_for_drift())
+
+    async def _watch_for_drift(self) -> None:
+        while True:
+            await self._clock.sleep(self._intervals.check)
+            if not self.status.synced:
+                continue
+            async with self._kernel:
+                try:
+                    drift = await asyncio.to_thread(self._backend.observe)
+                except KernelError as error:
+                    drift = f"the kernel's state cannot be checked: {error}"
+            if drift:
+                log.warning("%s; writing everything again", drift)
+                self._publish(drifts=self.status.drifts + 1)
+                self._runner.request()
+
+    async def _sync(self) -> bool:
+        """Bring what was touched into the kernel; return whether that succeeded."""
+        if not self._ready:
+            return True
+        started = self._clock.now()
+        for _ in range(RESCUES):
+            keys, self._touched = self._touched, set()
+            full = self._backend.needs_full or self._is_overdue()
+            part = self._world.part(None if full else keys)
+            try:
+                async with self._kernel:
+                    applied = await asyncio.to_thread(self._work, part, None if full else keys)
+            except SyncFailed as failure:
+                self._touched |= keys
+                self._failed(failure, full=full, started=started)
+                if full and not failure.culprits:
+                    return False
+                # Either the backend knows now what to leave out, or a full sync may do what this one could not.
+                continue
+            self._succeeded(applied, full=full, started=started)
+            return True
+        return False
+
+    def _is_overdue(self) -> bool:
+        return self._clock.now() - self._last_full >= self._intervals.max_sync
+
+    def _work(self, part: World, scope: Collection[Key] | None) -> Applied | None:
+        """Run in the worker thread, on values that nobody changes."""
+        plan = self._backend.diff(stream(part, self._settings, self._family, scope), scope)
+        return None if plan is None else self._backend.apply(plan)
+
+    def _succeeded(self, applied: Applied | None, *, full: bool, started: float) -> None:
+        status = self.status
+        if status.last_error:
+            log.info("in sync again after %d failures", status.failures)
+        if full:
+            self._last_full = self._clock.now()
+        self._publish(
+            synced=True,
+            queued_since=self._clock.now() if self._touched else None,
+            last_success=self._clock.wall(),
+            duration=self._clock.now() - started,
+            last_was_full=full,
+            syncs=status.syncs + 1,
+            full_syncs=status.full_syncs + full,
+            last_error="",
+            rejected=self._world.rejections(),
+            changed=applied.changed if applied else 0,
+            ports=applied.ports if applied else status.ports,
+            endpoints=applied.endpoints if applied else status.endpoints,
+            quarantined=_listed(applied.quarantined) if applied else status.quarantined,
+        )
+        self._report()
+
+    def _failed(self, failure: SyncFailed, *, full: bool, started: float) -> None:
+        status = self.status
+        log.error("sync failed: %s", failure)
+        self._publish(
+            duration=self._clock.now() - started,
+            failures=status.failures + 1,
+            partial_failures=status.partial_failures + (not full),
+            last_error=str(failure),
+        )
+
+    def _publish(self, **fields: object) -> None:
+        self.status = msgspec.structs.replace(self.status, **fields)
+        self._on_result(self.status)
+
+    def _report(self) -> None:
+        """Log what is left out, each once for as long as it lasts."""
+        current = {f"{rejection}; it is left out" for rejection in self.status.rejected}
+        current |= {
+            f"Service port {name} is refused and left out until it changes: {why}"
+            for name, why in self.status.quarantined
+        }
+        for line in sorted(current - self._reported):
+            log.warning("%s", line)
+        self._reported = frozenset(current)
+
+
+def _listed(quarantined: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((f"{name}/{name.protocol}", why) for name, why in quarantined.items()))
