@@ -1,0 +1,97 @@
+"""flanneld's command line as a checked value."""
+
+import re
+from collections.abc import Mapping
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from flannel.flags import FlagError
+from flannel.underlay import Wish
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What flanneld was asked to do; the fields are named for their flags."""
+
+    etcd_endpoints: tuple[str, ...]
+    etcd_prefix: str
+    wish: Wish
+    subnet_file: Path
+    renew_margin_seconds: float
+    ip_masq: bool
+    masq_random_fully: bool
+    iptables_resync: int
+    forward_rules: bool
+    healthz_ip: str
+    healthz_port: int
+    verbosity: int
+
+
+def make_config(flags: Mapping[str, Any]) -> Config:
+    """Check what the flags say. Raises `FlagError` with the flag's name."""
+    return Config(
+        etcd_endpoints=_endpoints(flags["etcd-endpoints"]),
+        etcd_prefix=_prefix(flags["etcd-prefix"]),
+        wish=Wish(
+            names=flags["iface"],
+            patterns=_patterns(flags["iface-regex"]),
+            can_reach=_address(flags, "iface-can-reach"),
+            public_ip=IPv4Address(_address(flags, "public-ip")) if flags["public-ip"] else None,
+        ),
+        subnet_file=Path(flags["subnet-file"]),
+        renew_margin_seconds=60.0 * _within(flags, "subnet-lease-renew-margin", 1, 1439),
+        ip_masq=flags["ip-masq"],
+        masq_random_fully=not flags["ip-masq-fully-random-disable"],
+        iptables_resync=_within(flags, "iptables-resync", 1, 86400),
+        forward_rules=flags["iptables-forward-rules"],
+        healthz_ip=_address(flags, "healthz-ip"),
+        healthz_port=_within(flags, "healthz-port", 0, 65535),
+        verbosity=flags["v"],
+    )
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    endpoints = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for endpoint in endpoints:
+        parts = urlsplit(endpoint)
+        if parts.scheme == "https":
+            raise FlagError(f"-etcd-endpoints: {endpoint}: TLS is not built yet; use http")
+        if parts.scheme != "http" or not parts.hostname:
+            raise FlagError(f"-etcd-endpoints: {endpoint[:128]!r} is no URL such as http://127.0.0.1:2379")
+    if not endpoints:
+        raise FlagError("-etcd-endpoints: needs at least one URL")
+    return endpoints
+
+
+def _prefix(text: str) -> str:
+    prefix = "/" + text.strip("/")
+    if not prefix.isprintable() or len(prefix) == 1:
+        raise FlagError(f"-etcd-prefix: {text[:128]!r} is no key prefix such as /coreos.com/network")
+    return prefix
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise FlagError(f"-iface-regex: {text[:128]!r} is no regular expression: {error}") from None
+    return texts
+
+
+def _address(flags: Mapping[str, Any], name: str) -> str:
+    text: str = flags[name]
+    try:
+        return str(IPv4Address(text)) if text else ""
+    except AddressValueError:
+        raise FlagError(f"-{name}: {text[:64]!r} is no IPv4 address") from None
+
+
+def _within(flags: Mapping[str, Any], name: str, lowest: int, highest: int) -> int:
+    value: int = flags[name]
+    if not lowest <= value <= highest:
+        raise FlagError(f"-{name}: {value} is out of the acceptable range {lowest} to {highest}")
+    return value

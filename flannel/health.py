@@ -1,0 +1,30 @@
+"""/healthz: the daemon runs. /readyz: subnet.env is written, rules and kernel stand, the watch is in step."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+
+def health_app(is_ready: Callable[[], bool]) -> web.Application:
+    """Return the application with flanneld's two answers."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.Response(text="flanneld is running")
+
+    async def readyz(request: web.Request) -> web.Response:
+        if is_ready():
+            return web.Response(text="flanneld is ready")
+        return web.Response(status=503, text="flanneld is not ready")
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+async def serve_health(address: str, port: int, is_ready: Callable[[], bool]) -> web.AppRunner:
+    """Serve on an address and return what `cleanup` ends it with. Raises OSError when it is taken."""
+    runner = web.AppRunner(health_app(is_ready), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, address, port).start()
+    return runner
