@@ -6,6 +6,7 @@ A lab whose processes are gone (kill -9, power) is *dead*: `up` may take its nam
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -21,6 +22,7 @@ import msgspec
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 RECORD = "lab.json"
 STATUS = "status.json"
+_LOCK_TRIES = 20
 END_SECONDS = 20.0
 """How long the kernel may take to end a lab's processes."""
 
@@ -141,15 +143,16 @@ def labs_directory(environ: Mapping[str, str] = os.environ, uid: int | None = No
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Hold the lock on the directory of labs, which is made if need be."""
-    while True:
+    refusal = OSError(errno.EAGAIN, "others keep removing it")
+    for _ in range(_LOCK_TRIES):
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue  # The last lab's `down` removed it in between.
         except OSError as error:
-            hint = "set KUBEPROXY_LAB_DIR to a directory that you may write"
-            raise LabError(f"cannot keep labs in {root}: {error.strerror}; {hint}") from None
+            refusal = error  # FileNotFoundError may be the last lab's `down`, which removed it in between.
+            if error.errno == errno.ENOENT:
+                continue
+            break
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if root.exists() and root.stat().st_ino == os.fstat(fd).st_ino:
@@ -157,6 +160,8 @@ def _locked(root: Path) -> Iterator[None]:
                 return
         finally:
             os.close(fd)
+    hint = "set KUBEPROXY_LAB_DIR to a directory that you may write"
+    raise LabError(f"cannot keep labs in {root}: {refusal.strerror}; {hint}")
 
 
 def read(directory: Path) -> Lab | None:
