@@ -1,0 +1,107 @@
+"""Asking a container how it is: the three actions a probe may have, over the network or inside the pod."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import aiohttp
+
+from kubeproxy.lab.podspec import ContainerSpec
+from kubeproxy.lab.probes import Check, ProbeSpec
+
+MAX_BODY = 10 * 1024
+"""Bytes of an answer that the kubelet reads before it hangs up (upstream: probe/http)."""
+
+RunInside = Callable[[list[str], float], Awaitable[tuple[int, str]]]
+"""Runs a command in the container, for so many seconds; returns exit code and output."""
+
+
+def check_for(
+    spec: ProbeSpec, container: ContainerSpec, *, address: str, session: aiohttp.ClientSession, run: RunInside
+) -> Check | None:
+    """Return the check that a probe asks for, or None when its action is unknown here."""
+    match spec.action:
+        case "httpGet":
+            return _http(spec.http_get or {}, spec.timeout_seconds, container, address, session)
+        case "tcpSocket":
+            return _tcp(spec.tcp_socket or {}, spec.timeout_seconds, container, address)
+        case "exec":
+            command = [str(word) for word in (spec.exec or {}).get("command") or ()]
+            return _exec(command, spec.timeout_seconds, run)
+    return None
+
+
+def _http(
+    action: Mapping[str, Any],
+    seconds: float,
+    container: ContainerSpec,
+    address: str,
+    session: aiohttp.ClientSession,
+) -> Check:
+    port = container.port_number(action.get("port") or 80)
+    scheme = str(action.get("scheme") or "HTTP").lower()
+    path = "/" + str(action.get("path") or "/").lstrip("/")
+    url = f"{scheme}://{_bracketed(str(action.get('host') or address))}:{port}{path}"
+    headers = {str(each["name"]): str(each["value"]) for each in action.get("httpHeaders") or ()}
+    headers.setdefault("User-Agent", "kube-probe/1.36")
+
+    async def check() -> str:
+        if port is None:
+            return f"no container port is named {action.get('port')!r}"
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with session.get(
+                url, headers=headers, timeout=timeout, ssl=False, allow_redirects=False
+            ) as answer:
+                await answer.content.read(MAX_BODY)
+        except TimeoutError:
+            return f"Get {url!r}: no answer within {seconds:g} s"
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            return f"Get {url!r}: {error}"
+        well = 200 <= answer.status < 400
+        return "" if well else f"HTTP probe failed with statuscode: {answer.status}"
+
+    return check
+
+
+def _tcp(action: Mapping[str, Any], seconds: float, container: ContainerSpec, address: str) -> Check:
+    port = container.port_number(action.get("port") or 0)
+    host = str(action.get("host") or address)
+
+    async def check() -> str:
+        if not port:
+            return f"no container port is named {action.get('port')!r}"
+        return await _connects(host, port, seconds)
+
+    return check
+
+
+async def _connects(host: str, port: int, seconds: float) -> str:
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return f"dial tcp {_bracketed(host)}:{port}: no answer within {seconds:g} s"
+    except OSError as error:
+        return f"dial tcp {_bracketed(host)}:{port}: {error.strerror}"
+    writer.close()
+    return ""
+
+
+def _exec(command: list[str], seconds: float, run: RunInside) -> Check:
+    async def check() -> str:
+        if not command:
+            return "the probe names no command"
+        try:
+            code, output = await run(command, seconds)
+        except TimeoutError:
+            return f"command {command[0]!r} timed out after {seconds:g} s"
+        except OSError as error:
+            return f"command {command[0]!r} cannot be run: {error}"
+        return "" if code == 0 else (output.strip() or f"command ended with status {code}")
+
+    return check
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
