@@ -1,0 +1,156 @@
+"""The options of the kubernetes plugin: one small reader each, in one table.
+
+Options of CoreDNS that are not built yet are refused by name; an option that would change answers must never be
+taken and not obeyed.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from dns.corefile import Directive, zone_names
+from dns.names import is_reverse
+from dns.records import Options
+from dns.zone import DEFAULT_TTL, Settings
+
+MAX_TTL = 3600
+DEFAULT_ENDPOINT = "http://127.0.0.1:8001"
+"""Where `kubeproxy` serves the API on a machine that has nothing else."""
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+class KubernetesOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the block says."""
+
+    settings: Settings
+    endpoint: str = DEFAULT_ENDPOINT
+    fallthrough: tuple[str, ...] = ()
+    """Zones in which a name that we do not know is the next plugin's."""
+
+
+Values = dict[str, Any]
+
+
+def read_options(directive: Directive, block_zones: tuple[str, ...]) -> KubernetesOptions:
+    """Read a kubernetes line. Raises CorefileError."""
+    words = [zone for arg in directive.args for zone in zone_names(arg, directive.word)]
+    zones = tuple(dict.fromkeys(words or block_zones))
+    forward = tuple(zone for zone in zones if not is_reverse(zone))
+    if not forward:
+        raise directive.wrong("non-reverse zone name must be used")
+    values: Values = {"zones": zones}
+    for option in directive.block:
+        if option.name in _LATER:
+            raise option.wrong(f"option '{option.name}' of kubernetes is not built yet")
+        if option.name not in _READERS:
+            raise option.wrong(f"unknown property '{option.name}'")
+        _READERS[option.name](option, values)
+    settings = Settings(
+        zones=forward,
+        reverse_zones=tuple(zone for zone in zones if is_reverse(zone)),
+        ttl=values.get("ttl", DEFAULT_TTL),
+        pods_insecure=values.get("pods") == "insecure",
+        namespaces=frozenset(values.get("namespaces", ())),
+        options=Options(
+            endpoint_pod_names="endpoint_pod_names" in values,
+            noendpoints="noendpoints" in values,
+            ignore_empty_service="ignore" in values,
+        ),
+    )
+    endpoint = values.get("kubeconfig") or values.get("endpoint") or DEFAULT_ENDPOINT
+    return KubernetesOptions(settings=settings, endpoint=endpoint, fallthrough=values.get("fallthrough", ()))
+
+
+def _url(text: str, option: Directive) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise option.wrong(f"'{text[:80]}' is no URL of an API server (http://ADDRESS:PORT)")
+    if parts.scheme == "https":
+        raise option.wrong("https to the API server is not built yet")
+    return text
+
+
+def _endpoint(option: Directive, values: Values) -> None:
+    if not option.args:
+        raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
+    values["endpoint"] = _url(option.args[0], option)
+
+
+def _kubeconfig(option: Directive, values: Values) -> None:
+    """Only the server of the current (or named) context: credentials come with an issue of their own."""
+    if not 1 <= len(option.args) <= 2:
+        raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
+    try:
+        config = yaml.safe_load(Path(option.args[0]).read_text("utf-8"))
+        context = option.args[1] if len(option.args) == 2 else config["current-context"]
+        cluster = next(one["context"]["cluster"] for one in config["contexts"] if one["name"] == context)
+        server = next(one["cluster"]["server"] for one in config["clusters"] if one["name"] == cluster)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise option.wrong(f"kubeconfig {option.args[0]}: {error}") from None
+    except (KeyError, TypeError, StopIteration):
+        raise option.wrong(f"kubeconfig {option.args[0]}: no server for its context") from None
+    values["kubeconfig"] = _url(str(server), option)
+
+
+def _namespaces(option: Directive, values: Values) -> None:
+    if not option.args:
+        raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
+    for name in option.args:
+        if _NAMESPACE.fullmatch(name) is None:
+            raise option.wrong(f"'{name[:80]}' is no namespace")
+    values["namespaces"] = (*values.get("namespaces", ()), *option.args)
+
+
+def _pods(option: Directive, values: Values) -> None:
+    mode = option.one_arg()
+    if mode == "verified":
+        raise option.wrong("pods verified is not built yet (disabled and insecure are)")
+    if mode not in ("disabled", "insecure"):
+        raise option.wrong(f"wrong value for pods: {mode[:40]}, must be one of: disabled, verified, insecure")
+    values["pods"] = mode
+
+
+def _ttl(option: Directive, values: Values) -> None:
+    text = option.one_arg()
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_TTL):
+        raise option.wrong(f"ttl must be in range [0, {MAX_TTL}]: {text[:40]}")
+    values["ttl"] = int(text)
+
+
+def _fallthrough(option: Directive, values: Values) -> None:
+    named = tuple(zone for arg in option.args for zone in zone_names(arg, option.word))
+    values["fallthrough"] = named or values["zones"]
+
+
+def _flag(option: Directive, values: Values) -> None:
+    if option.args:
+        raise option.wrong(f"wrong argument count or unexpected line ending after '{option.args[0]}'")
+    values[option.name] = True
+
+
+def _ignore(option: Directive, values: Values) -> None:
+    if option.one_arg() != "empty_service":
+        raise option.wrong(f"unable to parse ignore value: '{option.args[0][:40]}'")
+    values["ignore"] = True
+
+
+_READERS: dict[str, Callable[[Directive, Values], None]] = {
+    "endpoint": _endpoint,
+    "kubeconfig": _kubeconfig,
+    "namespaces": _namespaces,
+    "pods": _pods,
+    "ttl": _ttl,
+    "fallthrough": _fallthrough,
+    "noendpoints": _flag,
+    "endpoint_pod_names": _flag,
+    "ignore": _ignore,
+}
+_LATER = frozenset(
+    {"tls", "labels", "namespace_labels", "multicluster", "zonal", "startup_timeout", "apiserver_qps"}
+    | {"apiserver_burst", "apiserver_max_inflight"}
+)

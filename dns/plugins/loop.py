@@ -1,0 +1,74 @@
+"""`loop`: finds out whether forwarded queries come back to us, and ends it.
+
+Shortly after the start a HINFO query for a random name goes down the chain. If it comes back in from outside
+more than twice, `forward` leads back here. CoreDNS then exits; we stop forwarding and say so, because the names
+of Services need no upstream.
+"""
+
+import logging
+import secrets
+
+from dns.answers import STREAM_LIMIT
+from dns.chain import Build, Failure, Handler
+from dns.corefile import Directive
+from dns.message import Query, Reply
+from dns.names import to_wire
+from dns.rrtypes import Type
+from dns.wire import counts, question_of
+
+log = logging.getLogger(__name__)
+
+ALLOWED_SIGHTINGS = 2
+PROBE_DELAY_SECONDS = 1.0
+
+
+class Loop:
+    """Stands right before `forward`."""
+
+    def __init__(self, following: Handler, name: bytes) -> None:
+        self._next = following
+        self._name = name
+        self._seen = 0
+        self.broken = False
+        """A loop was found: nothing is forwarded any more."""
+
+    async def serve(self, query: Query) -> Reply:
+        """See `Handler.serve`."""
+        if query.qtype == Type.HINFO and query.name == self._name:
+            self._seen += 1
+            if self._seen > ALLOWED_SIGHTINGS and not self.broken:
+                self.broken = True
+                log.error(
+                    "plugin/loop: forwarded queries come back to this server. Foreign names get SERVFAIL from now "
+                    "on; let `forward` (or the resolv.conf it names) point at another server and restart"
+                )
+        if self.broken:
+            raise Failure("forwarding is stopped: it leads back to this server")
+        return await self._next.serve(query)
+
+
+def setup(directive: Directive, build: Build) -> None:
+    """Read the line."""
+    if directive.args or directive.block:
+        raise directive.wrong("loop takes no arguments")
+    zone = build.zones[0]
+    token = ".".join(str(secrets.randbelow(1 << 62)) for _ in range(2))
+    name = to_wire(f"{token}.{zone}" if zone != "." else f"{token}.")
+    handlers: list[Loop] = []
+
+    def link(following: Handler) -> Handler:
+        handlers.append(Loop(following, name))
+        return handlers[-1]
+
+    async def probe() -> None:
+        await build.runtime.clock.sleep(PROBE_DELAY_SECONDS)
+        question = question_of(name, Type.HINFO)
+        packet = secrets.token_bytes(2) + b"\x01\x00" + counts(0) + question
+        query = Query(packet, question, name, Type.HINFO, 1, limit=STREAM_LIMIT)
+        try:
+            await handlers[0].serve(query)
+        except Failure as failure:
+            log.debug("plugin/loop: the probe was not answered: %s", failure)
+
+    build.links["loop"] = link
+    build.tasks.append(probe)
