@@ -30,9 +30,6 @@ class Metrics:
         self.sync_duration = self._histogram("sync_proxy_rules_duration_seconds", "A sync of any kind")
         self.full_sync_duration = self._histogram("sync_full_proxy_rules_duration_seconds", "A full sync")
         self.partial_sync_duration = self._histogram("sync_partial_proxy_rules_duration_seconds", "A partial sync")
-        self.programming_latency = self._histogram(
-            "network_programming_duration_seconds", "From the change of an endpoint to the kernel"
-        )
         self.last_sync = self._gauge("sync_proxy_rules_last_timestamp_seconds", "Last successful sync", _FAMILY)
         self.last_queued = self._gauge(
             "sync_proxy_rules_last_queued_timestamp_seconds", "Last queued sync", _FAMILY
@@ -43,8 +40,6 @@ class Metrics:
         self.partial_restore_failures = self._counter(
             "sync_proxy_rules_iptables_partial_restore_failures_total", "Of those, partial ones"
         )
-        self.rules = self._gauge("sync_proxy_rules_iptables_total", "Rules owned", ["table", *_FAMILY])
-        self.rules_last = self._gauge("sync_proxy_rules_iptables_last", "Rules last written", ["table", *_FAMILY])
         self.endpoint_changes = self._gauge("sync_proxy_rules_endpoint_changes_total", "Changes of endpoints", [])
         self.endpoint_pending = self._gauge("sync_proxy_rules_endpoint_changes_pending", "Not yet synced", [])
         self.service_changes = self._gauge("sync_proxy_rules_service_changes_total", "Changes of Services", [])

@@ -1,0 +1,64 @@
+"""`kubeproxy` without a subcommand: the node agent, with an embedded store and API when no server is named."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kubeproxy import __version__, cleanup, logs
+from kubeproxy.app import run_agent
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.options import Options, parse
+from kubeproxy.store.base import StoreError
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the agent until SIGTERM or SIGINT; return the exit status."""
+    options = parse(argv)
+    if options.version:
+        print(f"kubeproxy v{__version__}")
+        return 0
+    logs.configure(options.logging_format, options.verbosity)
+    if options.cleanup:
+        return cleanup.main([])
+    failures: Sequence[BaseException] = ()
+    try:
+        if not options.master:
+            Path(options.data_dir).mkdir(parents=True, exist_ok=True)
+        asyncio.run(_until_signalled(options))
+    except* (KernelError, StoreError, OSError) as group:
+        failures = group.exceptions
+    for failure in failures:
+        print(f"Error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+async def _until_signalled(options: Options) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await _run(options)
+    except asyncio.CancelledError:
+        log.info("ending; what is in the kernel stays there")
+
+
+async def _run(options: Options) -> None:
+    if options.master:
+        await run_agent(options, options.master)
+        return
+    from kubeproxy.apiserver.embedded import serve_embedded
+
+    store = Path(options.data_dir) / "store.db"
+    async with serve_embedded(
+        store, options.api_address, options.service_range, options.node_port_range
+    ) as server:
+        log.info("embedded store %s, API at %s (pid %d)", store, server, os.getpid())
+        await run_agent(options, server)

@@ -1,0 +1,175 @@
+"""The node agent put together: the only module that names concrete stores, backends and clocks.
+
+informers → World → one Syncer per IP family → the backend. Beside them the health and metrics servers. An
+API server or store that is away is no reason to stop: the informers retry, the kernel keeps what it has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from kubeproxy.clock import Clock, SystemClock
+from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.health.http import health_app, metrics_app, serve
+from kubeproxy.health.metrics import Metrics
+from kubeproxy.health.proxy import ProxyHealth
+from kubeproxy.health.report import SyncReport
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
+from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.decode import decode_endpoint_slice, decode_node, decode_service
+from kubeproxy.model.desired import Settings
+from kubeproxy.model.objects import EndpointSlice, Node, Service
+from kubeproxy.model.world import World
+from kubeproxy.options import Options
+from kubeproxy.store.informer import Informer, Key
+from kubeproxy.store.kube import KubeClient
+from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES
+from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+
+log = logging.getLogger(__name__)
+
+FAMILIES = (Family.V4,)
+"""The families that the agent serves; the model and the backend know both."""
+
+
+def settings_of(options: Options) -> Settings:
+    """Return what the model needs of the options."""
+    return Settings(
+        node_name=options.node_name,
+        cluster_cidrs=options.cluster_cidrs,
+        masquerade_all=options.masquerade_all,
+        masquerade_bit=options.masquerade_bit,
+        nodeport_addresses=options.nodeport_addresses,
+        localhost_nodeports=options.localhost_nodeports,
+    )
+
+
+def iptables_backend(settings: Settings, family: Family, flavour: Flavour) -> IptablesBackend:
+    """Return the backend of one family on this machine's real kernel."""
+    tables = Iptables(SystemExec(), family, flavour)
+    return IptablesBackend(tables, Ipset(family), ProcSysctls(), settings, family)
+
+
+class Agent:
+    """One node's agent. Lives on one event loop; `run` until cancelled."""
+
+    def __init__(self, options: Options, client: KubeClient, flavour: Flavour, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._flavour = flavour
+        self._world = World()
+        self._metrics = Metrics()
+        self._health = ProxyHealth(FAMILIES, options.sync_period)
+        report = SyncReport(self._metrics, self._health, clock)
+        self._syncers = [self._syncer(family, report.note) for family in FAMILIES]
+        node = f"metadata.name={options.node_name}"
+        self._services = Informer[Service](
+            client,
+            SERVICES,
+            decode_service,
+            clock=clock,
+            on_change=self._services_changed,
+            on_synced=self._one_synced,
+        )
+        self._slices = Informer[EndpointSlice](
+            client,
+            ENDPOINT_SLICES,
+            decode_endpoint_slice,
+            clock=clock,
+            on_change=self._slices_changed,
+            on_synced=self._one_synced,
+        )
+        self._node = Informer[Node](
+            client,
+            NODES,
+            decode_node,
+            clock=clock,
+            field_selector=node,
+            on_change=self._node_changed,
+            on_synced=self._one_synced,
+        )
+
+    @property
+    def _informers(self) -> tuple[Informer[Any], ...]:
+        return self._services, self._slices, self._node
+
+    async def run(self) -> None:
+        """Follow the API server and program the kernel until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for informer in self._informers:
+                tasks.create_task(informer.run())
+            for syncer in self._syncers:
+                tasks.create_task(syncer.run())
+            for app, address in self._servers():
+                if address is not None:
+                    tasks.create_task(serve(app, address, self._clock))
+
+    def _servers(self) -> Iterable[tuple[web.Application, tuple[str, int] | None]]:
+        yield health_app(self._health, self._metrics, self._clock), self._options.healthz_address
+        yield metrics_app(self._metrics, "iptables", self.status), self._options.metrics_address
+
+    def _syncer(self, family: Family, on_result: Callable[[SyncStatus], None]) -> Syncer:
+        settings = settings_of(self._options)
+        intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
+        backend = iptables_backend(settings, family, self._flavour)
+        return Syncer(self._world, backend, settings, family, self._clock, on_result, intervals)
+
+    def _services_changed(self, batch: Mapping[Key, Service | None]) -> None:
+        self._metrics.service_changes.inc(len(batch))
+        self._metrics.service_pending.inc(len(batch))
+        self._touch(self._world.apply_services(batch))
+
+    def _slices_changed(self, batch: Mapping[Key, EndpointSlice | None]) -> None:
+        self._metrics.endpoint_changes.inc(len(batch))
+        self._metrics.endpoint_pending.inc(len(batch))
+        self._touch(self._world.apply_slices(batch))
+
+    def _node_changed(self, batch: Mapping[Key, Node | None]) -> None:
+        for node in batch.values():
+            self._health.node_changed(node)
+            self._touch(self._world.apply_node(node))
+
+    def _touch(self, keys: set[Key]) -> None:
+        for syncer in self._syncers:
+            syncer.touch(keys)
+
+    def _one_synced(self) -> None:
+        if all(informer.synced for informer in self._informers):
+            log.info("every informer has synced: %d Services", len(self._world.services))
+            for syncer in self._syncers:
+                syncer.synced()
+
+    def status(self) -> dict[str, Any]:
+        """Return what `kubeproxy status` shows, as JSON values."""
+        return {
+            "mode": "iptables",
+            "flavour": self._flavour,
+            "node": self._options.node_name,
+            "now": self._clock.wall(),
+            "informers": {
+                name: {
+                    "synced": informer.synced,
+                    "connected": informer.connected,
+                    "objects": len(informer.cache),
+                    "failures": informer.failures,
+                    "rejected": ["/".join(key) + ": " + why for key, why in informer.rejected.items()],
+                }
+                for name, informer in zip(("services", "endpointslices", "node"), self._informers, strict=True)
+            },
+            "families": [msgspec.to_builtins(syncer.status, str_keys=True) for syncer in self._syncers],
+        }
+
+
+async def run_agent(options: Options, server: str) -> None:
+    """Run the agent against the API server at a URL until cancelled. Raises CommandMissing without iptables."""
+    flavour = await asyncio.to_thread(detect_flavour, SystemExec())
+    log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, server)
+    async with KubeClient(server) as client:
+        await Agent(options, client, flavour, SystemClock()).run()
