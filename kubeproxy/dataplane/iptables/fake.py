@@ -1,0 +1,170 @@
+"""A model of the kernel's iptables and ipsets, strict enough to test a backend against.
+
+It holds tables, chains and rules, applies a restore text to a copy and keeps the copy only when every line of
+the table went through, and refuses what the kernel refuses: a jump to a chain that does not exist, the
+deletion of a chain that is not empty or is still referred to, the deletion of a rule that is not there, a
+match on a set that nobody made. Rules are kept as text: what a packet does is the netns tests' business.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+
+from kubeproxy.kernel.exec import Result
+from kubeproxy.kernel.ipset import Entry
+from kubeproxy.kernel.iptables import RestoreFailed
+
+BUILT_IN = {
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+}
+TARGETS = {"ACCEPT", "DROP", "REJECT", "RETURN", "DNAT", "MASQUERADE", "MARK"}
+MAX_CHAIN_NAME = 28
+
+Chains = dict[str, list[str]]
+_DECLARATION = re.compile(r":(\S+) \S+ \[\d+:\d+\]")
+
+
+class Refusal(Exception):
+    """A line that the kernel would not take."""
+
+
+class FakeSets:
+    """ipsets in memory; a set that a rule refers to cannot be destroyed."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, set[Entry]] = {}
+        self.in_use: Callable[[str], bool] = lambda name: False
+
+    def create(self, name: str) -> None:
+        """See `hairpin.Sets.create`."""
+        self.sets.setdefault(name, set())
+
+    def members(self, name: str) -> set[Entry]:
+        """See `hairpin.Sets.members`."""
+        return set(self.sets[name])
+
+    def add(self, name: str, entries: list[Entry]) -> None:
+        """See `hairpin.Sets.add`."""
+        self.sets[name].update(entries)
+
+    def delete(self, name: str, entries: list[Entry]) -> None:
+        """See `hairpin.Sets.delete`."""
+        self.sets[name].difference_update(entries)
+
+    def destroy(self, name: str) -> None:
+        """See `hairpin.Sets.destroy`."""
+        if self.in_use(name):
+            raise AssertionError(f"set {name} is still in use by a rule")
+        self.sets.pop(name, None)
+
+
+class FakeTables:
+    """The tables of one family. Knobs: ``fail_next`` (a complaint), ``refuse`` (text no rule may contain)."""
+
+    def __init__(self, sets: FakeSets) -> None:
+        self.tables: dict[str, Chains] = {
+            table: {chain: [] for chain in chains} for table, chains in BUILT_IN.items()
+        }
+        self._sets = sets
+        sets.in_use = self._refers_to_set
+        self.restored: list[str] = []
+        """Every text that was handed in."""
+        self.fail_next = ""
+        self.refuse = ""
+        self.refuse_at_commit = ""
+        """Like ``refuse``, but found out by the kernel and not by the program: no line is named."""
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        """See `backend.Tables.restore`."""
+        whole = text if isinstance(text, str) else "".join(text)
+        self.restored.append(whole)
+        if self.fail_next:
+            complaint, self.fail_next = self.fail_next, ""
+            raise RestoreFailed(complaint, None)
+        table, chains = "", Chains()
+        number = 0
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                if line.startswith("*"):
+                    table = line[1:]
+                    chains = {chain: list(rules) for chain, rules in self.tables[table].items()}
+                elif line == "COMMIT":
+                    self._commit(table, chains)
+                    table = ""
+                elif line and not line.startswith("#"):
+                    self._line(chains, line)
+            except Refusal as error:
+                named = None if line == "COMMIT" else number
+                raise RestoreFailed(f"fake: {error}; error occurred at line: {number}", named) from None
+        if table:
+            raise RestoreFailed(f"fake: COMMIT expected at line {number + 1}", number + 1)
+
+    def save(self, table: str) -> str:
+        """See `backend.Tables.save`."""
+        chains = self.tables[table]
+        lines = [f"*{table}", *(f":{chain} {'ACCEPT' if chain.isalpha() else '-'} [0:0]" for chain in chains)]
+        lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
+        return "\n".join([*lines, "COMMIT", ""])
+
+    def run(self, *arguments: str, check: bool = True) -> Result:
+        """See `backend.Tables.run`; knows `-t TABLE -S CHAIN`."""
+        _, table, verb, chain = arguments
+        assert verb == "-S"
+        found = chain in self.tables[table]
+        return Result(status=0 if found else 1, stdout="", stderr="" if found else "No chain by that name.")
+
+    def flush(self, table: str) -> None:
+        """Do what `iptables -F; iptables -X` does."""
+        self.tables[table] = {chain: [] for chain in BUILT_IN[table]}
+
+    def _line(self, chains: Chains, line: str) -> None:
+        if line.startswith(":"):
+            match = _DECLARATION.fullmatch(line)
+            if match is None or len(match[1]) > MAX_CHAIN_NAME:
+                raise Refusal(f"bad chain declaration {line!r}")
+            chains[match[1]] = []
+            return
+        verb, _, rest = line.partition(" ")
+        chain, _, rule = rest.partition(" ")
+        if chain not in chains:
+            raise Refusal(f"no chain {chain}")
+        if verb == "-X":
+            self._delete_chain(chains, chain)
+        elif verb == "-D":
+            if rule not in chains[chain]:
+                raise Refusal(f"no such rule in {chain}: {rule}")
+            chains[chain].remove(rule)
+        elif verb in ("-A", "-I"):
+            self._check(chains, rule)
+            chains[chain].insert(len(chains[chain]) if verb == "-A" else 0, rule)
+        else:
+            raise Refusal(f"unknown command {verb}")
+
+    def _check(self, chains: Chains, rule: str) -> None:
+        words = shlex.split(rule)
+        if self.refuse and self.refuse in rule:
+            raise Refusal(f"refused: {rule}")
+        if words.count("-j") != 1:
+            raise Refusal(f"not exactly one target in {rule}")
+        target = words[words.index("-j") + 1]
+        if target not in TARGETS and target not in chains:
+            raise Refusal(f"couldn't load target {target}")
+        if "--match-set" in words and words[words.index("--match-set") + 1] not in self._sets.sets:
+            raise Refusal("set does not exist")
+
+    def _delete_chain(self, chains: Chains, chain: str) -> None:
+        if chains[chain]:
+            raise Refusal(f"chain {chain} is not empty")
+        if any(chain in rule.split() for rules in chains.values() for rule in rules):
+            raise Refusal(f"chain {chain} is still referred to")
+        del chains[chain]
+
+    def _commit(self, table: str, chains: Chains) -> None:
+        if self.refuse_at_commit and any(self.refuse_at_commit in r for rules in chains.values() for r in rules):
+            raise Refusal("invalid argument")
+        self.tables[table] = chains
+
+    def _refers_to_set(self, name: str) -> bool:
+        return any(name in rule.split() for rules in self.tables["nat"].values() for rule in rules)

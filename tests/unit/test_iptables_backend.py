@@ -1,0 +1,344 @@
+"""The backend against the model kernel: what it writes, what it leaves alone, and how it recovers."""
+
+import pytest
+
+from kubeproxy.dataplane.base import Applied, SyncFailed
+from kubeproxy.dataplane.iptables.backend import ROUTE_LOCALNET, TCP_BE_LIBERAL, IptablesBackend
+from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.tables import JUMPS
+from kubeproxy.kernel.exec import CommandFailed
+from kubeproxy.kernel.iptables import RestoreFailed
+from kubeproxy.kernel.sysctl import FakeSysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.ident import Key
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service
+from kubeproxy.testing.build import endpoint_slice, key, service, world
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
+
+
+class Node:
+    """A backend, the kernel under it, and a World to sync from."""
+
+    def __init__(self, *objects: Service | EndpointSlice, settings: Settings = SETTINGS) -> None:
+        self.world = world(*objects)
+        self.settings = settings
+        self.sets = FakeSets()
+        self.tables = FakeTables(self.sets)
+        self.sysctls = FakeSysctls()
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new backend over the same kernel."""
+        self.backend = IptablesBackend(self.tables, self.sets, self.sysctls, self.settings, Family.V4)
+
+    def full(self) -> Applied:
+        plan = self.backend.diff(stream(self.world, self.settings, Family.V4), None)
+        assert plan is not None
+        return self.backend.apply(plan)
+
+    def put(self, *objects: Service | EndpointSlice) -> Applied | None:
+        touched: set[Key] = set()
+        for each in objects:
+            identity = (each.namespace, each.name)
+            batch = {identity: each}
+            touched |= (
+                self.world.apply_services(batch)  # type: ignore[arg-type]
+                if isinstance(each, Service)
+                else self.world.apply_slices(batch)  # type: ignore[arg-type]
+            )
+        return self.partial(touched)
+
+    def remove(self, name: str) -> Applied | None:
+        return self.partial(self.world.apply_services({key(name): None}))
+
+    def partial(self, touched: set[Key]) -> Applied | None:
+        plan = self.backend.diff(stream(self.world, self.settings, Family.V4, touched), touched)
+        return None if plan is None else self.backend.apply(plan)
+
+    def rules(self, chain: str, table: str = "nat") -> list[str]:
+        return self.tables.tables[table].get(chain, [])
+
+    def service_chains(self) -> set[str]:
+        return {
+            chain for chain in self.tables.tables["nat"] if chain.startswith(("KUBE-S", "KUBE-EXT", "KUBE-FW"))
+        }
+
+
+def web(**fields: object) -> Service:
+    return service("web", "10.96.0.1", "80>8080", **fields)  # type: ignore[arg-type]
+
+
+def web_slice(*addresses: str) -> EndpointSlice:
+    return endpoint_slice("web", "80>8080", addresses or ("10.244.0.2@node1", "10.244.1.2@node2"))
+
+
+def test_the_first_sync_makes_chains_jumps_set_and_canaries() -> None:
+    node = Node(web(), web_slice())
+    applied = node.full()
+    assert (applied.full, applied.ports, applied.endpoints) == (True, 1, 2)
+    for jump in JUMPS:
+        assert any(rule.endswith(f"-j {jump.target}") for rule in node.rules(jump.chain, jump.table))
+    assert all("KUBE-PROXY-CANARY" in node.tables.tables[table] for table in ("nat", "filter", "mangle"))
+    assert node.sets.sets == {"KUBE-LOOP-BACK": {("10.244.0.2", Protocol.TCP, 8080)}}
+    assert node.sysctls.values[ROUTE_LOCALNET] == "1"
+
+
+def test_a_second_full_sync_changes_nothing() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    before = node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle")
+    node.full()
+    assert before == (node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle"))
+
+
+def test_a_change_writes_only_what_changed() -> None:
+    others = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
+    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
+    node = Node(web(), web_slice(), *others, *slices)
+    node.full()
+    node.put(web_slice("10.244.0.2@node1"))
+    text = node.tables.restored[-1]
+    assert text.count("\n") == 5  # *nat, one chain with its two rules, COMMIT
+    assert text.startswith("*nat\n:KUBE-SVC-")
+    assert "*filter" not in text
+
+
+def test_a_touched_service_that_is_as_before_costs_no_restore() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    restores = len(node.tables.restored)
+    assert node.partial({("default", "web")}) is None
+    assert len(node.tables.restored) == restores
+
+
+def test_services_come_and_go_one_rule_at_a_time() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.put(service("api", "10.96.0.2"), endpoint_slice("api", "80", ["10.244.0.9"]))
+    assert node.tables.restored[-1].count("KUBE-SERVICES") == 1
+    assert len(node.rules("KUBE-SERVICES")) == 3
+    assert "nodeports" in node.rules("KUBE-SERVICES")[-1]
+    node.remove("api")
+    assert node.tables.restored[-1].count("KUBE-SERVICES") == 1
+    assert len(node.rules("KUBE-SERVICES")) == 2
+    assert len(node.service_chains()) == 2  # KUBE-SERVICES and web's
+
+
+def test_losing_the_last_endpoint_turns_to_refusal_and_back() -> None:
+    node = Node(web(node_port=30080), web_slice())
+    node.full()
+    node.put(endpoint_slice("web", "80>8080", ()))
+    assert len(node.rules("KUBE-SERVICES", "filter")) == len(node.rules("KUBE-EXTERNAL-SERVICES", "filter")) == 1
+    assert node.service_chains() == {"KUBE-SERVICES"}
+    assert node.sets.sets["KUBE-LOOP-BACK"] == set()
+    node.put(web_slice())
+    assert node.rules("KUBE-SERVICES", "filter") == node.rules("KUBE-EXTERNAL-SERVICES", "filter") == []
+    assert len(node.service_chains()) == 3
+
+
+def test_an_endpoint_of_two_services_stays_in_the_set_until_both_are_gone() -> None:
+    both = [service("a", "10.96.0.1"), service("b", "10.96.0.2")]
+    slices = [endpoint_slice(name, "80", ["10.244.0.2@node1"]) for name in ("a", "b")]
+    node = Node(*both, *slices)
+    node.full()
+    node.remove("a")
+    assert len(node.sets.sets["KUBE-LOOP-BACK"]) == 1
+    node.remove("b")
+    assert len(node.sets.sets["KUBE-LOOP-BACK"]) == 0
+
+
+def test_a_restart_adopts_what_is_there_and_deletes_what_is_stale() -> None:
+    node = Node(web(), web_slice(), service("old", "10.96.0.9"), endpoint_slice("old", "80", ["10.244.0.7"]))
+    node.full()
+    node.world.apply_services({("default", "old"): None})
+    node.tables.tables["nat"]["KUBE-SEP-AAAAAAAAAAAAAAAA"] = ["-j DNAT --to-destination 10.0.0.1:80"]
+    node.tables.tables["nat"]["KUBE-SVC-AAAAAAAAAAAAAAAA"] = ["-j KUBE-SEP-AAAAAAAAAAAAAAAA"]
+    node.tables.tables["nat"]["KUBE-SERVICES"].append("-d 10.96.7.7/32 -j KUBE-SVC-AAAAAAAAAAAAAAAA")
+    fresh = Node(web(), web_slice())
+    fresh.full()
+    node.restart()
+    node.full()
+    assert node.tables.tables == fresh.tables.tables
+    assert node.sets.sets == fresh.sets.sets
+    assert node.tables.restored[-1].count("*nat") == 1  # one transaction: nobody sees it half done
+
+
+FOREIGN = {
+    "nat": {"DOCKER": ["-j RETURN"], "POSTROUTING": ["-s 172.17.0.0/16 -j MASQUERADE"]},
+    "filter": {"DOCKER-USER": ["-j RETURN"], "INPUT": ["-s 10.9.9.9/32 -j DROP"], "KUBE-FIREWALL": ["-j DROP"]},
+    "mangle": {"KUBE-KUBELET-CANARY": []},
+}
+
+
+def add_foreign(tables: FakeTables) -> None:
+    for table, chains in FOREIGN.items():
+        for chain, rules in chains.items():
+            tables.tables[table].setdefault(chain, []).extend(rules)
+
+
+def test_foreign_rules_survive_syncs_and_cleanup() -> None:
+    node = Node(web(), web_slice())
+    add_foreign(node.tables)
+    untouched = {table: {c: list(r) for c, r in chains.items()} for table, chains in node.tables.tables.items()}
+    node.sets.create("docker-set")
+    node.full()
+    for table, chains in FOREIGN.items():
+        for chain, rules in chains.items():
+            assert set(rules) <= set(node.rules(chain, table))
+    node.backend.cleanup()
+    assert node.tables.tables == untouched
+    assert node.sets.sets == {"docker-set": set()}
+
+
+def test_cleanup_leaves_a_chain_that_a_foreign_rule_needs() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tables.tables["nat"]["CNI-HOSTPORT"] = ["-j KUBE-MARK-MASQ"]
+    node.backend.cleanup()
+    assert node.rules("CNI-HOSTPORT") == ["-j KUBE-MARK-MASQ"]
+    assert node.tables.tables["nat"]["KUBE-MARK-MASQ"] == []
+    assert "KUBE-SERVICES" not in node.tables.tables["nat"]
+
+
+def test_cleanup_of_a_clean_kernel_writes_nothing() -> None:
+    node = Node()
+    node.backend.cleanup()
+    assert node.tables.restored == []
+
+
+def test_a_failure_keeps_what_stood_and_asks_for_a_full_sync() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    before = node.tables.save("nat")
+    node.tables.fail_next = "Another app is currently holding the xtables lock"
+    with pytest.raises(SyncFailed, match="xtables lock"):
+        node.put(web_slice("10.244.0.2@node1"))
+    assert node.tables.save("nat") == before
+    assert node.backend.needs_full
+    node.full()
+    assert not node.backend.needs_full
+    assert node.tables.save("nat") != before
+
+
+def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> None:
+    bad = [service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"])]
+    node = Node(web(), *bad, web_slice())
+    node.tables.refuse = "10.244.6.6"
+    with pytest.raises(SyncFailed, match=r"default/bad: .*10\.244\.6\.6") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    applied = node.full()
+    assert [str(each) for each in applied.quarantined] == ["default/bad"]
+    assert applied.ports == 1
+    assert any("10.96.0.1" in rule for rule in node.rules("KUBE-SERVICES"))
+    assert node.partial({("default", "bad")}) is None  # still refused, so not tried again
+    applied_later = node.put(endpoint_slice("bad", "80", ["10.244.6.7"]))
+    assert applied_later is not None
+    assert applied_later.quarantined == {}
+    assert applied_later.ports == 2
+
+
+def test_a_deleted_service_leaves_quarantine() -> None:
+    node = Node(service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"]))
+    node.tables.refuse = "10.244.6.6"
+    with pytest.raises(SyncFailed):
+        node.full()
+    assert len(node.full().quarantined) == 1
+    node.remove("bad")
+    assert node.full().quarantined == {}
+
+
+def test_what_only_the_kernel_refuses_is_found_by_halving() -> None:
+    crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
+    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
+    node = Node(*crowd, *slices)
+    node.tables.refuse_at_commit = "10.244.5.13:"
+    with pytest.raises(SyncFailed, match=r"default/s13") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/s13"]
+    assert node.full().ports == 19
+
+
+def test_tables_that_take_nothing_at_all_are_nobodys_fault() -> None:
+    node = Node(web(), web_slice())
+    node.tables.refuse_at_commit = "--or-mark"
+    with pytest.raises(SyncFailed, match="not even tables without Services") as caught:
+        node.full()
+    assert caught.value.culprits == ()
+
+
+def test_a_held_lock_is_nobodys_fault() -> None:
+    node = Node(web(), web_slice())
+
+    def locked(text: object) -> None:
+        list(text)  # type: ignore[call-overload]
+        raise RestoreFailed("locked", None) from CommandFailed(["iptables-restore"], 4, "lock")
+
+    node.tables.restore = locked  # type: ignore[method-assign, assignment]
+    with pytest.raises(SyncFailed, match="locked") as caught:
+        node.full()
+    assert caught.value.culprits == ()
+
+
+def test_a_failing_set_commits_nothing() -> None:
+    node = Node(web(), web_slice())
+
+    def refused(name: str, entries: object) -> None:
+        raise OSError("no buffer space")
+
+    node.sets.add = refused  # type: ignore[method-assign, assignment]
+    with pytest.raises(SyncFailed, match="no buffer space"):
+        node.full()
+    assert "KUBE-SERVICES" not in node.tables.tables["nat"]
+
+
+@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
+def test_an_external_flush_is_noticed_and_repaired(table: str) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    before = {name: dict(chains) for name, chains in node.tables.tables.items()}
+    node.tables.flush(table)
+    assert table in node.backend.observe()
+    assert node.backend.needs_full
+    node.full()
+    assert node.tables.tables == before
+
+
+def test_a_hostile_name_never_reaches_the_text() -> None:
+    evil = service('x" -j ACCEPT #', "10.96.0.66")
+    evil_slice = endpoint_slice('x" -j ACCEPT #', "80", ["10.244.0.66"])
+    node = Node(web(), web_slice(), evil, evil_slice)
+    applied = node.full()
+    assert len(applied.quarantined) == 1
+    assert applied.ports == 1
+    assert "ACCEPT #" not in "".join(node.tables.restored)
+    assert "10.96.0.66" not in "".join(node.tables.restored)
+
+
+def test_node_ports_on_chosen_addresses_only() -> None:
+    settings = Settings(node_name="n", nodeport_addresses=("192.168.0.0/24", "fd00::/8"))
+    node = Node(web(node_port=30080), web_slice(), settings=settings)
+    node.full()
+    assert [rule.partition(" -m")[0] for rule in node.rules("KUBE-SERVICES")[1:]] == ["-d 192.168.0.0/24"]
+
+
+def test_node_ports_on_loopback_can_be_left_out() -> None:
+    settings = Settings(node_name="n", localhost_nodeports=False)
+    node = Node(web(node_port=30080), web_slice(), settings=settings)
+    node.full()
+    assert node.rules("KUBE-SERVICES")[-1].startswith("! -d 127.0.0.0/8 ")
+    assert node.rules("KUBE-NODEPORTS", "filter") == []
+    assert ROUTE_LOCALNET not in node.sysctls.values
+
+
+@pytest.mark.parametrize(("value", "dropped"), [("", True), ("0", True), ("1", False)])
+def test_invalid_packets_are_dropped_unless_conntrack_is_liberal(value: str, dropped: bool) -> None:
+    node = Node(web(), web_slice())
+    node.sysctls.values[TCP_BE_LIBERAL] = value
+    node.full()
+    assert any("INVALID" in rule for rule in node.rules("KUBE-FORWARD", "filter")) is dropped

@@ -1,0 +1,201 @@
+"""What the text of one Service port says; what a packet then does is tests/netns/test_iptables_packets.py."""
+
+from fractions import Fraction
+
+import msgspec
+import pytest
+
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.render import Fragment, Renderer, UnsafeName
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import ServiceState, Settings, Target
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.objects import Protocol
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16", "fd00:244::/48"))
+NAME = ServicePortName("ns1", "svc1", "p80", Protocol.TCP)
+SVC, EXT, FW = "KUBE-SVC-XPGD46QRK7WJZT7O", "KUBE-EXT-XPGD46QRK7WJZT7O", "KUBE-FW-XPGD46QRK7WJZT7O"
+
+RANDOM = "-m statistic --mode random --probability"
+
+
+def targets(count: int) -> tuple[Target, ...]:
+    return tuple(Target(address=f"10.180.{i >> 8}.{i & 255}", port=80, may_be_local=False) for i in range(count))
+
+
+STATE = ServiceState(name=NAME, cluster_ip="172.30.0.41", port=80, endpoints=targets(1))
+
+
+def render(state: ServiceState, settings: Settings = SETTINGS, family: Family = Family.V4) -> Fragment:
+    return Renderer(settings, family).render(state)
+
+
+def changed(**fields: object) -> ServiceState:
+    return msgspec.structs.replace(STATE, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (NAME, "XPGD46QRK7WJZT7O"),
+        (ServicePortName("default", "kubernetes", "https", Protocol.TCP), "NPX46M4PTMTKRN6Y"),
+        (ServicePortName("kube-system", "kube-dns", "dns", Protocol.UDP), "TCOU7JCQXEZGVUNU"),
+    ],
+)
+def test_hashes_are_upstreams(name: ServicePortName, expected: str) -> None:
+    assert names.port_hash(name) == expected
+
+
+def test_endpoint_hashes_are_upstreams() -> None:
+    assert names.endpoint_chain(NAME, "10.180.0.1:80") == "KUBE-SEP-SXIVWICOYRO3J4NJ"
+    assert names.endpoint_chain(NAME, "[fd00::1]:80") == "KUBE-SEP-T5UNFIPVCZXM3U7X"
+
+
+def test_a_cluster_ip_with_three_endpoints() -> None:
+    fragment = render(changed(endpoints=targets(3)))
+    assert fragment.chains == (SVC,)
+    assert fragment.nat_rules == (
+        "KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 "
+        f'-m comment --comment "ns1/svc1:p80 cluster IP" -j {SVC}',
+    )
+    assert fragment.filter_rules == ()
+    assert fragment.body.splitlines() == [
+        f":{SVC} - [0:0]",
+        f"-A {SVC} ! -s 10.244.0.0/16 -d 172.30.0.41/32 -j KUBE-MARK-MASQ",
+        f"-A {SVC} -p tcp {RANDOM} 0.3333333333 -j DNAT --to-destination 10.180.0.0:80",
+        f"-A {SVC} -p tcp {RANDOM} 0.5000000000 -j DNAT --to-destination 10.180.0.1:80",
+        f"-A {SVC} -p tcp -j DNAT --to-destination 10.180.0.2:80",
+    ]
+
+
+def test_ipv6_has_its_own_prefix_lengths_and_brackets() -> None:
+    target = Target(address="fd00::1", port=80, may_be_local=False)
+    fragment = render(changed(cluster_ip="fd00:30::41", endpoints=(target,)), family=Family.V6)
+    assert "-d fd00:30::41/128 " in fragment.nat_rules[0]
+    assert f"-A {SVC} ! -s fd00:244::/48 -d fd00:30::41/128 -j KUBE-MARK-MASQ" in fragment.body
+    assert "--to-destination [fd00::1]:80\n" in fragment.body
+
+
+@pytest.mark.parametrize(
+    ("settings", "mark"),
+    [
+        (Settings(node_name="n"), None),
+        (Settings(node_name="n", cluster_cidrs=("fd00::/48",)), None),
+        (Settings(node_name="n", masquerade_all=True), f"-A {SVC} -d 172.30.0.41/32 -j KUBE-MARK-MASQ"),
+    ],
+    ids=["no pod network known", "only the other family's", "masquerade all"],
+)
+def test_who_is_masqueraded_on_the_way_to_a_cluster_ip(settings: Settings, mark: str | None) -> None:
+    marks = [line for line in render(STATE, settings).body.splitlines() if "KUBE-MARK-MASQ" in line]
+    assert marks == ([mark] if mark else [])
+
+
+def test_ways_from_outside_lead_through_the_external_chain() -> None:
+    fragment = render(changed(node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",)))
+    assert fragment.chains == (SVC, EXT)
+    assert fragment.nat_rules[1:] == (
+        f"KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m tcp --dport 80 -j {EXT}",
+        f"KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j {EXT}",
+        f"KUBE-SERVICES -d 5.6.7.8/32 -p tcp -m tcp --dport 80 -j {EXT}",
+    )
+    assert f":{EXT} - [0:0]\n-A {EXT} -j KUBE-MARK-MASQ\n-A {EXT} -j {SVC}\n" in fragment.body
+
+
+def test_source_ranges_guard_the_load_balancer_addresses_only() -> None:
+    state = changed(
+        node_port=30080, load_balancer_ips=("5.6.7.8",), source_ranges=("9.0.0.0/8",), node_in_ranges=True
+    )
+    fragment = render(state)
+    assert fragment.chains == (SVC, EXT, FW)
+    assert f"-A {FW} -s 9.0.0.0/8 -j {EXT}\n-A {FW} -s 5.6.7.8/32 -j {EXT}\n" in fragment.body
+    assert f"KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j {EXT}" in fragment.nat_rules
+    assert fragment.filter_rules == (
+        "KUBE-PROXY-FIREWALL -d 5.6.7.8/32 -p tcp -m tcp --dport 80 "
+        f'-m comment --comment "ns1/svc1:p80 traffic not accepted by {FW}" -j DROP',
+    )
+
+
+def test_without_endpoints_every_address_refuses() -> None:
+    state = changed(endpoints=(), node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",))
+    fragment = render(state)
+    assert (fragment.chains, fragment.body, fragment.nat_rules) == ((), "", ())
+    why = '-m comment --comment "ns1/svc1:p80 has no endpoints" -j REJECT'
+    assert fragment.filter_rules == (
+        f"KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 {why}",
+        f"KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m tcp --dport 80 {why}",
+        f"KUBE-EXTERNAL-SERVICES -d 5.6.7.8/32 -p tcp -m tcp --dport 80 {why}",
+        f"KUBE-EXTERNAL-SERVICES -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 30080 {why}",
+    )
+
+
+def test_affinity_remembers_the_endpoint_before_it_chooses_one() -> None:
+    fragment = render(changed(endpoints=targets(2), affinity_seconds=60))
+    seps = fragment.chains[1:]
+    assert seps == tuple(names.endpoint_chain(NAME, f"10.180.0.{i}:80") for i in (0, 1))
+    in_service = [line for line in fragment.body.splitlines() if line.startswith(f"-A {SVC} ")]
+    assert in_service[1:] == [
+        f"-A {SVC} -m recent --name {seps[0]} --rcheck --seconds 60 --reap -j {seps[0]}",
+        f"-A {SVC} -m recent --name {seps[1]} --rcheck --seconds 60 --reap -j {seps[1]}",
+        f"-A {SVC} -m statistic --mode random --probability 0.5000000000 -j {seps[0]}",
+        f"-A {SVC} -j {seps[1]}",
+    ]
+
+
+def shares(fragment: Fragment) -> dict[str, Fraction]:
+    """Evaluate the statistic rules: which share of connections each destination gets."""
+    rules: dict[str, list[list[str]]] = {}
+    for line in fragment.body.splitlines():
+        if line.startswith("-A ") and "KUBE-MARK-MASQ" not in line:
+            words = line.split()
+            rules.setdefault(words[1], []).append(words)
+    found: dict[str, Fraction] = {}
+
+    def walk(chain: str, share: Fraction) -> None:
+        for words in rules[chain]:
+            taken = share
+            if "--probability" in words:
+                taken *= Fraction(words[words.index("--probability") + 1])
+            if "DNAT" in words:
+                found[words[-1]] = taken
+            else:
+                walk(words[-1], taken)
+            share -= taken
+
+    walk(fragment.chains[0], Fraction(1))
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 101, 250, 1000, 1601, 5000])
+def test_every_endpoint_gets_the_same_share(count: int) -> None:
+    found = shares(render(changed(endpoints=targets(count))))
+    assert len(found) == count
+    assert all(abs(share * count - 1) < Fraction(1, 10**5) for share in found.values())
+
+
+@pytest.mark.parametrize("count", [101, 1000, 5000])
+def test_a_large_service_branches(count: int) -> None:
+    fragment = render(changed(endpoints=targets(count)))
+    assert len(set(fragment.chains)) == len(fragment.chains) > 1
+    assert all(len(chain) <= names.MAX_CHAIN_NAME and names.is_service_chain(chain) for chain in fragment.chains)
+    longest = max(fragment.body.count(f"-A {chain} ") for chain in fragment.chains)
+    assert longest <= 101
+    # A chain is declared before a rule leads to it.
+    for chain in fragment.chains[1:]:
+        assert fragment.body.index(f":{chain} ") < fragment.body.index(f"-j {chain}\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ServicePortName("ns", 'x" -j ACCEPT', "", Protocol.TCP),
+        ServicePortName("ns", "x\nCOMMIT", "", Protocol.TCP),
+        ServicePortName("ns", "x", "p\n-A INPUT -j ACCEPT", Protocol.TCP),
+        ServicePortName("n s", "x", "", Protocol.TCP),
+        ServicePortName("", "", "", Protocol.TCP),
+    ],
+)
+def test_a_name_that_could_break_out_is_refused(name: ServicePortName) -> None:
+    with pytest.raises(UnsafeName):
+        render(changed(name=name))

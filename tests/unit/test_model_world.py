@@ -1,0 +1,115 @@
+import msgspec
+import pytest
+
+from kubeproxy.model.objects import Namespace, Node
+from kubeproxy.model.world import World, forbidden
+from kubeproxy.testing.build import endpoint_slice, service, world
+
+pytestmark = pytest.mark.unit
+
+WEB = ("default", "web")
+
+
+def test_applying_an_object_again_touches_nothing() -> None:
+    web, piece = service("web", "10.96.0.1"), endpoint_slice("web", "80", ["10.244.0.2"])
+    built = World()
+    assert built.apply_services({WEB: web}) == {WEB}
+    assert built.apply_services({WEB: web}) == set()
+    assert built.apply_slices({("default", piece.name): piece}) == {WEB}
+    assert built.apply_slices({("default", piece.name): piece}) == set()
+
+
+def test_deleting_what_is_not_there_touches_nothing() -> None:
+    built = World()
+    assert built.apply_services({WEB: None}) == set()
+    assert built.apply_slices({WEB: None}) == set()
+    assert built.apply_namespaces({("", "x"): None}) == set()
+
+
+def test_slices_are_found_by_service_and_leave_no_trace() -> None:
+    one, two = (endpoint_slice("web", "80", [ip], suffix=ip[-1]) for ip in ("10.244.0.2", "10.244.0.3"))
+    built = world(one, two)
+    assert {each.name for each in built.slices_of(WEB)} == {"web-2", "web-3"}
+    assert built.apply_slices({("default", one.name): None, ("default", two.name): None}) == {WEB}
+    assert not built.slices_of(WEB)
+    assert WEB not in built.services_with_slices()
+
+
+def test_a_slice_that_changes_its_service_touches_both() -> None:
+    piece = endpoint_slice("web", "80", ["10.244.0.2"])
+    built = world(piece)
+    moved = msgspec.structs.replace(piece, service="api")
+    assert built.apply_slices({("default", piece.name): moved}) == {WEB, ("default", "api")}
+    assert not built.slices_of(WEB)
+
+
+def test_headless_and_external_name_services_stay_for_dns() -> None:
+    built = world(service("db", "", headless=True), service("ext", "", external_name="example.org"))
+    assert set(built.services) == {("default", "db"), ("default", "ext")}
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("127.9.9.9", "loopback"),
+        ("::1", "loopback"),
+        ("0.0.0.0", "unspecified"),
+        ("::", "unspecified"),
+        ("169.254.169.254", "link-local"),
+        ("fe80::1", "link-local"),
+        ("224.0.0.1", "multicast"),
+        ("ff02::1", "multicast"),
+        ("192.168.0.2", ""),
+        ("8.8.8.8", ""),
+    ],
+)
+def test_addresses_that_nobody_may_have(address: str, reason: str) -> None:
+    assert reason in forbidden(address)
+    assert bool(forbidden(address)) is bool(reason)
+
+
+def test_a_loopback_endpoint_is_left_out_and_reported_until_it_goes() -> None:
+    piece = endpoint_slice("web", "80", ["127.0.0.1", "10.244.0.2"])
+    built = world(piece)
+    (kept,) = built.slices_of(WEB)
+    assert [each.address for each in kept.endpoints] == ["10.244.0.2"]
+    (rejection,) = built.rejections()
+    assert str(rejection) == (
+        "EndpointSlice default/web-abcde: endpoints.addresses 127.0.0.1 is a loopback address"
+    )
+    good = endpoint_slice("web", "80", ["10.244.0.2"])
+    built.apply_slices({("default", good.name): good})
+    assert built.rejections() == ()
+
+
+def test_a_forbidden_virtual_address_is_left_out_and_reported_until_the_service_goes() -> None:
+    built = world(service("web", "10.96.0.1", external_ips=("127.0.0.1", "1.2.3.4")))
+    assert built.services[WEB].external_ips == ("1.2.3.4",)
+    assert [each.field for each in built.rejections()] == ["spec.externalIPs"]
+    built.apply_services({WEB: None})
+    assert built.rejections() == ()
+
+
+def test_the_nodes_addresses_touch_every_service_but_its_taints_do_not() -> None:
+    built = world(service("web", "10.96.0.1"))
+    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.2",))) == {WEB}
+    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.2",), taint_keys=("x",))) == set()
+    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.3",))) == {WEB}
+
+
+def test_a_part_shares_values_and_does_not_follow_the_whole() -> None:
+    web, api = service("web", "10.96.0.1"), service("api", "10.96.0.2")
+    built = world(web, api, endpoint_slice("web", "80", ["10.244.0.2"]))
+    part = built.part({WEB, ("default", "gone")})
+    built.apply_services({WEB: None})
+    assert part.services == {WEB: web}
+    assert len(part.slices_of(WEB)) == 1
+    assert set(built.part(None).services) == {("default", "api")}
+
+
+def test_namespaces_come_and_go() -> None:
+    built = World()
+    assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == {"prod"}
+    assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == set()
+    assert built.apply_namespaces({("", "prod"): None}) == {"prod"}
