@@ -1,0 +1,86 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kubeproxy.clock import ManualClock
+from kubeproxy.sync.runner import Runner
+
+pytestmark = pytest.mark.unit
+
+
+class Bench:
+    """A runner whose action takes ``takes`` seconds of the manual clock and answers from ``answers``."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.start = clock.now()
+        self.takes = 0.0
+        self.answers: list[bool] = []
+        self.runs: list[float] = []
+        self.runner = Runner(self.act, clock=clock, min_interval=1, retry_interval=30, max_interval=3600)
+
+    async def act(self) -> bool:
+        self.runs.append(self.clock.now() - self.start)
+        if self.takes:
+            await self.clock.sleep(self.takes)
+        return self.answers.pop(0) if self.answers else True
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    bench = Bench(ManualClock())
+    task = asyncio.create_task(bench.runner.run())
+    await bench.clock.step(0)
+    yield bench
+    task.cancel()
+
+
+async def test_nothing_runs_unasked() -> None:
+    async with running() as bench:
+        await bench.clock.step(100)
+        assert bench.runs == []
+
+
+async def test_the_first_request_runs_at_once_and_requests_coalesce() -> None:
+    async with running() as bench:
+        for _ in range(5):
+            bench.runner.request()
+        await bench.clock.step(10)
+        assert bench.runs == [0]
+
+
+async def test_the_minimum_counts_from_the_end_of_a_run_to_the_next_start() -> None:
+    async with running() as bench:
+        bench.takes = 0.5
+        bench.runner.request()
+        await bench.clock.step(0.1)
+        bench.runner.request()
+        await bench.clock.step(10)
+        assert bench.runs == [0, 1.5]
+
+
+async def test_a_failure_is_retried_later() -> None:
+    async with running() as bench:
+        bench.answers = [False, False, True]
+        bench.runner.request()
+        await bench.clock.step(100)
+        assert bench.runs == [0, 30, 60]
+
+
+async def test_a_request_after_a_failure_does_not_wait_for_the_retry() -> None:
+    async with running() as bench:
+        bench.answers = [False, True]
+        bench.runner.request()
+        await bench.clock.step(5)
+        bench.runner.request()
+        await bench.clock.step(100)
+        assert bench.runs == [0, 5]
+
+
+async def test_it_runs_at_least_every_maximum() -> None:
+    async with running() as bench:
+        bench.runner.request()
+        await bench.clock.step(7300)
+        assert bench.runs == [0, 3600, 7200]

@@ -1,0 +1,202 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kubeproxy.clock import ManualClock, settle
+from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
+from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import Settings
+from kubeproxy.model.ident import Key
+from kubeproxy.model.objects import EndpointSlice, Service
+from kubeproxy.model.world import World
+from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.testing.build import endpoint_slice, service
+
+pytestmark = pytest.mark.unit
+
+WEB = ("default", "web")
+
+
+class Recorder:
+    """A backend that remembers its plans; ``failures`` are raised by the next applications."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.scopes: list[frozenset[Key] | None] = []
+        self.failures: list[SyncFailed] = []
+        self.drift = ""
+        self.needs_full = True
+
+    def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        self.scopes.append(None if scope is None else frozenset(scope))
+        return self.ledger.plan(wanted, scope)
+
+    def apply(self, plan: Plan) -> Applied:
+        changes: list[Change] = list(plan.changes)
+        if self.failures:
+            self.needs_full = True
+            raise self.failures.pop(0)
+        if plan.full:
+            self.ledger.clear()
+        for change in changes:
+            self.ledger.enter(change)
+        self.needs_full = False
+        ports, endpoints = len(self.ledger.states), self.ledger.endpoints
+        return Applied(full=plan.full, changed=len(changes), ports=ports, endpoints=endpoints, quarantined={})
+
+    def observe(self) -> str:
+        drift, self.drift = self.drift, ""
+        self.needs_full = self.needs_full or bool(drift)
+        return drift
+
+    def cleanup(self) -> None:
+        raise AssertionError("nobody asked for it")
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.world = World()
+        self.backend = Recorder()
+        self.published: list[SyncStatus] = []
+        settings = Settings(node_name="node1")
+        self.syncer = Syncer(
+            self.world, self.backend, settings, Family.V4, self.clock, self.published.append, Intervals()
+        )
+
+    def put(self, *objects: Service | EndpointSlice) -> None:
+        for each in objects:
+            identity = (each.namespace, each.name)
+            if isinstance(each, Service):
+                self.syncer.touch(self.world.apply_services({identity: each}))
+            else:
+                self.syncer.touch(self.world.apply_slices({identity: each}))
+
+    async def until_synced(self, count: int) -> None:
+        """Let the worker thread, which runs on real time, end."""
+        for _ in range(2000):
+            await settle(2)
+            if self.syncer.status.syncs + self.syncer.status.failures >= count:
+                await settle()
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"no {count} syncs: {self.syncer.status}")
+
+
+@asynccontextmanager
+async def rig() -> AsyncIterator[Rig]:
+    built = Rig()
+    task = asyncio.create_task(built.syncer.run())
+    await built.clock.step(0)
+    yield built
+    assert not task.done()
+    task.cancel()
+
+
+async def test_nothing_is_written_before_every_informer_delivered() -> None:
+    async with rig() as it:
+        it.put(service("web", "10.96.0.1"))
+        await it.clock.step(100)
+        assert it.backend.scopes == []
+        assert it.syncer.status.queued_since is not None
+        it.syncer.synced()
+        await it.until_synced(1)
+        assert it.backend.scopes == [None]
+        assert it.syncer.status.synced
+        assert it.syncer.status.queued_since is None
+
+
+async def test_a_change_is_a_sync_of_what_was_touched() -> None:
+    async with rig() as it:
+        it.put(service("web", "10.96.0.1"), service("api", "10.96.0.2"))
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.put(endpoint_slice("web", "80", ["10.244.0.2"]))
+        await it.clock.step(1)
+        await it.until_synced(2)
+        assert it.backend.scopes == [None, frozenset({WEB})]
+        status = it.syncer.status
+        assert (status.ports, status.endpoints, status.changed, status.last_was_full) == (2, 1, 1, False)
+
+
+async def test_a_failed_change_is_followed_by_a_full_sync_at_once() -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.failures = [SyncFailed("table is busy")]
+        it.put(service("web", "10.96.0.1"))
+        await it.clock.step(1)
+        await it.until_synced(3)
+        assert it.backend.scopes == [None, frozenset({WEB}), None]
+        status = it.syncer.status
+        assert (status.failures, status.partial_failures, status.last_error) == (1, 1, "")
+
+
+async def test_a_failed_full_sync_is_retried_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.backend.failures = [SyncFailed("no such module"), SyncFailed("no such module")]
+        it.put(service("web", "10.96.0.1"))
+        it.syncer.synced()
+        await it.until_synced(1)
+        assert it.syncer.status.last_error == "no such module"
+        assert it.syncer.status.queued_since is not None
+        await it.clock.step(30)
+        await it.until_synced(2)
+        await it.clock.step(30)
+        await it.until_synced(3)
+        assert it.backend.scopes == [None, None, None]
+        assert (it.syncer.status.synced, it.syncer.status.last_error) == (True, "")
+        assert "no such module" in caplog.text
+
+
+async def test_culprits_set_aside_let_the_rest_through_at_once() -> None:
+    async with rig() as it:
+        it.put(service("web", "10.96.0.1"))
+        (name,) = (state for state in [("default", "web")])
+        it.backend.failures = [SyncFailed("bad rule", [name])]  # type: ignore[list-item]
+        it.syncer.synced()
+        await it.until_synced(2)
+        assert it.backend.scopes == [None, None]
+        assert it.syncer.status.synced
+
+
+async def test_drift_is_repaired_by_a_full_sync(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(5)
+        for _ in range(200):
+            await it.clock.step(0.5)
+            await asyncio.sleep(0.001)
+            if it.syncer.status.syncs == 2:
+                break
+        assert it.backend.scopes == [None, None]
+        assert it.syncer.status.drifts == 1
+        assert "somebody flushed it" in caplog.text
+
+
+async def test_an_hour_after_the_last_full_sync_comes_another() -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        await it.clock.step(3601)
+        await it.until_synced(2)
+        assert it.backend.scopes == [None, None]
+
+
+async def test_rejections_are_published_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with rig() as it:
+            it.put(service("web", "10.96.0.1"), endpoint_slice("web", "80", ["127.0.0.1"]))
+            it.syncer.synced()
+            await it.until_synced(1)
+            it.put(service("api", "10.96.0.2"))
+            await it.clock.step(1)
+            await it.until_synced(2)
+            assert len(it.syncer.status.rejected) == 1
+    assert caplog.text.count("127.0.0.1 is a loopback address") == 1
