@@ -1,0 +1,123 @@
+"""The HTTP application: discovery, health and objects behind one dispatcher, and errors rendered in one place."""
+
+import logging
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from kubeproxy.apiserver import discovery, openapi, status
+from kubeproxy.apiserver.handlers import Objects
+from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, wants_aggregated
+from kubeproxy.apiserver.registry import Registry
+from kubeproxy.apiserver.routes import place
+from kubeproxy.clock import Clock
+from kubeproxy.store.base import Refused, StoreError
+
+log = logging.getLogger(__name__)
+
+_HEALTH = ("healthz", "livez", "readyz")
+_ROOT_PATHS = [
+    "/api",
+    "/api/v1",
+    "/apis",
+    *(f"/apis/{name}" for name in discovery.group_versions()),
+    "/healthz",
+    "/livez",
+    "/openapi/v3",
+    "/readyz",
+    "/version",
+]
+
+
+def api_app(registry: Registry, clock: Clock) -> web.Application:
+    """Return the API server over a registry."""
+    objects = Objects(registry, clock)
+    documents = _Documents()
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        try:
+            return await _answer(request, objects, documents)
+        except status.ApiProblem as problem:
+            return _failure(problem)
+        except web.HTTPRequestEntityTooLarge:
+            return _failure(status.too_large(MAX_BODY))
+        except Refused as error:
+            return _failure(status.bad_request(str(error)))
+        except StoreError as error:
+            log.warning("store does not answer: %s", error)
+            return _failure(status.unavailable(f"the store does not answer: {error}"))
+
+    async def stop(_app: web.Application) -> None:
+        objects.stop()
+
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_route("*", "/{path:.*}", dispatch)
+    app.on_shutdown.append(stop)
+    return app
+
+
+async def _answer(request: web.Request, objects: Objects, documents: "_Documents") -> web.StreamResponse:
+    segments = [segment for segment in request.path.split("/") if segment]
+    if segments and (segments[0] in ("api", "apis")) and len(segments) >= (3 if segments[0] == "api" else 4):
+        return await objects.handle(request, place(segments))
+    if request.method not in ("GET", "HEAD"):
+        raise status.path_not_found()
+    if segments and segments[0] in _HEALTH:
+        return web.Response(text="ok")
+    return documents.answer(segments, request)
+
+
+def _failure(problem: status.ApiProblem) -> web.Response:
+    response = _json(problem.status(), problem.code)
+    if "retryAfterSeconds" in problem.details:
+        response.headers["Retry-After"] = str(problem.details["retryAfterSeconds"])
+    return response
+
+
+def _json(body: Any, code: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=code, content_type=JSON)
+
+
+class _Documents:
+    """What never changes while the server runs; each document is encoded once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[str, bytes] = {}
+
+    def answer(self, segments: list[str], request: web.Request) -> web.Response:
+        path = "/".join(segments)
+        aggregated = path in ("api", "apis") and wants_aggregated(request.headers.get("Accept", ""))
+        key = f"{path};aggregated" if aggregated else path
+        if key not in self._encoded:
+            document = self._make(segments, path, aggregated=aggregated)
+            if document is None:
+                raise status.path_not_found()
+            self._encoded[key] = msgspec.json.encode(document)
+        headers = {"Content-Type": AGGREGATED if aggregated else JSON, "Vary": "Accept"}
+        return web.Response(body=self._encoded[key], headers=headers)
+
+    @staticmethod
+    def _make(segments: list[str], path: str, *, aggregated: bool) -> Any:
+        if aggregated:
+            return discovery.aggregated([""] if path == "api" else discovery.group_versions())
+        match segments:
+            case []:
+                return {"paths": _ROOT_PATHS}
+            case ["version"]:
+                return discovery.version_info()
+            case ["api"]:
+                return discovery.api_versions("")
+            case ["apis"]:
+                return discovery.group_list()
+            case ["api", "v1"]:
+                return discovery.resource_list("", "v1")
+            case ["apis", group]:
+                return discovery.group(group)
+            case ["apis", group, version]:
+                return discovery.resource_list(group, version)
+            case ["openapi", "v3"]:
+                return openapi.index()
+            case ["openapi", "v3", *rest] if found := openapi.paths().get("/".join(rest)):
+                return openapi.document(*found)
+        return None

@@ -1,0 +1,127 @@
+"""ObjectMeta as the server keeps it: names, uids, times, what a client may not change, and standing namespaces."""
+
+import random
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from kubeproxy.apiserver import status
+from kubeproxy.apiserver.kinds import Kind
+from kubeproxy.store.base import Compare, Store, Target, get
+
+Obj = dict[str, Any]
+
+_NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+NAMESPACE_PREFIX = b"/registry/namespaces/"
+
+
+def timestamp(seconds: float) -> str:
+    """Return Unix seconds as the API writes times."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def new_uid(rng: random.Random) -> str:
+    """Return a random UUID."""
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def new_name(rng: random.Random, prefix: str) -> str:
+    """Return generateName with five random characters."""
+    return prefix[:58] + "".join(rng.choices(_NAME_ALPHABET, k=5))
+
+
+def accept_meta(kind: Kind, namespace: str, obj: Obj) -> None:
+    """Take a new object's metadata: the path's namespace, nothing that only the server sets. Raises 400."""
+    meta = obj.setdefault("metadata", {})
+    if meta.get("resourceVersion"):
+        raise status.bad_request("resourceVersion should not be set on objects to be created")
+    for field in ("resourceVersion", "selfLink", "managedFields", *_SERVER_OWNED):
+        meta.pop(field, None)
+    if kind.resource.namespaced:
+        given = meta.setdefault("namespace", namespace)
+        if given != namespace:
+            raise status.bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request"
+            )
+    obj["kind"], obj["apiVersion"] = kind.name, kind.resource.api_version
+
+
+def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
+    """Bring what only the server sets over to an updated object. Raises 400 or 409 for another identity."""
+    meta, before = new.setdefault("metadata", {}), old["metadata"]
+    name = before["name"]
+    if meta.setdefault("name", name) != name:
+        raise status.bad_request(
+            f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
+        )
+    if kind.resource.namespaced and meta.setdefault("namespace", before["namespace"]) != before["namespace"]:
+        raise status.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    if meta.get("uid") not in (None, "", before["uid"]):
+        why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
+        raise status.conflict(kind.group, kind.plural, name, why)
+    for field in _SERVER_OWNED:
+        meta.pop(field, None)
+        if field in before:
+            meta[field] = before[field]
+    if "generateName" in before:
+        meta["generateName"] = before["generateName"]
+    for field in ("selfLink", "managedFields"):
+        meta.pop(field, None)
+    new["kind"], new["apiVersion"] = kind.name, kind.resource.api_version
+
+
+def check_preconditions(kind: Kind, obj: Obj, preconditions: dict[str, str]) -> None:
+    """Refuse a deletion meant for another incarnation of the object. Raises 409."""
+    meta = obj["metadata"]
+    for field, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        wanted = preconditions.get(field)
+        if wanted and wanted != meta.get(field):
+            why = (
+                f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {meta.get(field)}"
+            )
+            raise status.conflict(kind.group, kind.plural, meta["name"], why)
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    deletion_timestamp: str | None = None
+
+
+class _Namespace(msgspec.Struct):
+    metadata: _Meta
+
+
+class NamespaceGuard:
+    """Lets objects be created only in namespaces that stand, at the cost of a condition in the transaction.
+
+    The namespace's revision is remembered and made a condition of the write, so that a namespace deleted
+    meanwhile fails the write; nothing is read for it while it holds.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._revisions: dict[str, int] = {}
+
+    async def guard(self, kind: Kind, namespace: str) -> tuple[Compare, ...]:
+        """Return the condition. Raises 404 when there is no such namespace, 403 when it is going."""
+        if not kind.resource.namespaced:
+            return ()
+        key = NAMESPACE_PREFIX + namespace.encode()
+        revision = self._revisions.get(namespace)
+        if revision is None:
+            found = await get(self._store, key)
+            if found is None:
+                raise status.not_found("", "namespaces", namespace)
+            if msgspec.json.decode(found.value, type=_Namespace).metadata.deletion_timestamp:
+                why = f"unable to create new content in namespace {namespace} because it is being terminated"
+                raise status.forbidden(kind.group, kind.plural, "", why)
+            revision = self._revisions[namespace] = found.mod_revision
+        return (Compare(key=key, target=Target.MOD, value=revision),)
+
+    def forget(self, namespace: str) -> None:
+        """Read the namespace again next time: a write under its condition was refused."""
+        self._revisions.pop(namespace, None)

@@ -1,0 +1,167 @@
+"""The API server put together: store, registry, HTTP sites, garbage collector and EndpointSlice controller.
+
+`running` is for the command and for the agent's embedded server alike: it opens everything, yields, and closes
+everything. What runs beside the requests (collector, controller) is restarted when it dies, with growing pauses.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+
+from kubeproxy.apiserver.allocate import Allocator, Ranges
+from kubeproxy.apiserver.app import api_app
+from kubeproxy.apiserver.bootstrap import ensure_cluster
+from kubeproxy.apiserver.gc import GarbageCollector
+from kubeproxy.apiserver.registry import Registry
+from kubeproxy.clock import Clock
+from kubeproxy.controllers.endpointslices import EndpointSliceController
+from kubeproxy.store.base import Store, Unavailable
+from kubeproxy.store.etcd import EtcdStore
+from kubeproxy.store.gateway import gateway_app
+from kubeproxy.store.kube import KubeClient
+from kubeproxy.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_SECONDS = 2.0
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+_STEADY_SECONDS = 60.0
+"""A task that ran this long before it died starts over with the short pause."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to serve and where. ``store`` is `sqlite:PATH` or one or more etcd URLs, comma separated."""
+
+    store: str
+    ranges: Ranges
+    bind_address: str = "127.0.0.1"
+    port: int = 8001
+    advertise_address: str = ""
+    """Where pods find this server; "" when no address of it can be reached from them."""
+    listen_fds: tuple[int, ...] = ()
+    client_urls: tuple[str, ...] = ()
+
+
+async def open_store(text: str, clock: Clock) -> Store:
+    """Open the store that a --store value names. Raises ValueError, StoreError."""
+    scheme, _, rest = text.partition(":")
+    if scheme == "sqlite" and rest:
+        return await SqliteStore.open(rest, clock=clock)
+    if scheme in ("http", "https"):
+        return EtcdStore(text.split(","))
+    raise ValueError(f"store {text!r}: must be sqlite:PATH or http://HOST:PORT")
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
+    """Serve; yield the URL of the API. Raises OSError when an address cannot be had, StoreError, ValueError."""
+    async with contextlib.AsyncExitStack() as stack:
+        sockets = _bind(settings, stack)
+        store = await open_store(settings.store, clock)
+        stack.push_async_callback(store.close)
+        rng = random.SystemRandom()
+        registry = Registry(store, Allocator(store, settings.ranges, rng), clock=clock, rng=rng)
+        port = sockets.api[0].getsockname()[1]
+        await _bootstrap(registry, settings, port, clock)
+        await _serve(api_app(registry, clock), sockets.api, stack)
+        if sockets.clients:
+            await _serve(gateway_app(store), sockets.clients, stack)
+        url = _loopback_url(sockets.api[0])
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        beside = [
+            tasks.create_task(_kept_running("garbage collector", GarbageCollector(registry, clock).run, clock)),
+            tasks.create_task(_kept_running("EndpointSlice controller", lambda: _control(url, clock), clock)),
+        ]
+        try:
+            yield url
+        finally:
+            for task in beside:
+                task.cancel()
+
+
+class _Sockets(msgspec.Struct, frozen=True):
+    api: list[socket.socket]
+    clients: list[socket.socket]
+
+
+def _bind(settings: Settings, stack: contextlib.AsyncExitStack) -> _Sockets:
+    """Take every address before anything else is touched, so that a taken one changes nothing."""
+    api = [_listen(settings.bind_address, settings.port)]
+    api += [socket.socket(fileno=number) for number in settings.listen_fds]
+    clients = []
+    for url in settings.client_urls:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"listen-client-urls {url!r}: must be http://ADDRESS:PORT")
+        clients.append(_listen(parts.hostname, parts.port or 2379))
+    for bound in (*api, *clients):
+        stack.callback(bound.close)
+    return _Sockets(api, clients)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
+        bound.listen(1024)
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"cannot listen on {address}:{port}: {error.strerror}") from None
+    return bound
+
+
+def _loopback_url(bound: socket.socket) -> str:
+    address, port = bound.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+async def _bootstrap(registry: Registry, settings: Settings, port: int, clock: Clock) -> None:
+    """Make what every cluster has; a store that is away is waited for."""
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            await ensure_cluster(registry, settings.ranges, settings.advertise_address, port)
+            return
+        except Unavailable as error:
+            log.warning("waiting for the store: %s", error)
+            await clock.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _serve(app: web.Application, sockets: list[socket.socket], stack: contextlib.AsyncExitStack) -> None:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, handle_signals=False)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    for bound in sockets:
+        await web.SockSite(runner, bound).start()
+
+
+async def _control(url: str, clock: Clock) -> None:
+    async with KubeClient(url) as client:
+        await EndpointSliceController(client, clock=clock).run()
+
+
+async def _kept_running(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    """Run a task for as long as the server runs; when it dies, say so once with its trace and start it again."""
+    pause = _FIRST_PAUSE
+    while True:
+        started = clock.now()
+        try:
+            await run()
+        except Exception:
+            log.exception("%s died; starting it again in %.1f s", name, pause)
+        if clock.now() - started > _STEADY_SECONDS:
+            pause = _FIRST_PAUSE
+        await clock.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,207 @@
+"""Errors as the API's clients see them: Status objects with upstream's codes, reasons, causes and wording.
+
+kubectl prints the message, programs switch on ``reason`` and ``details``; both come from
+k8s.io/apimachinery/pkg/api/errors, whose texts these functions repeat.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class ErrorType(StrEnum):
+    """Why a field was refused: the cause's reason (k8s.io/apimachinery/pkg/util/validation/field)."""
+
+    NOT_FOUND = "FieldValueNotFound"
+    REQUIRED = "FieldValueRequired"
+    DUPLICATE = "FieldValueDuplicate"
+    INVALID = "FieldValueInvalid"
+    NOT_SUPPORTED = "FieldValueNotSupported"
+    FORBIDDEN = "FieldValueForbidden"
+    TOO_LONG = "FieldValueTooLong"
+    TOO_MANY = "FieldValueTooMany"
+
+
+_WORDS = {
+    ErrorType.NOT_FOUND: "Not found",
+    ErrorType.REQUIRED: "Required value",
+    ErrorType.DUPLICATE: "Duplicate value",
+    ErrorType.INVALID: "Invalid value",
+    ErrorType.NOT_SUPPORTED: "Unsupported value",
+    ErrorType.FORBIDDEN: "Forbidden",
+    ErrorType.TOO_LONG: "Too long",
+    ErrorType.TOO_MANY: "Too many",
+}
+_WITHOUT_VALUE = frozenset({ErrorType.REQUIRED, ErrorType.FORBIDDEN, ErrorType.TOO_LONG})
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One refused field. ``value`` is shown as JSON, which also keeps newlines and quotes harmless."""
+
+    type: ErrorType
+    field: str
+    value: Any = None
+    detail: str = ""
+
+    @property
+    def body(self) -> str:
+        """The message without the field's path."""
+        text = _WORDS[self.type]
+        if self.type not in _WITHOUT_VALUE:
+            text += f": {msgspec.json.encode(self.value).decode()}"
+        return f"{text}: {self.detail}" if self.detail else text
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.body}"
+
+
+Errors = list[FieldError]
+
+
+def required(field: str, detail: str = "") -> FieldError:
+    """A field that must be there is not."""
+    return FieldError(ErrorType.REQUIRED, field, None, detail)
+
+
+def invalid_value(field: str, value: Any, detail: str) -> FieldError:
+    """A value that cannot be."""
+    return FieldError(ErrorType.INVALID, field, value, detail)
+
+
+def forbidden_field(field: str, detail: str) -> FieldError:
+    """A field that may not be set here."""
+    return FieldError(ErrorType.FORBIDDEN, field, None, detail)
+
+
+def duplicate(field: str, value: Any) -> FieldError:
+    """A value that another entry of the same list has."""
+    return FieldError(ErrorType.DUPLICATE, field, value)
+
+
+def not_supported(field: str, value: Any, choices: Sequence[str]) -> FieldError:
+    """A value outside an enumeration."""
+    detail = "supported values: " + ", ".join(f'"{choice}"' for choice in sorted(choices))
+    return FieldError(ErrorType.NOT_SUPPORTED, field, value, detail)
+
+
+class ApiProblem(Exception):
+    """Ends a request with a Status; raised anywhere below the handlers, rendered in one place."""
+
+    def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details or {}
+
+    def status(self) -> dict[str, Any]:
+        """Return the Status object."""
+        body: dict[str, Any] = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+        }
+        if self.reason:
+            body["reason"] = self.reason
+        if self.details:
+            body["details"] = self.details
+        return body | {"code": self.code}
+
+
+def qualified(plural: str, group: str) -> str:
+    """Return a resource or kind as error texts name it: `services`, `deployments.apps`."""
+    return f"{plural}.{group}" if group else plural
+
+
+def _details(group: str, kind: str, name: str = "") -> dict[str, Any]:
+    details = {"name": name, "group": group, "kind": kind}
+    return {key: value for key, value in details.items() if value}
+
+
+def not_found(group: str, plural: str, name: str) -> ApiProblem:
+    """There is no such object."""
+    message = f'{qualified(plural, group)} "{name}" not found'
+    return ApiProblem(404, "NotFound", message, _details(group, plural, name))
+
+
+def path_not_found() -> ApiProblem:
+    """There is no such path; clients tell it from a missing object by the absence of a name."""
+    return ApiProblem(404, "NotFound", "the server could not find the requested resource")
+
+
+def already_exists(group: str, plural: str, name: str) -> ApiProblem:
+    """An object of that name is there already."""
+    message = f'{qualified(plural, group)} "{name}" already exists'
+    return ApiProblem(409, "AlreadyExists", message, _details(group, plural, name))
+
+
+def conflict(group: str, plural: str, name: str, why: str) -> ApiProblem:
+    """The write was based on an object that has changed since."""
+    message = f'Operation cannot be fulfilled on {qualified(plural, group)} "{name}": {why}'
+    return ApiProblem(409, "Conflict", message, _details(group, plural, name))
+
+
+OBJECT_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
+
+
+def invalid(group: str, kind: str, name: str, errors: Errors) -> ApiProblem:
+    """The object is well-formed but wrong; one cause per field."""
+    texts = list(dict.fromkeys(str(error) for error in errors))
+    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    causes = [{"reason": str(error.type), "message": error.body, "field": error.field} for error in errors]
+    message = f'{qualified(kind, group)} "{name}" is invalid: {listed}'
+    return ApiProblem(422, "Invalid", message, _details(group, kind, name) | {"causes": causes})
+
+
+def bad_request(message: str) -> ApiProblem:
+    """The request itself cannot be understood."""
+    return ApiProblem(400, "BadRequest", message)
+
+
+def forbidden(group: str, plural: str, name: str, why: str) -> ApiProblem:
+    """The server understood and will not."""
+    message = f'{qualified(plural, group)} "{name}" is forbidden: {why}'
+    return ApiProblem(403, "Forbidden", message, _details(group, plural, name))
+
+
+def expired(message: str) -> ApiProblem:
+    """The revision asked for is gone: list again."""
+    return ApiProblem(410, "Expired", message)
+
+
+def internal(message: str) -> ApiProblem:
+    """The server failed."""
+    details = {"causes": [{"message": message}]}
+    return ApiProblem(500, "InternalError", f"Internal error occurred: {message}", details)
+
+
+def unavailable(message: str) -> ApiProblem:
+    """The store is away; clients retry."""
+    return ApiProblem(503, "ServiceUnavailable", message, {"retryAfterSeconds": 1})
+
+
+def method_not_allowed() -> ApiProblem:
+    """The path exists, the verb does not."""
+    message = "the server does not allow this method on the requested resource"
+    return ApiProblem(405, "MethodNotAllowed", message)
+
+
+def not_acceptable(accepted: str) -> ApiProblem:
+    """None of the media types that the client takes is one that we make."""
+    message = f"only the following media types are accepted: {accepted}"
+    return ApiProblem(406, "NotAcceptable", message)
+
+
+def unsupported_media_type(accepted: str) -> ApiProblem:
+    """The body is in a format that we do not read."""
+    message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
+    return ApiProblem(415, "UnsupportedMediaType", message)
+
+
+def too_large(limit: int) -> ApiProblem:
+    """The body or the object exceeds what is accepted."""
+    return ApiProblem(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
