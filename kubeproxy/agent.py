@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -54,11 +53,17 @@ async def _run(options: Options) -> None:
     if options.master:
         await run_agent(options, options.master)
         return
-    from kubeproxy.apiserver.embedded import serve_embedded
+    from kubeproxy.apiserver.allocate import parse_ranges
+    from kubeproxy.apiserver.server import Settings, running
+    from kubeproxy.clock import SystemClock
 
-    store = Path(options.data_dir) / "store.db"
-    async with serve_embedded(
-        store, options.api_address, options.service_range, options.node_port_range
-    ) as server:
-        log.info("embedded store %s, API at %s (pid %d)", store, server, os.getpid())
+    host, port = options.api_address
+    settings = Settings(
+        store=f"sqlite:{Path(options.data_dir) / 'store.db'}",
+        ranges=parse_ranges(options.service_range, options.node_port_range),
+        bind_address=host,
+        port=port,
+    )
+    async with running(settings, SystemClock()) as server:
+        log.info("embedded store %s, API at %s", settings.store, server)
         await run_agent(options, server)
