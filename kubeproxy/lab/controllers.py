@@ -92,7 +92,7 @@ class Controllers:
                 for informer in (self._deployments, self._sets, self._pods, self._nodes):
                     tasks.create_task(informer.run())
                 await self._ready.wait()
-                        while True:
+                while True:
                     await self._attend(await self._queue.take())
         finally:
             self._queue.close()
@@ -132,7 +132,9 @@ class Controllers:
     def _pods_changed(self, changes: Mapping[Key, Pod | None]) -> None:
         self._new_pods.seen(changes)
         for key, pod in changes.items():
-            self._going.pop(key, None)
+            if pod is None or not pod.is_active or pod.metadata.uid != self._going.get(key):
+                # An older event of a pod that was told to go does not bring it back.
+                self._going.pop(key, None)
             if pod is not None and (controller := pod.metadata.controller) is not None:
                 self._pod_owners[key] = (key[0], controller.name)
             if key in self._pod_owners:
