@@ -161,11 +161,14 @@ def plan(desired: Wiring, observed: Wiring, scope: Scope) -> tuple[Step, ...]:
     a route needs comes before the route.
     """
     steps, missing = _link_steps(desired, observed)
-    standing = {entry for entry in observed.entries if scope.owns(entry)}
-    standing = {entry for entry in standing if not _lost(entry, steps)}
+    removed = {step.item.name for step in steps if step.verb is Verb.DELETE and isinstance(step.item, Link)}
+    changed = {step.item.name for step in steps if step.verb is Verb.PUT and isinstance(step.item, Link)}
+    standing = {entry for entry in observed.entries if scope.owns(entry) and entry.link not in removed}
+    # A new MAC flushes the link's neighbours: they are written again, and a stale one is still deleted.
+    doubtful = {entry for entry in standing if isinstance(entry, Neighbour) and entry.link in changed}
     wanted = {entry for entry in desired.entries if entry.link not in missing}
     keys = {entry_key(entry) for entry in wanted}
-    puts = sorted(wanted - standing, key=_put_order)
+    puts = sorted(wanted - (standing - doubtful), key=_put_order)
     deletes = sorted((entry for entry in standing if entry_key(entry) not in keys), key=_delete_order)
     steps += [Step(verb=Verb.PUT, item=entry) for entry in puts if isinstance(entry, Address)]
     steps += [Step(verb=Verb.DELETE, item=entry) for entry in deletes]
@@ -188,14 +191,6 @@ def _link_steps(desired: Wiring, observed: Wiring) -> tuple[list[Step], set[str]
         elif now is None or (now.mtu, now.up) != (link.mtu, link.up) or (link.mac and now.mac != link.mac):
             steps.append(Step(verb=Verb.PUT, item=link))
     return steps, missing
-
-
-def _lost(entry: Entry, link_steps: Iterable[Step]) -> bool:
-    """Whether the entry goes away with what is done to its link: a new MAC flushes its neighbours."""
-    for step in link_steps:
-        if isinstance(step.item, Link) and step.item.name == entry.link:
-            return step.verb is Verb.DELETE or isinstance(entry, Neighbour)
-    return False
 
 
 _DELETE_ORDER = (Route, Neighbour, Forwarding, Address)

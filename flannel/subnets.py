@@ -227,8 +227,6 @@ class SubnetManager:
                 self._revision = 0
             except StoreError as error:
                 await backoff.wait(error)
-            finally:
-                self.synced = False
 
     async def _relist(self, on_change: Callable[[tuple[Lease, ...]], None]) -> None:
         found = await self._store.range(self._all())
@@ -241,13 +239,16 @@ class SubnetManager:
     async def _watch(self, on_change: Callable[[tuple[Lease, ...]], None], backoff: Backoff) -> None:
         prefix = self._subnets.encode()
         first = True
-        async for batch in self._store.watch(prefix, prefix_end(prefix), self._revision + 1):
-            if first and not batch.events and batch.revision < self._revision:
-                raise FutureRevision(f"the store is at revision {batch.revision}, behind {self._revision}")
-            first = False
-            backoff.reset()
-            self.synced = True
-            await self._take(batch, on_change)
+        try:
+            async for batch in self._store.watch(prefix, prefix_end(prefix), self._revision + 1):
+                if first and not batch.events and batch.revision < self._revision:
+                    raise FutureRevision(f"the store is at revision {batch.revision}, behind {self._revision}")
+                first = False
+                backoff.reset()
+                self.synced = True
+                await self._take(batch, on_change)
+        finally:
+            self.synced = False
 
     async def _take(self, batch: WatchBatch, on_change: Callable[[tuple[Lease, ...]], None]) -> None:
         changes = self.book.apply(batch.events)

@@ -7,6 +7,7 @@ after a device was deleted chooses a new MAC that its lease does not say.
 """
 
 import secrets
+from typing import Annotated
 
 import msgspec
 
@@ -24,10 +25,13 @@ OVERHEAD_BYTES = 50
 """Outer Ethernet, IPv4, UDP and VXLAN headers."""
 
 
+Vni = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+
+
 class VxlanOptions(msgspec.Struct, frozen=True, rename="lower"):
     """The Backend object's keys (folded to lower case) for this type."""
 
-    vni: int = msgspec.field(default=DEFAULT_VNI)
+    vni: Vni = DEFAULT_VNI
     port: Port = 0
     gbp: bool = False
     learning: bool = False
