@@ -16,8 +16,8 @@ from kubeproxy.model.addresses import family_of
 
 _CONFIG_KEY = re.compile("[-._a-zA-Z0-9]{1,253}")
 _CONFIG_KEY_TEXT = (
-    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME', "
-    " or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
+    "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
 )
 _EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 

@@ -153,9 +153,13 @@ class GarbageCollector:
             await self._orphan_dependents(node)
         elif meta.deletion_timestamp and "foregroundDeletion" in meta.finalizers:
             await self._delete_dependents(node)
-        elif meta.owner_references and not meta.deletion_timestamp:
-            if not any(self._stands(owner, meta) for owner in meta.owner_references):
-                await self._delete(node)
+        elif self._is_abandoned(meta):
+            await self._delete(node)
+
+    def _is_abandoned(self, meta: _Meta) -> bool:
+        if not meta.owner_references or meta.deletion_timestamp:
+            return False
+        return not any(self._stands(owner, meta) for owner in meta.owner_references)
 
     def _stands(self, owner: _Owner, meta: _Meta) -> bool:
         """The owner exists; one of a kind that we do not serve is taken to."""

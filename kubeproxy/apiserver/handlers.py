@@ -83,11 +83,8 @@ class Objects:
     def _selection(self, request: web.Request, place: Place) -> Selection:
         query, kind = request.query, place.kind
         if place.name:
-            name = f"metadata.name={place.name}"
-            return selection("", name, kind.fields, "")
-        gvr = f"{kind.resource.api_version}, Resource={kind.plural}"
-        gvr = gvr if kind.group else f"/{gvr}"
-        return selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), kind.fields, gvr)
+            return selection("", f"metadata.name={place.name}", kind.fields)
+        return selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), kind.fields)
 
     async def _collection(self, request: web.Request, place: Place) -> web.StreamResponse:
         form = choose(request.headers.get("Accept", ""))

@@ -1,4 +1,4 @@
-"""Media types: what the client accepts, and bodies in JSON or YAML."""
+"""Media types: what the client accepts, and how bodies are read (JSON, YAML, a little protobuf)."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import msgspec
 import yaml
 
 from kubeproxy.apiserver import status
+from kubeproxy.apiserver.protobuf import PROTOBUF, decode_protobuf
 from kubeproxy.apiserver.table import TableForm
 
 JSON = "application/json"
@@ -84,12 +85,14 @@ def media_type(content_type: str) -> str:
 
 
 def decode_body(body: bytes, content_type: str) -> Any:
-    """Decode a JSON or YAML body. Raises 400 for one that is malformed, 415 for another format."""
+    """Decode a JSON, YAML or protobuf body. Raises 400 for one that is malformed, 415 for another format."""
     kind = media_type(content_type)
     if kind in (JSON, "", "application/octet-stream", "application/x-www-form-urlencoded"):
         return _decode_json(body)
     if kind in (YAML, "application/x-yaml", "text/yaml", "application/apply-patch+yaml"):
         return _decode_yaml(body)
+    if kind == PROTOBUF:
+        return decode_protobuf(body)
     raise status.unsupported_media_type(_ACCEPTED)
 
 

@@ -106,8 +106,8 @@ class NamespaceGuard:
         self._store = store
         self._revisions: dict[str, int] = {}
 
-    async def guard(self, kind: Kind, namespace: str) -> tuple[Compare, ...]:
-        """Return the condition. Raises 404 when there is no such namespace, 403 when it is going."""
+    async def guard(self, kind: Kind, namespace: str, name: str) -> tuple[Compare, ...]:
+        """Return the condition for creating ``name``. Raises 404 when there is no such namespace, 403 when it is going."""
         if not kind.resource.namespaced:
             return ()
         key = NAMESPACE_PREFIX + namespace.encode()
@@ -118,7 +118,7 @@ class NamespaceGuard:
                 raise status.not_found("", "namespaces", namespace)
             if msgspec.json.decode(found.value, type=_Namespace).metadata.deletion_timestamp:
                 why = f"unable to create new content in namespace {namespace} because it is being terminated"
-                raise status.forbidden(kind.group, kind.plural, "", why)
+                raise status.forbidden(kind.group, kind.plural, name, why)
             revision = self._revisions[namespace] = found.mod_revision
         return (Compare(key=key, target=Target.MOD, value=revision),)
 

@@ -187,12 +187,12 @@ def _tokens(path: str) -> list[str]:
     return [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")[1:]]
 
 
-def _index(items: list[Any], token: str, *, end: bool) -> int:
-    if end and token == "-":
+def _index(items: list[Any], step: str, *, end: bool) -> int:
+    if end and step == "-":
         return len(items)
-    if not (token.isascii() and token.isdigit()) or int(token) >= len(items) + end:
-        raise BadPatch(f"index is out of bounds: {token}")
-    return int(token)
+    if not (step.isascii() and step.isdigit()) or int(step) >= len(items) + end:
+        raise BadPatch(f"index is out of bounds: {step}")
+    return int(step)
 
 
 def _read(document: Any, tokens: Iterable[str]) -> Any:

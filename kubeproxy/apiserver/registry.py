@@ -115,7 +115,7 @@ class Registry:
         self._validate(kind, obj, [])
         name = obj["metadata"]["name"]
         claims = await self._claims(kind, obj, set(), attempt)
-        guard = await self._namespaces.guard(kind, namespace)
+        guard = await self._namespaces.guard(kind, namespace, name)
         key = objects.object_key(kind.prefix, namespace, name)
         value = self._encode(obj)
         compare = (_absent(key), *guard, *(_absent(claim.key) for claim in claims))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy.apiserver.status import ApiProblem, bad_request
+from kubeproxy.apiserver.status import bad_request
 
 LabelMatch = Callable[[Mapping[str, str]], bool]
 FieldReader = Callable[[Mapping[str, Any]], str]
@@ -165,19 +165,12 @@ class Selection(msgspec.Struct, frozen=True):
         return all(requirement.matches(labels) for requirement in self.labels) if self.labels else True
 
 
-def selection(labels: str, fields: str, readers: Mapping[str, FieldReader], gvr: str) -> Selection:
+def selection(labels: str, fields: str, readers: Mapping[str, FieldReader]) -> Selection:
     """Compile both selectors of a request; ``readers`` are the fields that the kind can be selected by."""
     terms = []
     for term in parse_fields(fields):
         reader = readers.get(term.path)
         if reader is None:
-            raise _unsupported(gvr, labels, fields, term.path)
+            raise bad_request(f"field label not supported: {term.path}")
         terms.append((term, reader))
     return Selection(parse_labels(labels), tuple(terms))
-
-
-def _unsupported(gvr: str, labels: str, fields: str, path: str) -> ApiProblem:
-    return bad_request(
-        f'Unable to find "{gvr}" that match label selector "{labels}", field selector "{fields}": '
-        f"field label not supported: {path}"
-    )

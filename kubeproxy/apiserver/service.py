@@ -104,9 +104,9 @@ def settle_service(new: dict[str, Any], old: dict[str, Any] | None) -> None:
 
 
 def _settle_addresses(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
-    if has_cluster_ip(spec) and has_cluster_ip(before) and not spec.get("clusterIP"):
-        if "clusterIPs" not in spec or spec["clusterIPs"] == before.get("clusterIPs"):
-            _copy(spec, before, "clusterIP", "clusterIPs")
+    keeps = has_cluster_ip(spec) and has_cluster_ip(before) and not spec.get("clusterIP")
+    if keeps and spec.get("clusterIPs", before.get("clusterIPs")) == before.get("clusterIPs"):
+        _copy(spec, before, "clusterIP", "clusterIPs")
     if not has_cluster_ip(spec):
         for field in ("clusterIPs", "ipFamilies", "ipFamilyPolicy"):
             if spec.get(field) == before.get(field):
@@ -366,9 +366,9 @@ def validate_service_update(new: dict[str, Any], old: dict[str, Any]) -> Errors:
     if balanced and spec.get("loadBalancerClass") != before.get("loadBalancerClass"):
         value = spec.get("loadBalancerClass")
         errors.append(invalid_value("spec.loadBalancerClass", value, "may not change once set"))
-    if needs_health_check_port(spec) and needs_health_check_port(before):
-        if spec.get("healthCheckNodePort") != before.get("healthCheckNodePort"):
-            errors.append(forbidden_field("spec.healthCheckNodePort", "field is immutable"))
+    checked = needs_health_check_port(spec) and needs_health_check_port(before)
+    if checked and spec.get("healthCheckNodePort") != before.get("healthCheckNodePort"):
+        errors.append(forbidden_field("spec.healthCheckNodePort", "field is immutable"))
     return errors
 
 

@@ -38,7 +38,10 @@ class Validation(msgspec.Struct):
 
 
 def shaped(kind: Kind, obj: Any, validation: Validation, *, shape: Shape | None = None) -> Obj:
-    """Return a decoded body with only declared fields. Raises 400 for wrong types, or for unknown ones if strict."""
+    """Return a decoded body with only declared fields.
+
+    Raises 400 for a value of the wrong type, and for unknown fields when validation is strict.
+    """
     known = shape or kind.shape
     version = kind.resource.api_version
     failed = f'{known.name} in version "{version}" cannot be handled as a {known.name}: '
