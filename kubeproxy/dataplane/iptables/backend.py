@@ -8,7 +8,7 @@ Cost of a change: rendering is that of the change; the kernel's part is iptables
 whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
@@ -148,7 +148,8 @@ class IptablesBackend:
             changes.append(change)
             self._hairpin.change(change)
 
-        def on_written() -> None:
+        def text() -> Iterator[str]:
+            yield from script.pieces()
             # While the kernel commits. Should it refuse, the ledger is not trusted and made anew.
             if plan.full:
                 self._ledger.clear()
@@ -158,12 +159,10 @@ class IptablesBackend:
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         skeleton = Skeleton(self._settings, self._family, drop_invalid=not liberal)
         script = Script(plan, self._renderer, skeleton, observed, on_change, self._hairpin.flush)
-        stream = _Guarded(script.pieces(), on_written)
         try:
-            self._tables.restore(stream)
+            # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
+            self._tables.restore(text())
         except RestoreFailed as error:
-            if stream.error is not None:
-                raise stream.error from None
             self._blame(error, script, changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
@@ -214,25 +213,6 @@ class _Refused(Exception):
         super().__init__(str(error))
         self.error = error
         self.changes = changes
-
-
-class _Guarded:
-    """A stream that ends, instead of raising, when making it fails; the error is kept for who started it.
-
-    Text that ends before COMMIT commits nothing.
-    """
-
-    def __init__(self, pieces: Iterator[str], on_written: Callable[[], None]) -> None:
-        self._pieces = pieces
-        self._on_written = on_written
-        self.error: Exception | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            yield from self._pieces
-            self._on_written()
-        except Exception as error:  # carried to the thread that waits for the program
-            self.error = error
 
 
 def _listed(ports: list[ServicePortName]) -> str:
