@@ -51,6 +51,12 @@ class Query(msgspec.Struct, frozen=True):
         """CD."""
         return bool(self.packet[3] & 0x10)
 
+    def clean(self) -> bytes:
+        """Return the packet to send to an upstream: what was understood of the query and nothing else."""
+        opt = (OPT_DO if self.dnssec_ok else OPT) if self.edns else b""
+        flags = bytes((self.packet[2] & 1, self.packet[3] & 0x30))  # RD; AD and CD, which a validator heeds
+        return self.packet[:2] + flags + counts(0, 0, 1 if opt else 0) + self.question + opt
+
     def asking(self, name: bytes) -> "Query":
         """Return the same query about another name, at full size: a step of a CNAME chain."""
         question = name + self.qtype.to_bytes(2, "big") + b"\0\1"

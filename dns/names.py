@@ -5,6 +5,7 @@ use them; wire names are uncompressed, as packets carry them (RFC 1035 §3.1). B
 would break, so both conversions check them.
 """
 
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 MAX_WIRE = 255
@@ -25,17 +26,30 @@ def to_wire(text: str) -> bytes:
     """Encode a text name (no escapes: records and zones have none). Raises BadName."""
     if text in (".", ""):
         return b"\0"
-    try:
-        raw = text.encode("ascii")
-    except UnicodeEncodeError:
-        raise BadName(f"{text[:80]!r}: not ASCII") from None
-    labels = raw.removesuffix(b".").split(b".")
-    if not all(0 < len(label) <= MAX_LABEL for label in labels):
-        raise BadName(f"{text[:80]!r}: a label is empty or longer than {MAX_LABEL} bytes")
-    wire = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+    label, _, parent = text.removesuffix(".").partition(".")
+    wire = _label(label) + (_parent(parent) if parent else b"\0")
     if len(wire) > MAX_WIRE:
         raise BadName(f"{text[:80]!r}: longer than {MAX_WIRE} bytes")
     return wire
+
+
+@lru_cache(maxsize=4096)
+def _parent(text: str) -> bytes:
+    """Encode what is behind the first label: the names of one Service share it."""
+    return b"".join(_label(label) for label in text.split(".")) + b"\0"
+
+
+def _label(text: str) -> bytes:
+    if not 0 < len(text) <= MAX_LABEL or not text.isascii():
+        raise BadName(f"{text[:80]!r}: a label is empty, longer than {MAX_LABEL} bytes or not ASCII")
+    return bytes((len(text),)) + text.encode("ascii")
+
+
+def packed(address: str) -> bytes:
+    """Return the bytes of a canonical address."""
+    if ":" in address:
+        return ip_address(address).packed
+    return bytes(map(int, address.split(".")))
 
 
 def labels_of(wire: bytes) -> list[bytes]:
@@ -67,21 +81,9 @@ def is_below(name: str, zone: str) -> bool:
 
 def reverse_name(address: str) -> str:
     """Return `4.3.2.1.in-addr.arpa.` for an address."""
-    return ip_address(address).reverse_pointer + "."
-
-
-def address_of_reverse(name: str) -> str | None:
-    """Return the address that a whole reverse name stands for, or None when it stands for none."""
-    labels = name.removesuffix(".").split(".")
-    try:
-        if labels[-2:] == ["in-addr", "arpa"] and len(labels) == 6:
-            return str(ip_address(".".join(reversed(labels[:4]))))
-        if labels[-2:] == ["ip6", "arpa"] and len(labels) == 34 and all(len(label) == 1 for label in labels[:32]):
-            digits = "".join(reversed(labels[:32]))
-            return str(ip_address(":".join(digits[at : at + 4] for at in range(0, 32, 4))))
-    except ValueError:
-        return None
-    return None
+    if ":" in address:
+        return ip_address(address).reverse_pointer + "."
+    return ".".join(reversed(address.split("."))) + ".in-addr.arpa."
 
 
 def is_reverse(zone: str) -> bool:

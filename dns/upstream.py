@@ -38,7 +38,7 @@ class Upstream:
     async def ask(self, query: Query, timeout: float, *, stream: bool) -> bytes:
         """Return the reply as it came, its identity the query's. Raises OSError, TimeoutError or Malformed."""
         identity = secrets.token_bytes(2)
-        packet = identity + query.packet[2:]
+        packet = identity + query.clean()[2:]
         try:
             async with asyncio.timeout(timeout):
                 reply = await (self._over_tcp(packet, query) if stream else self._over_udp(packet, query))

@@ -46,11 +46,6 @@ class ClusterWatch:
             on_synced=self._check,
         )
 
-    @property
-    def connected(self) -> bool:
-        """Whether all three watches stand now; while not, answers may be old."""
-        return self._services.connected and self._slices.connected and self._namespaces.connected
-
     async def run(self) -> None:
         """Follow until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -81,15 +76,7 @@ class ClusterWatch:
             self._zone.touch(int(self._clock.wall()))
 
 
-async def follow(
-    zone: ClusterZone,
-    endpoint: str,
-    clock: Clock,
-    on_synced: Callable[[], None],
-    on_watch: Callable[[ClusterWatch], None],
-) -> None:
+async def follow(zone: ClusterZone, endpoint: str, clock: Clock, on_synced: Callable[[], None]) -> None:
     """Follow the API server at a URL until cancelled."""
     async with KubeClient(endpoint) as client:
-        watch = ClusterWatch(zone, client, clock, on_synced)
-        on_watch(watch)
-        await watch.run()
+        await ClusterWatch(zone, client, clock, on_synced).run()

@@ -8,10 +8,10 @@ Encoding follows RFC 1035; SRV targets are written out in full (RFC 2782), but l
 """
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 import msgspec
 
+from dns.names import packed
 from dns.rrtypes import Type
 
 QUESTION_AT = 12
@@ -124,7 +124,7 @@ def address_answer(kind: Type, addresses: Sequence[str], ttl: int) -> Answer:
     head = (
         b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1" + ttl.to_bytes(4, "big") + (size - 12).to_bytes(2, "big")
     )
-    tail = b"".join(head + ip_address(address).packed for address in addresses)
+    tail = b"".join(head + packed(address) for address in addresses)
     plain, with_opt = _shared_counts(len(addresses), 0, 0)
     ends = tuple(range(size, len(tail) + 1, size)) if len(tail) > 200 else ()
     return Answer(plain, with_opt, tail, size if len(addresses) > 1 else 0, ends)
@@ -166,7 +166,7 @@ def srv_answer(owner: bytes, records: Sequence[tuple[int, int, int, bytes]], glu
 def _write_glue(tail: Tail, glue: Glue, ttl: int) -> None:
     for owner, kind, address in glue:
         start = tail.head(owner, kind, ttl)
-        tail.raw(ip_address(address).packed)
+        tail.raw(packed(address))
         tail.close(start)
 
 

@@ -6,7 +6,6 @@ listed once, what is known is answered and what is not is SERVFAIL, never NXDOMA
 nothing: the last good records go on answering.
 """
 
-import asyncio
 import logging
 
 from dnslib import RR, DNSError, DNSHeader, DNSRecord
@@ -82,38 +81,40 @@ def _joined(alone: Reply, target: Reply) -> Reply:
     records: list[RR] = [*first.rr, *second.rr]
     header = DNSHeader(id=first.header.id, bitmap=first.header.bitmap)
     header.tc = second.header.tc
-    return Reply(DNSRecord(header, questions=first.questions, rr=records).pack(), alone.plugin)
+    return Reply(bytes(DNSRecord(header, questions=first.questions, rr=records).pack()), alone.plugin)
 
 
-class _Source:
+class ClusterSource:
     """The task beside the handler: follows the cluster and opens the zone for denials once it is known."""
 
     def __init__(self, zone: ClusterZone, options: KubernetesOptions, clock: Clock) -> None:
-        self._zone = zone
+        self.zone = zone
         self._options = options
         self._clock = clock
         self._handlers: list[Kubernetes] = []
-        self.synced = asyncio.Event()
-        self.connected = False
+        self.synced = False
 
     def serve_through(self, handler: Kubernetes) -> Kubernetes:
+        """Have a handler told when the cluster is known."""
         self._handlers.append(handler)
         return handler
 
     async def run(self) -> None:
+        """Follow the cluster until cancelled."""
         from dns.watch import follow
 
-        self._zone.touch(int(self._clock.wall()))
-        await follow(self._zone, self._options.endpoint, self._clock, self._on_synced, lambda watch: None)
+        self.zone.touch(int(self._clock.wall()))
+        await follow(self.zone, self._options.endpoint, self._clock, self.mark_synced)
 
-    def _on_synced(self) -> None:
+    def mark_synced(self) -> None:
+        """Everything was listed once: from now on, what is not known does not exist."""
         log.info("plugin/kubernetes: the cluster's Services are known")
         falls = ZoneSet(self._options.fallthrough)
         # The table may deny a name only where nothing falls through to the next plugin.
-        self._zone.table.denies = all(falls.match(zone) is None for zone in self._zone.table.zones)
+        self.zone.table.denies = all(falls.match(zone) is None for zone in self.zone.table.zones)
         for handler in self._handlers:
             handler.synced = True
-        self.synced.set()
+        self.synced = True
 
 
 def setup(directive: Directive, build: Build) -> None:
@@ -122,11 +123,11 @@ def setup(directive: Directive, build: Build) -> None:
         raise directive.wrong("only one kubernetes section allowed per server block")
     options = read_options(directive, build.zones)
     zone = ClusterZone(options.settings, rotate=build.rotate)  # loadbalance stands earlier in ORDER
-    source = _Source(zone, options, build.runtime.clock)
+    source = ClusterSource(zone, options, build.runtime.clock)
     build.table = zone.table
     build.table_zones = (*options.settings.zones, *options.settings.reverse_zones)
     build.tasks.append(source.run)
-    build.readiness.append(("kubernetes", source.synced.is_set))
+    build.readiness.append(("kubernetes", lambda: source.synced))
     build.on_bound.append(zone.set_servers)
     build.links["kubernetes"] = lambda following: source.serve_through(
         Kubernetes(following, zone, options, build.resolve)
