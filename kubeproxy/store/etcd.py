@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 CALL_SECONDS = 5.0
 IDLE_SECONDS = 10.0
+REFUSAL_SECONDS = 1.0
 _KEEPALIVE = MappingProxyType(
     {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 )
@@ -80,10 +81,7 @@ class EtcdStore:
 
     async def range(self, request: Range) -> RangeResult:
         """See `Store.range`."""
-        try:
-            answer = await self._read("/v3/kv/range", codec.range_request(request), codec.RangeResponse)
-        except Compacted:
-            raise Compacted(await self._compacted(request.revision)) from None
+        answer = await self._read("/v3/kv/range", codec.range_request(request), codec.RangeResponse)
         return answer.result()
 
     async def txn(
@@ -98,7 +96,7 @@ class EtcdStore:
         self, key: bytes, range_end: bytes = b"", start_revision: int = 0
     ) -> AsyncIterator[WatchBatch]:
         """See `Store.watch`."""
-        check_watch(key, start_revision)
+        check_watch(key, range_end, start_revision)
         endpoint, response = await self._open_watch(codec.watch_request(key, range_end, start_revision))
         told = start_revision - 1
         self._watches.add(response)
@@ -119,10 +117,7 @@ class EtcdStore:
 
     async def compact(self, revision: int) -> None:
         """See `Store.compact`."""
-        try:
-            await self._write("/v3/kv/compaction", {"revision": revision}, codec.HeaderResponse)
-        except Compacted:
-            raise Compacted(await self._compacted(revision)) from None
+        await self._write("/v3/kv/compaction", {"revision": revision}, codec.HeaderResponse)
 
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> Lease:
         """See `Store.lease_grant`."""
@@ -193,9 +188,10 @@ class EtcdStore:
             raise NotSent(f"etcd {endpoint}: {error}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"etcd {endpoint}: {str(error) or 'no answer in time'}") from error
-        if response.status != 200:
-            raise codec.error(response.status, answer)
-        return codec.decode(answer, kind)
+        if response.status == 200:
+            return codec.decode(answer, kind)
+        refusal = codec.error(response.status, answer)
+        raise Compacted(await self._oldest()) if isinstance(refusal, Compacted) else refusal
 
     def _session(self) -> aiohttp.ClientSession:
         if self._closed:
@@ -215,16 +211,16 @@ class EtcdStore:
         if endpoint == self._endpoint():
             self._preferred = (self._preferred + 1) % len(self._endpoints)
 
-    async def _compacted(self, asked: int) -> int:
-        """Learn the oldest revision that is held: only a watch's refusal says it."""
+    async def _oldest(self) -> int:
+        """Learn the oldest revision held (0: unknown): only the refusal of a watch says it, and at once."""
         with suppress(Unavailable, TimeoutError):
             try:
-                async with asyncio.timeout(self._timeout.total):
+                async with asyncio.timeout(REFUSAL_SECONDS):
                     async for _ in self.watch(b"\0", start_revision=1):
                         pass
             except Compacted as error:
                 return error.revision
-        return asked
+        return 0
 
     # Watches
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from kubeproxy.store.base import Compacted, LeaseNotFound, Range, Refused, Store, StoreError
+from kubeproxy.store.base import LeaseNotFound, Range, Store, StoreError
 from kubeproxy.store.gateway_codec import (
     CompactionRequest,
     DeleteRangeRequest,
@@ -173,7 +173,7 @@ async def _answer_errors(
         return await handler(request)
     except StoreError as error:
         answer = failure(error)
-        if not isinstance(error, Compacted | Refused | LeaseNotFound):
+        if answer.status >= 500:
             log.warning("%s answered %d: %s", request.path, answer.status, answer.message)
     except web.HTTPRequestEntityTooLarge:
         answer = Failure(3, 400, "etcdserver: request is too large")

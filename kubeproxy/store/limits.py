@@ -49,9 +49,11 @@ def check_lease(lease_id: int, ttl: int) -> None:
         raise Refused(f"too large lease TTL (at most {MAX_LEASE_TTL} seconds)")
 
 
-def check_watch(key: bytes, start_revision: int) -> None:
-    """Refuse a watch of no key or from no revision."""
+def check_watch(key: bytes, range_end: bytes, start_revision: int) -> None:
+    """Refuse a watch of no key, of a range that can hold none, or from no revision."""
     _check_key(key)
+    if range_end not in (b"", b"\0") and range_end <= key:
+        raise Refused("watcher range is empty")
     _check_int64(start_revision)
 
 

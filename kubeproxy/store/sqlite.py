@@ -138,7 +138,7 @@ class SqliteStore:
         self, key: bytes, range_end: bytes = b"", start_revision: int = 0
     ) -> AsyncIterator[WatchBatch]:
         """See `Store.watch`."""
-        check_watch(key, start_revision)
+        check_watch(key, range_end, start_revision)
         self._check_open()
         position = start_revision if start_revision > 0 else self._revision + 1
         if position < self._engine.compacted:

@@ -158,10 +158,11 @@ class Engine:
 
     def _check_branch(self, branch: tuple[Operation, ...]) -> None:
         for operation in branch:
+            if isinstance(operation, Put) and operation.lease:
+                self._lease(operation.lease)
+        for operation in branch:
             if isinstance(operation, Range):
                 self._check_held(operation.revision)
-            elif isinstance(operation, Put) and operation.lease and operation.lease not in self._leases:
-                raise LeaseNotFound("requested lease not found")
 
     def _run(self, branch: tuple[Operation, ...], write: "_Write") -> tuple[OperationResult, ...]:
         results: list[OperationResult] = []

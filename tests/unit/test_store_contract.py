@@ -408,9 +408,10 @@ class TestWatch:
         for task, skipped in zip(watching, (0, 1, 50, 199), strict=True):
             assert [e.kv.value for e in events(await task)] == [b"%d" % n for n in range(skipped, total)]
 
-    async def test_no_key_is_refused(self, store: Store) -> None:
+    @pytest.mark.parametrize(("key", "end"), [(b"", b""), (b"b", b"b"), (b"b", b"a")])
+    async def test_no_key_is_refused(self, store: Store, key: bytes, end: bytes) -> None:
         with pytest.raises(Refused):
-            await anext(store.watch(b""))
+            await anext(store.watch(key, end))
 
 
 class TestLeases:
