@@ -52,14 +52,14 @@ class Daemon:
         self._refused: frozenset[str] = frozenset()
 
     def is_ready(self) -> bool:
-        """Whether subnet.env is written, the kernel holds everything, and the leases are in step."""
+        """Whether subnet.env is written, the overlay's devices stand, and the leases are in step."""
         manager, reconciler = self._manager, self._reconciler
         return (
             self._started
             and manager is not None
             and manager.synced
             and reconciler is not None
-            and reconciler.in_step.is_set()
+            and reconciler.linked.is_set()
         )
 
     async def run(self) -> None:
@@ -106,7 +106,7 @@ class Daemon:
             tasks.create_task(manager.follow(follow_leases))
             tasks.create_task(manager.renew())
             tasks.create_task(reconciler.run())
-            await reconciler.in_step.wait()
+            await reconciler.linked.wait()
             rules = await self._masquerade(netconf, own.subnet)
             await self._write_subnet_env(netconf, own.subnet, backend.mtu)
             self._started = True

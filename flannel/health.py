@@ -1,4 +1,4 @@
-"""/healthz: the daemon runs. /readyz: subnet.env is written, rules and kernel stand, the watch is in step."""
+"""/healthz: the daemon runs. /readyz: subnet.env is written, the devices stand, the leases are being watched."""
 
 from collections.abc import Callable
 

@@ -13,7 +13,7 @@ from flannel.lease import Lease
 from flannel.overlay import plan
 from kubeproxy.clock import Clock
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.interfaces import Interfaces
+from kubeproxy.kernel.interfaces import InterfaceError, Interfaces
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Reconciler:
     def __init__(self, backend: Backend, interfaces: Interfaces, clock: Clock) -> None:
         self.in_step = asyncio.Event()
         """Set while the kernel held everything at the last look."""
+        self.linked = asyncio.Event()
+        """Set while the overlay's devices stood at the last look; one peer's bad entry must not stop a node."""
         self.passes = 0
         self.steps = 0
         self.failures = 0
@@ -42,8 +44,6 @@ class Reconciler:
         self._interfaces = interfaces
         self._clock = clock
         self._state: tuple[Lease, tuple[Lease, ...]] | None = None
-        self._awaited: frozenset[str] = frozenset()
-        """Devices that only the backend's forwarder can make, and that are not there."""
         self._wake = asyncio.Event()
         self._complaints: frozenset[str] = frozenset()
 
@@ -71,29 +71,32 @@ class Reconciler:
         if self._state is None:
             return True
         self.passes += 1
+        linked, refused = False, frozenset[str]()
         try:
-            refused = await asyncio.to_thread(self._write, *self._state)
+            linked, refused = await asyncio.to_thread(self._write, *self._state)
         except (KernelError, OSError) as error:
-            refused = [str(error)]
-        self._report(frozenset(refused))
-        settled = not refused and not self._awaited
-        if settled:
-            self.in_step.set()
-        else:
-            self.in_step.clear()
+            refused = frozenset({str(error)})
+        self._report(refused)
+        settled = linked and not refused
+        for event, holds in ((self.linked, linked), (self.in_step, settled)):
+            event.set() if holds else event.clear()
         return settled
 
-    def _write(self, own: Lease, peers: tuple[Lease, ...]) -> list[str]:
+    def _write(self, own: Lease, peers: tuple[Lease, ...]) -> tuple[bool, frozenset[str]]:
+        """Return whether all devices stand afterwards, and what was refused."""
         desired = self._backend.wiring(own, peers)
         observed = self._interfaces.read(self._backend.scope.links())
-        standing = {link.name for link in observed.links}
-        self._awaited = frozenset(link.name for link in desired.links if link.vxlan is None) - standing
         steps = plan(desired, observed, self._backend.scope)
-        if not steps:
-            return []
-        log.log(logging.INFO if self.passes == 1 else logging.DEBUG, "kernel: %d steps to do", len(steps))
-        self.steps += len(steps)
-        return [str(error) for error in self._interfaces.apply(steps)]
+        refused: list[InterfaceError] = []
+        if steps:
+            log.log(logging.INFO if self.passes == 1 else logging.DEBUG, "kernel: %d steps to do", len(steps))
+            self.steps += len(steps)
+            refused = self._interfaces.apply(steps)
+            observed = self._interfaces.read(link.name for link in desired.links)
+        standing = {link.name for link in observed.links}
+        # A TUN that its forwarder has not made yet is no complaint, but nothing is settled without it.
+        linked = all(link.name in standing for link in desired.links)
+        return linked, frozenset(str(error) for error in refused)
 
     def _report(self, refused: frozenset[str]) -> None:
         for complaint in sorted(refused - self._complaints):

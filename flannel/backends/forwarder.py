@@ -85,8 +85,7 @@ class Forwarder:
     def outbound(self, packet: bytearray) -> None:
         """Take a packet from the TUN device to its node."""
         if not is_ipv4(packet):
-            self.dropped["not IPv4"] += 1
-            return
+            return  # the kernel's own IPv6 solicitations: nothing that anybody sent
         destination = bytes(packet[16:20])
         hops = self._table.hops
         hop = hops[destination] if destination in hops else self._table.find(destination)

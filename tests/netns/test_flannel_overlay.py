@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.netns.flannel_bed import PREFIX, Bed, until
+from tests.netns.flannel_bed import PREFIX, ROOT, Bed, until
 
 pytestmark = [
     pytest.mark.netns,
@@ -194,3 +196,46 @@ def test_a_hostile_lease_moves_no_packet(bed):
     assert connected(bed)
     assert "0.0.0.0" not in bed.on_node(0, "ip", "route")
     assert "rubbish" in bed.log(0)
+
+
+@pytest.mark.parametrize("bed", ["vxlan"], indirect=True)
+def test_a_new_mtu_reaches_the_standing_device(bed):
+    mac = bed.on_node(0, "cat", "/sys/class/net/flannel.1/address")
+    bed.stop(0)
+    bed.configure(Type="vxlan", MTU=1400)
+    bed.start(0, "-ip-masq")
+    bed.wait_ready(0)
+    until(lambda: "mtu 1350" in bed.on_node(0, "ip", "link", "show", "flannel.1"), "the MTU is set", 5)
+    assert bed.subnet_env(0)["FLANNEL_MTU"] == "1350"
+    assert bed.on_node(0, "cat", "/sys/class/net/flannel.1/address") == mac
+    assert connected(bed)
+
+
+@pytest.mark.parametrize("bed", ["vxlan"], indirect=True)
+def test_a_change_to_host_gw_replaces_the_routes(bed):
+    for number in range(2):
+        bed.stop(number)
+    bed.configure(Type="host-gw")
+    for number in range(2):
+        bed.start(number, "-ip-masq")
+    bed.wait_ready()
+    until(lambda: connected(bed), "traffic", 10)
+    assert "via 192.168.77.2 dev eth0 proto 241" in bed.on_node(0, "ip", "route")
+    assert bed.subnet_env(0)["FLANNEL_MTU"] == "1500"
+
+
+@pytest.mark.parametrize("bed", ["vxlan"], indirect=True)
+@pytest.mark.parametrize(
+    ("flags", "status", "complaint"),
+    [
+        (("-iface=eth7",), 1, "no interface with an IPv4 address found for eth7"),
+        (("-iface=eth0", "-healthz-ip=127.0.0.1", "-healthz-port=10256"), 1, "10256"),
+        (("-frobnicate",), 2, "flag provided but not defined: -frobnicate"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_line(bed, flags, status, complaint):
+    argv = ("ip", "netns", "exec", bed.nodes[0], sys.executable, "-m", "flannel", *flags)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, cwd=ROOT)
+    assert ended.returncode == status
+    assert complaint in ended.stderr
+    assert "Traceback" not in ended.stderr
