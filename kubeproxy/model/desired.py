@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
 
 from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.endpoints import PortEndpoint, destination, merge
+from kubeproxy.model.endpoints import PortEndpoint, merge
 from kubeproxy.model.ident import Key, ServicePortName
-from kubeproxy.model.objects import Node, Record, Service, ServicePort
-from kubeproxy.model.services import VirtualAddresses, virtual_addresses
+from kubeproxy.model.objects import Node, Record, ServicePort
+from kubeproxy.model.services import virtual_addresses
 from kubeproxy.model.topology import categorize
 from kubeproxy.model.world import World
 
@@ -37,17 +37,15 @@ class Settings(Record, frozen=True, kw_only=True):
         return next((cidr for cidr in self.cluster_cidrs if family_of(cidr) is family), "")
 
 
-class Target(Record, frozen=True, kw_only=True):
+class Target(Record, frozen=True):
     """An endpoint as a backend needs it."""
 
+    text: str
+    """`ip:port`, an IPv6 address in brackets."""
     address: str
     port: int
     may_be_local: bool
     """On this node, or on a node that nobody named: it may then be a client of its own Service (hairpin)."""
-
-    def __str__(self) -> str:
-        """Print as `ip:port`, an IPv6 address in brackets."""
-        return destination(self.address, self.port)
 
 
 class ServiceState(Record, frozen=True, kw_only=True):
@@ -84,38 +82,33 @@ def stream(
     world: World, settings: Settings, family: Family, only: Iterable[Key] | None = None
 ) -> Iterator[tuple[ServicePortName, ServiceState]]:
     """`desired`, one port after the other, so that the kernel can be fed while later ones are computed."""
+    own = (settings.node_name, "")
     for key in world.services if only is None else only:
         service = world.services.get(key)
-        if service is None:
+        addresses = virtual_addresses(service, family) if service is not None else None
+        if service is None or addresses is None:
             continue
-        addresses = virtual_addresses(service, family)
-        if addresses is not None:
-            yield from _states(world, settings, family, service, addresses)
-
-
-def _states(
-    world: World, settings: Settings, family: Family, service: Service, addresses: VirtualAddresses
-) -> Iterator[tuple[ServicePortName, ServiceState]]:
-    merged = merge(world.slices_of((service.namespace, service.name)), family)
-    in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, world.node, family)
-    for port in _distinct(service.ports):
-        name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
-        chosen = categorize(merged.get((port.name, port.protocol), ()))
-        yield (
-            name,
-            ServiceState(
-                name=name,
-                cluster_ip=addresses.cluster_ip,
-                port=port.port,
-                node_port=port.node_port,
-                external_ips=addresses.external_ips,
-                load_balancer_ips=addresses.load_balancer_ips,
-                source_ranges=addresses.source_ranges,
-                node_in_ranges=in_ranges,
-                affinity_seconds=service.affinity_seconds if service.session_affinity else 0,
-                endpoints=_targets(chosen.cluster, settings.node_name),
-            ),
-        )
+        merged = merge(world.slices_of(key), family)
+        in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, world.node, family)
+        affinity = service.affinity_seconds if service.session_affinity else 0
+        for port in _distinct(service.ports):
+            name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
+            chosen = categorize(merged.get((port.name, port.protocol), ()))
+            yield (
+                name,
+                ServiceState(
+                    name=name,
+                    cluster_ip=addresses.cluster_ip,
+                    port=port.port,
+                    node_port=port.node_port,
+                    external_ips=addresses.external_ips,
+                    load_balancer_ips=addresses.load_balancer_ips,
+                    source_ranges=addresses.source_ranges,
+                    node_in_ranges=in_ranges,
+                    affinity_seconds=affinity,
+                    endpoints=_targets(chosen.cluster, own),
+                ),
+            )
 
 
 def _distinct(ports: tuple[ServicePort, ...]) -> Iterable[ServicePort]:
@@ -125,11 +118,8 @@ def _distinct(ports: tuple[ServicePort, ...]) -> Iterable[ServicePort]:
     return {(port.name, port.protocol): port for port in reversed(ports)}.values()
 
 
-def _targets(endpoints: Iterable[PortEndpoint], node_name: str) -> tuple[Target, ...]:
-    own = (node_name, "")
-    return tuple(
-        [Target(address=each.address, port=each.port, may_be_local=each.node_name in own) for each in endpoints]
-    )
+def _targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tuple[Target, ...]:
+    return tuple([Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in endpoints])
 
 
 def _admits(ranges: tuple[str, ...], node: Node | None, family: Family) -> bool:

@@ -5,37 +5,25 @@ between pods), and may name the same endpoint twice while a pod moves between th
 by the text `ip:port`, so that the same world always renders to the same bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.objects import Conditions, EndpointSlice, Protocol, Record
+from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Record
 
 PortKey = tuple[str, Protocol]
 """Name and protocol of a port: what ties a Service's port to a slice's."""
 
 
-class PortEndpoint(Record, frozen=True, kw_only=True):
+class PortEndpoint(Record, frozen=True):
     """One endpoint of one Service port."""
 
-    address: str
+    text: str
+    """`ip:port`, an IPv6 address in brackets: its identity within the port."""
     port: int
-    conditions: Conditions
-    node_name: str
-    zone: str
-    hint_zones: tuple[str, ...]
-    hint_nodes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Print as `ip:port`, an IPv6 address in brackets."""
-        return destination(self.address, self.port)
+    endpoint: Endpoint
 
 
-def destination(address: str, port: int) -> str:
-    """Return `ip:port`, an IPv6 address in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def merge(slices: Iterable[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
+def merge(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
     """Return every port's endpoints of one family, sorted by text, each once.
 
     Of two entries for the same `ip:port` the one that is not terminating counts: a pod's address may be
@@ -47,25 +35,13 @@ def merge(slices: Iterable[EndpointSlice], family: Family) -> dict[PortKey, list
         # Which duplicate wins must not depend on the order in which slices arrived.
         usable.sort(key=lambda piece: piece.name)
     found: dict[PortKey, dict[str, PortEndpoint]] = {}
+    form = "%s:%d" if family is Family.V4 else "[%s]:%d"
     for piece in usable:
         for port in piece.ports:
             known = found.setdefault((port.name, port.protocol), {})
-            _add(known, piece, port.port)
+            number = port.port
+            for endpoint in piece.endpoints:
+                text = form % (endpoint.address, number)
+                if text not in known or not endpoint.conditions.terminating:
+                    known[text] = PortEndpoint(text, number, endpoint)
     return {port: [known[text] for text in sorted(known)] for port, known in found.items()}
-
-
-def _add(known: dict[str, PortEndpoint], piece: EndpointSlice, port: int) -> None:
-    for endpoint in piece.endpoints:
-        address = endpoint.address
-        text = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        if text in known and endpoint.conditions.terminating:
-            continue
-        known[text] = PortEndpoint(
-            address=address,
-            port=port,
-            conditions=endpoint.conditions,
-            node_name=endpoint.node_name,
-            zone=endpoint.zone,
-            hint_zones=endpoint.hint_zones,
-            hint_nodes=endpoint.hint_nodes,
-        )

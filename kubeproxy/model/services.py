@@ -6,7 +6,7 @@ the family, or labelled for another proxy. Everything here concerns one Service 
 
 from collections.abc import Iterable
 
-from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record, Service, ServiceType
 
 
@@ -30,9 +30,10 @@ def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | No
     """Return the addresses of a Service in one family, or None when it does not exist there."""
     if not is_proxied(service):
         return None
-    cluster_ip = next((ip for ip in service.cluster_ips if family_of(ip) is family), None)
-    if cluster_ip is None:
+    ips = _of_family(service.cluster_ips, family)
+    if not ips:
         return None
+    cluster_ip = ips[0]
     if not (service.external_ips or service.load_balancer_ips or service.source_ranges):
         return VirtualAddresses(cluster_ip=cluster_ip, external_ips=(), load_balancer_ips=(), source_ranges=())
     external = _of_family(service.external_ips, family, but=(cluster_ip,))
@@ -45,7 +46,8 @@ def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | No
 
 
 def _of_family(texts: Iterable[str], family: Family, but: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return tuple(text for text in texts if family_of(text) is family and text not in but)
+    v6 = family is Family.V6
+    return tuple([text for text in texts if (":" in text) is v6 and text not in but])
 
 
 def _restrictive(ranges: tuple[str, ...]) -> tuple[str, ...]:

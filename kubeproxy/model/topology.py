@@ -17,9 +17,6 @@ class Categories(Record, frozen=True, kw_only=True):
     """For traffic that may leave the node."""
 
 
-NONE = Categories()
-
-
 def categorize(endpoints: Sequence[PortEndpoint]) -> Categories:
     """Choose among a port's merged endpoints, keeping their order."""
-    return Categories(cluster=tuple(endpoint for endpoint in endpoints if endpoint.conditions.ready))
+    return Categories(cluster=tuple([each for each in endpoints if each.endpoint.conditions.ready]))

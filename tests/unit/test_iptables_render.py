@@ -21,8 +21,12 @@ SVC, EXT, FW = "KUBE-SVC-XPGD46QRK7WJZT7O", "KUBE-EXT-XPGD46QRK7WJZT7O", "KUBE-F
 RANDOM = "-m statistic --mode random --probability"
 
 
+def target(address: str, text: str) -> Target:
+    return Target(text=text, address=address, port=80, may_be_local=False)
+
+
 def targets(count: int) -> tuple[Target, ...]:
-    return tuple(Target(address=f"10.180.{i >> 8}.{i & 255}", port=80, may_be_local=False) for i in range(count))
+    return tuple(target(f"10.180.{i >> 8}.{i & 255}", f"10.180.{i >> 8}.{i & 255}:80") for i in range(count))
 
 
 STATE = ServiceState(name=NAME, cluster_ip="172.30.0.41", port=80, endpoints=targets(1))
@@ -71,8 +75,9 @@ def test_a_cluster_ip_with_three_endpoints() -> None:
 
 
 def test_ipv6_has_its_own_prefix_lengths_and_brackets() -> None:
-    target = Target(address="fd00::1", port=80, may_be_local=False)
-    fragment = render(changed(cluster_ip="fd00:30::41", endpoints=(target,)), family=Family.V6)
+    fragment = render(
+        changed(cluster_ip="fd00:30::41", endpoints=(target("fd00::1", "[fd00::1]:80"),)), family=Family.V6
+    )
     assert "-d fd00:30::41/128 " in fragment.nat_rules[0]
     assert f"-A {SVC} ! -s fd00:244::/48 -d fd00:30::41/128 -j KUBE-MARK-MASQ" in fragment.body
     assert "--to-destination [fd00::1]:80\n" in fragment.body

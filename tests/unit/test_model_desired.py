@@ -19,7 +19,7 @@ def states(*objects: Service | EndpointSlice, family: Family = Family.V4) -> dic
 
 
 def backends(state: ServiceState) -> list[str]:
-    return [str(each) for each in state.endpoints]
+    return [each.text for each in state.endpoints]
 
 
 # Which Services are skipped.
@@ -116,7 +116,7 @@ def test_a_running_endpoint_beats_a_terminating_one_of_the_same_address(suffixes
         endpoint_slice("web", "80", ["10.0.0.1"], suffix=suffixes[1]),
     ]
     merged = merge(pieces, Family.V4)["", Protocol.TCP]
-    assert [each.conditions.terminating for each in merged] == [False]
+    assert [each.endpoint.conditions.terminating for each in merged] == [False]
 
 
 def test_only_ready_endpoints_serve() -> None:

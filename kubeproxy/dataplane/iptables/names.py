@@ -4,7 +4,6 @@ The chains' names and the hash in those of a Service are upstream's, so that run
 who know kube-proxy find their way; and so that one takes over from the other on a running node.
 """
 
-from base64 import b32encode
 from hashlib import sha256
 
 from kubeproxy.model.addresses import Family
@@ -44,12 +43,20 @@ MAX_CHAIN_NAME = 28
 LOCAL_ENDPOINTS = {Family.V4: "KUBE-LOOP-BACK", Family.V6: "KUBE-6-LOOP-BACK"}
 """ipset of (endpoint, port, endpoint) for endpoints that may be clients of their own Service."""
 
+_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
 LOWER = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
 
 
+_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
+_SHIFTS = range(70, -1, -10)
+
+
 def _hash16(text: str) -> str:
-    # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to.
-    return b32encode(sha256(text.encode()).digest()[:10]).decode()
+    # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to. A table of pairs
+    # is four times as fast as base64.b32encode, and this is the dearest step of rendering a Service.
+    number = int.from_bytes(sha256(text.encode()).digest()[:10], "big")
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def port_hash(name: ServicePortName) -> str:

@@ -156,9 +156,9 @@ def _choose(chain: str, protocol: str, targets: Sequence[Target], chains: list[s
     head = f"-A {chain} -p {protocol} -m statistic --mode random --probability "
     left = len(targets)
     for target in targets[:-1]:
-        lines.append(f"{head}{_PROBABILITY[left]} -j DNAT --to-destination {target}\n")
+        lines.append(f"{head}{_PROBABILITY[left]} -j DNAT --to-destination {target.text}\n")
         left -= 1
-    lines.append(f"-A {chain} -p {protocol} -j DNAT --to-destination {targets[-1]}\n")
+    lines.append(f"-A {chain} -p {protocol} -j DNAT --to-destination {targets[-1].text}\n")
 
 
 def _branch(chain: str, protocol: str, targets: Sequence[Target], chains: list[str], lines: list[str]) -> None:
@@ -189,11 +189,11 @@ def _choose_with_affinity(
     returning, first = [], []
     left = len(state.endpoints)
     for target in state.endpoints:
-        own = names.endpoint_chain(state.name, str(target))
+        own = names.endpoint_chain(state.name, target.text)
         chains.append(own)
         lines.append(
             f":{own} - [0:0]\n"
-            f"-A {own} -p {protocol} -m recent --name {own} --set -j DNAT --to-destination {target}\n"
+            f"-A {own} -p {protocol} -m recent --name {own} --set -j DNAT --to-destination {target.text}\n"
         )
         returning.append(f"-A {chain} -m recent --name {own} --rcheck --seconds {seconds} --reap -j {own}\n")
         first.append(f"-A {chain} {_statistic(1 / left) if left > 1 else ''}-j {own}\n")
