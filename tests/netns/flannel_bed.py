@@ -147,6 +147,14 @@ class Bed:
         ]
         self.store = self._start(0, argv, "store.log")
 
+    def start_etcd(self) -> None:
+        """Run the real etcd in the store's place."""
+        argv = [
+            *("etcd", "--data-dir", str(self.directory / "etcd"), "--listen-client-urls", self.endpoint),
+            *("--advertise-client-urls", self.endpoint, "--listen-peer-urls", "http://127.0.0.1:2380"),
+        ]
+        self.store = self._start(0, argv, "store.log")
+
     def stop_store(self) -> None:
         assert self.store is not None
         self.store.kill()
