@@ -65,12 +65,11 @@ class ContainerRunner:
         self._clock = clock
         self._on_change = on_change
         self._stopping = False
-        self._adopted: ContainerProcess | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def adopt(self, process: ContainerProcess | None, report: ContainerReport) -> None:
         """Go on from what a former kubelet left: a process that runs on, or one that ended unseen."""
-        self._adopted = process
+        self.process = process
         self.report = report
 
     async def run(self) -> None:
@@ -105,9 +104,8 @@ class ContainerRunner:
         return policy == "Always" or (policy == "OnFailure" and ended.exit_code != 0)
 
     async def _started(self) -> ContainerProcess | None:
-        if self._adopted is not None:
-            self.process, self._adopted = self._adopted, None
-            return self.process
+        if self.process is not None:
+            return self.process  # It was taken over.
         try:
             self.process = await self._plan.start()
         except CannotStart as error:

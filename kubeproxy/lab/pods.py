@@ -14,30 +14,27 @@ SIGTERM, drains (responder.py). Only when all its processes have ended is the ob
 
 import asyncio
 import logging
-from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kubeproxy.controllers.objects import Condition
 from kubeproxy.controllers.timestamps import timestamp
-from kubeproxy.kernel.exec import KernelError
-from kubeproxy.lab import podnetwork, podspec
+from kubeproxy.lab import podspec
 from kubeproxy.lab.asking import check_for
 from kubeproxy.lab.containerprocess import ContainerProcess, Sandbox, adopt, run, start
 from kubeproxy.lab.containers import CannotStart, ContainerRunner, Plan
-from kubeproxy.lab.ipam import Exhausted
 from kubeproxy.lab.launching import ConfigMaps, command_line, environment, inside
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.podfiles import ContainerRecord, MissingSource, PodDirectory, PodRecord
+from kubeproxy.lab.podsetup import SETUP_FAILURES, make, read_config_maps, take_over
 from kubeproxy.lab.podspec import ContainerSpec, LabPod
-from kubeproxy.lab.podstatus import ContainerReport, PodFacts, pod_status
+from kubeproxy.lab.podstatus import ContainerReport, PodFacts
 from kubeproxy.lab.probes import Check, ProbeSpec
+from kubeproxy.lab.publishing import StatusPublisher
 from kubeproxy.lab.teardown import tear_down
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError
-from kubeproxy.store.resources import CONFIG_MAPS, PODS
+from kubeproxy.store.resources import PODS
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +56,12 @@ class PodWorker:
         self._title = "/".join(pod.metadata.key)
         self._ending = asyncio.Event()
         self._gone = False
-        self._changed = asyncio.Event()
         self._record: PodRecord | None = None
         self._maps: ConfigMaps = {}
         self._waiting = ("ContainerCreating", "")
         self._init: dict[str, ContainerRunner] = {}
         self._runners: dict[str, ContainerRunner] = {}
-        self._written: dict[str, Any] | None = None
-        self._conditions: dict[str, Condition] = {each.type: each for each in pod.status.conditions or ()}
+        self._publisher = StatusPublisher(pod, node, self._facts)
         self._started_at = timestamp(node.clock.wall())
         self.update(pod)
 
@@ -89,11 +84,12 @@ class PodWorker:
     async def run(self) -> None:
         """Set up, run, stop, tear down."""
         async with asyncio.TaskGroup() as tasks:
-            publishing = tasks.create_task(self._publish())
+            publishing = tasks.create_task(self._publisher.run())
             living = tasks.create_task(self._live())
             await self._ending.wait()
-            grace = FORCED_GRACE_SECONDS if self._gone else self._pod.grace_seconds
-            await self._stop(grace, living)
+            if self._gone:
+                publishing.cancel()
+            await self._stop(FORCED_GRACE_SECONDS if self._gone else self._pod.grace_seconds, living)
             publishing.cancel()
         await self._tear_down()
         await self._delete_object()
@@ -112,7 +108,7 @@ class PodWorker:
             return
         assert self._record is not None
         self._prepare_runners()
-        self._changed.set()
+        self._publisher.changed()
         if not self._record.initialized and not await self._initialize():
             return
         self._save(initialized=True)
@@ -125,14 +121,14 @@ class PodWorker:
         pause = FIRST_PAUSE_SECONDS
         while not self._ending.is_set():
             try:
-                self._maps = await self._config_maps()
-                await self._adopt_or_make()
+                self._maps = await read_config_maps(self._pod, self._node)
+                self._record = await self._settle()
                 return True
-            except (KernelError, Exhausted, MissingSource, OSError, StoreError) as error:
+            except SETUP_FAILURES as error:
                 if self._waiting[1] != str(error):
                     log.warning("pod %s cannot be set up, retrying: %s", self._title, error)
                 self._waiting = ("ContainerCreating", str(error))
-                self._changed.set()
+                self._publisher.changed()
             await self._pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         return False
@@ -145,63 +141,12 @@ class PodWorker:
         timer.cancel()
         ending.cancel()
 
-    async def _config_maps(self) -> ConfigMaps:
-        found: dict[str, dict[str, Any]] = {}
-        for name, optional in podspec.config_maps(self._pod).items():
-            try:
-                found[name] = await self._node.client.get(CONFIG_MAPS, self._pod.metadata.namespace, name)
-            except ApiError as error:
-                if error.code != NOT_FOUND:
-                    raise
-                if not optional:
-                    raise MissingSource(f"configmap {name!r} not found") from None
-        return found
-
-    async def _adopt_or_make(self) -> None:
-        standing = self._directory.read()
-        if standing is not None and standing.uid == self.uid and _has_network(standing):
-            self._record = standing
-            self._started_at = standing.started_at
-            await asyncio.to_thread(self._kill_unknown, standing)
-            log.info("pod %s is taken over", self._title)
-            return
+    async def _settle(self) -> PodRecord:
+        standing = await take_over(self._pod, self._node, self._directory)
         if standing is not None:
-            await tear_down(standing, self._node)
-        self._record = await self._make()
-        self._directory.write(self._record)
-
-    def _kill_unknown(self, standing: PodRecord) -> None:
-        """End what a kubelet killed in mid-start had started but not recorded."""
-        known = {each.process.pid for each in standing.containers.values() if each.process is not None}
-        if standing.netns:
-            podnetwork.kill_processes_in(self._node.execute, self._cable, spare=known)
-
-    @property
-    def _cable(self) -> podnetwork.Cable:
-        return podnetwork.cable_of(*self._pod.metadata.key, self.uid)
-
-    async def _make(self) -> PodRecord:
-        pod, node = self._pod, self._node
-        netns, address = "", node.address
-        if not pod.spec.host_network:
-            subnet = await node.subnet()
-            netns, address = self._cable.path, str(node.pool.take(subnet, self.uid))
-            await asyncio.to_thread(podnetwork.attach, node.execute, self._cable, IPv4Address(address), subnet)
-        resolv_conf, hosts = self._directory.write_network_files(
-            podspec.resolv_conf(pod, node.cluster_dns, node.cluster_domain, node.resolv_conf),
-            podspec.hosts_file(pod, address, node.name, node.cluster_domain),
-        )
-        self._directory.write_volumes(pod, self._maps)
-        return PodRecord(
-            uid=self.uid,
-            namespace=pod.metadata.namespace,
-            name=pod.metadata.name,
-            netns=netns,
-            address=address,
-            started_at=self._started_at,
-            resolv_conf=resolv_conf,
-            hosts=hosts,
-        )
+            self._started_at = standing.started_at
+            return standing
+        return await make(self._pod, self._node, self._directory, self._maps, self._started_at)
 
     def _prepare_runners(self) -> None:
         assert self._record is not None
@@ -238,7 +183,7 @@ class PodWorker:
 
     def _container_changed(self) -> None:
         self._save()
-        self._changed.set()
+        self._publisher.changed()
 
     def _save(self, **changes: Any) -> None:
         assert self._record is not None
@@ -360,34 +305,6 @@ class PodWorker:
             containers=containers,
         )
 
-    async def _publish(self) -> None:
-        """Write the status whenever it differs from what was written last."""
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._gone or self._pod.status.phase in ("Succeeded", "Failed"):
-                continue
-            now = timestamp(self._node.clock.wall())
-            status, self._conditions = pod_status(self._pod, self._facts(), self._conditions, now)
-            if status == self._written:
-                continue
-            try:
-                await self._node.client.patch(
-                    PODS, *self._pod.metadata.key, {"status": status}, subresource="status"
-                )
-            except StoreError as error:
-                if isinstance(error, ApiError) and error.code == NOT_FOUND:
-                    continue  # The informer will say so, too.
-                if pause == FIRST_PAUSE_SECONDS:
-                    log.warning("status of pod %s is late, retrying: %s", self._title, error)
-                self._changed.set()
-                await self._node.clock.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-            else:
-                self._written = status
-                pause = FIRST_PAUSE_SECONDS
-
     async def _tear_down(self) -> None:
         record = self._record or self._directory.read()
         if record is not None and record.uid == self.uid:
@@ -431,7 +348,3 @@ def _recorded(runner: ContainerRunner) -> ContainerRecord:
         started=report.started,
         ready=report.ready,
     )
-
-
-def _has_network(standing: PodRecord) -> bool:
-    return not standing.netns or Path(standing.netns).exists()
