@@ -66,11 +66,11 @@ class World:
         self.node: Node | None = None
         self.rejected: dict[tuple[str, str, str], tuple[Rejection, ...]] = {}
         """By kind, namespace and name."""
-        self._slices_of: dict[Key, dict[str, EndpointSlice]] = {}
+        self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
 
-    def slices_of(self, service: Key) -> Collection[EndpointSlice]:
+    def slices_of(self, service: Key) -> tuple[EndpointSlice, ...]:
         """Return the EndpointSlices of a Service, in no particular order."""
-        return self._slices_of.get(service, {}).values()
+        return self._slices_of.get(service, ())
 
     def services_with_slices(self) -> Collection[Key]:
         """Return the keys of every Service that has a slice, existing or not."""
@@ -134,14 +134,14 @@ class World:
         part.node = self.node
         if keys is None:
             part.services = dict(self.services)
-            part._slices_of = {key: dict(pieces) for key, pieces in self._slices_of.items()}
+            part._slices_of = dict(self._slices_of)
             return part
         for key in keys:
             service, pieces = self.services.get(key), self._slices_of.get(key)
             if service is not None:
                 part.services[key] = service
             if pieces is not None:
-                part._slices_of[key] = dict(pieces)
+                part._slices_of[key] = pieces
         return part
 
     def rejections(self) -> tuple[Rejection, ...]:
@@ -161,9 +161,10 @@ class World:
         if not piece.service:
             return set()
         owner = (piece.namespace, piece.service)
-        pieces = self._slices_of[owner]
-        del pieces[piece.name]
-        if not pieces:
+        others = tuple(each for each in self._slices_of[owner] if each.name != piece.name)
+        if others:
+            self._slices_of[owner] = others
+        else:
             del self._slices_of[owner]
         return {owner}
 
@@ -172,7 +173,7 @@ class World:
         if not piece.service:
             return set()
         owner = (piece.namespace, piece.service)
-        self._slices_of.setdefault(owner, {})[piece.name] = piece
+        self._slices_of[owner] = (*self._slices_of.get(owner, ()), piece)
         return {owner}
 
 

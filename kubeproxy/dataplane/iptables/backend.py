@@ -163,7 +163,8 @@ class IptablesBackend:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
         except RestoreFailed as error:
-            self._blame(error, script, changes)
+            again = Script(Plan(plan.full, iter(changes)), self._renderer, skeleton, observed)
+            self._blame(error, again, changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
             self._hold(change, why)

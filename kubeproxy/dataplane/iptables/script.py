@@ -8,21 +8,23 @@ in the kernel and does not know, where a partial one deletes what the plan's por
 A script is run once. Pure but for its hooks.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
-from kubeproxy.dataplane.iptables.render import NOTHING, Fragment, Renderer, UnsafeName
+from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, UnsafeName
 from kubeproxy.dataplane.iptables.tables import Saved, Skeleton
 from kubeproxy.model.ident import ServicePortName
 
 PIECE = 64
 """Ports a piece of text: large enough that handing it over costs nothing, small enough to start early."""
 
+Part = tuple[ServicePortName | None, str]
+"""Some lines, and the port that they are about."""
+
 
 class Script:
-    """The restore text for a Plan, and which line of it belongs to whom."""
+    """The restore text for a Plan."""
 
     def __init__(
         self,
@@ -30,8 +32,8 @@ class Script:
         renderer: Renderer,
         skeleton: Skeleton,
         observed: Mapping[str, Saved],
-        on_change: Callable[[Change], None],
-        before_commit: Callable[[], None],
+        on_change: Callable[[Change], None] = lambda change: None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan = plan
         self._renderer = renderer
@@ -39,86 +41,65 @@ class Script:
         self._observed = observed
         self._on_change = on_change
         self._before_commit = before_commit
-        self._line = 1
-        self._starts: list[int] = []
-        self._owners: list[ServicePortName | None] = []
-        self._filter: list[tuple[ServicePortName, str]] = []
+        self._filter: list[Part] = []
         self.unsafe: list[tuple[Change, str]] = []
         """Ports that were left out because they cannot be rendered."""
 
     def pieces(self) -> Iterator[str]:
         """Yield the text."""
-        yield from self._nat()
-        if self._plan.full or self._filter:
-            yield self._count("*filter\n", None)
-            if self._plan.full:
-                yield self._count(self._skeleton.filter(self._observed["filter"]), None)
-            for name, text in self._filter:
-                yield self._count(text, name)
-            yield self._count("COMMIT\n", None)
-        if self._plan.full:
-            # Last, so that a canary in mangle means that everything before it was written.
-            yield self._count(f"*mangle\n{self._skeleton.mangle()}COMMIT\n", None)
-
-    def owner(self, line: int) -> ServicePortName | None:
-        """Return whose port a line of the text (from 1) belongs to, None if nobody's."""
-        found = bisect_right(self._starts, line) - 1
-        return self._owners[found] if found >= 0 else None
-
-    def _count(self, text: str, owner: ServicePortName | None) -> str:
-        self._starts.append(self._line)
-        self._owners.append(owner)
-        self._line += text.count("\n")
-        return text
-
-    def _nat(self) -> Iterator[str]:
-        yield self._count("*nat\n", None)
-        written: set[str] = set()
-        gone: list[str] = []
-        if self._plan.full:
-            yield self._count(self._skeleton.nat(self._observed["nat"]), None)
         piece: list[str] = []
-        for change in self._plan.changes:
-            fragments = self._fragments(change)
-            if fragments is None:
-                continue
-            before, after = fragments
-            text = _nat_text(before, after)
-            if text:
-                piece.append(self._count(text, change.name))
-            if self._plan.full:
-                written.update(after.chains)
-            elif before.chains != after.chains:
-                gone += [chain for chain in before.chains if chain not in after.chains]
-            moved = dispatch.moved(before.filter_rules, after.filter_rules)
-            if moved:
-                self._filter.append((change.name, moved))
-            self._on_change(change)
-            if len(piece) >= PIECE:
+        for _, text in self._parts():
+            piece.append(text)
+            if len(piece) == PIECE:
                 yield "".join(piece)
                 piece.clear()
-        if self._plan.full:
-            gone = sorted(
-                c for c in self._observed["nat"].chains if names.is_service_chain(c) and c not in written
-            )
         yield "".join(piece)
-        yield self._count(_removal(gone), None)
+
+    def owner(self, line: int) -> ServicePortName | None:
+        """Write the text once more and return whose port a line (from 1) is about, None if nobody's."""
+        last = 0
+        for owner, text in self._parts():
+            last += text.count("\n")
+            if line <= last:
+                return owner
+        return None
+
+    def _parts(self) -> Iterator[Part]:
+        full = self._plan.full
+        yield from self._nat()
+        if full or self._filter:
+            yield None, "*filter\n" + (self._skeleton.filter(self._observed["filter"]) if full else "")
+            yield from self._filter
+            yield None, "COMMIT\n"
+        if full:
+            # Last, so that a canary in mangle means that everything before it was written.
+            yield None, f"*mangle\n{self._skeleton.mangle()}COMMIT\n"
+
+    def _nat(self) -> Iterator[Part]:
+        full = self._plan.full
+        yield None, "*nat\n" + (self._skeleton.nat(self._observed["nat"]) if full else "")
+        written: list[str] = []
+        gone: list[str] = []
+        for change in self._plan.changes:
+            try:
+                before = self._renderer.render(change.before) if change.before else NOTHING
+                after = self._renderer.render(change.after) if change.after else NOTHING
+            except UnsafeName as error:
+                self.unsafe.append((change, str(error)))
+                continue
+            body = after.body if after.body != before.body else ""
+            yield change.name, body + dispatch.moved(before.nat_rules, after.nat_rules)
+            written += after.chains
+            gone += [chain for chain in before.chains if chain not in after.chains]
+            if before.filter_rules != after.filter_rules:
+                self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
+            self._on_change(change)
+        if full:
+            found = self._observed["nat"].chains.difference(written)
+            gone = sorted(chain for chain in found if names.is_service_chain(chain))
+        yield None, _removal(gone)
         self._before_commit()
-        yield self._count("COMMIT\n", None)
-
-    def _fragments(self, change: Change) -> tuple[Fragment, Fragment] | None:
-        try:
-            before = self._renderer.render(change.before) if change.before else NOTHING
-            after = self._renderer.render(change.after) if change.after else NOTHING
-        except UnsafeName as error:
-            self.unsafe.append((change, str(error)))
-            return None
-        return before, after
-
-
-def _nat_text(before: Fragment, after: Fragment) -> str:
-    body = after.body if after.body != before.body else ""
-    return body + dispatch.moved(before.nat_rules, after.nat_rules)
+        yield None, "COMMIT\n"
 
 
 def _removal(chains: list[str]) -> str:
