@@ -29,7 +29,7 @@ from kubeproxy.store.base import (
 from tests.store_engines import LONG, engine_params, etcd_process, opened
 from tests.store_model import Model, inside
 
-EXAMPLES = {"memory": 120, "file": 25, "gateway": 25, "etcd": 25}
+EXAMPLES = {"memory": 300, "file": 40, "gateway": 60, "etcd": 20}
 NAMES = (b"a", b"a\x00", b"aa", b"b", b"c\xff")
 LEASES = (1, 2, 3)
 
