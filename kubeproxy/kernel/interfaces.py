@@ -58,6 +58,10 @@ class InterfaceError(KernelError):
     """The kernel refused a step or a question; the text says which and why."""
 
 
+class LinkAbsent(InterfaceError):
+    """There is no link of that name."""
+
+
 class HostAddress(msgspec.Struct, frozen=True, kw_only=True):
     """An IPv4 address as a host has it. ``settled``: permanent, and not on its way out."""
 
@@ -131,7 +135,8 @@ class Rtnetlink:
                         continue
                     refused.append(InterfaceError(f"{step.verb} {step.item}: {error.args[1]}"))
                 except InterfaceError as error:
-                    refused.append(error)
+                    if step.verb is Verb.PUT or not isinstance(error, LinkAbsent):
+                        refused.append(error)
         return refused
 
     def host_addresses(self) -> list[HostAddress]:
@@ -207,7 +212,7 @@ def _find(kernel: Any, name: str) -> Any:
 def _index(kernel: Any, name: str) -> int:
     message = _find(kernel, name)
     if message is None:
-        raise InterfaceError(f"link {name}: no such device")
+        raise LinkAbsent(f"link {name}: no such device")
     return int(message["index"])
 
 
