@@ -171,8 +171,7 @@ class Demo:
             tallies = [await _finish_load(client) for client in clients]
         finally:
             for client in clients:
-                if client.returncode is None:
-                    client.kill()
+                await _end(client)
         (new,) = {pod["metadata"]["name"] for pod in after} - before
         answered = sum(tally.answered for tally in tallies)
         failed = sum(tally.failed for tally in tallies)
@@ -228,8 +227,9 @@ class Demo:
             async with asyncio.timeout(COMMAND_SECONDS):
                 output, complaint = await process.communicate()
         except TimeoutError:
-            process.kill()
             raise Failed(f"{command[0]} in {target} did not end within {COMMAND_SECONDS:g} s") from None
+        finally:
+            await _end(process)
         if not output:
             raise Failed(f"{target}: {complaint.decode(errors='replace').strip() or 'no answer'}")
         return output.decode(errors="replace")
@@ -260,8 +260,20 @@ def _is_ready(pod: dict[str, Any]) -> bool:
     return ready and "deletionTimestamp" not in pod["metadata"]
 
 
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
 async def _finish_load(client: asyncio.subprocess.Process) -> Tally:
-    output, complaint = await client.communicate()  # Closing its input ends it.
+    assert client.stdin is not None
+    client.stdin.close()  # That is how it is told to stop.
+    try:
+        async with asyncio.timeout(COMMAND_SECONDS):
+            output, complaint = await client.communicate()
+    except TimeoutError:
+        raise Failed(f"the load client did not end within {COMMAND_SECONDS:g} s") from None
     if not output:
         raise Failed(f"the load client ended early: {complaint.decode(errors='replace').strip()}")
     return msgspec.json.decode(output, type=Tally)
@@ -278,7 +290,8 @@ def _closing_table(rows: list[Row], lab: list[tuple[str, float]], total: float) 
         table.add_row(mark, row.step, row.result, f"{row.seconds:.1f}")
     table.add_section()
     failed = sum(not row.held for row in rows)
-    table.add_row("", "all", f"{failed} did not hold" if failed else "everything held", f"{total:.1f}")
+    held = f"{failed} of {len(rows)} steps did not hold" if failed else "everything held"
+    table.add_row("", "all", held, f"{total:.1f}")
     return table
 
 
