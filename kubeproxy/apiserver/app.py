@@ -42,6 +42,8 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
             return _failure(problem)
         except web.HTTPRequestEntityTooLarge:
             return _failure(status.too_large(MAX_BODY))
+        except RecursionError:
+            return _failure(status.bad_request("the object provided is nested too deeply"))
         except Refused as error:
             return _failure(status.bad_request(str(error)))
         except StoreError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -103,17 +104,12 @@ class Objects:
     async def _watch(
         self, request: web.Request, place: Place, chosen: Selection, form: Form
     ) -> web.StreamResponse:
-        if _is_true(request, "sendInitialEvents"):
-            error = status.forbidden_field(
-                "sendInitialEvents",
-                "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
-            )
-            raise status.invalid("meta.k8s.io", "ListOptions", "", [error])
         query = WatchQuery(
             namespace=place.namespace,
             selection=chosen,
             revision=_revision(request),
             bookmarks=_is_true(request, "allowWatchBookmarks"),
+            initial_events=_is_true(request, "sendInitialEvents"),
             table=form.table_form(request.query.get("includeObject", "")),
         )
         seconds = _number(request, "timeoutSeconds") or WATCH_SECONDS
@@ -227,26 +223,37 @@ class Objects:
 
 
 async def _stream(response: web.StreamResponse, watcher: Watcher) -> None:
-    """Send events as they come, and a bookmark when none came for a while."""
+    """Send events as they come, and a bookmark when nothing was sent for a while."""
     lines = watcher.lines()
+    loop = asyncio.get_running_loop()
+    due = loop.time() + BOOKMARK_SECONDS
     pending: asyncio.Task[bytes] | None = None
     try:
         while True:
-            pending = pending or asyncio.ensure_future(anext(lines))
-            done, _ = await asyncio.wait({pending}, timeout=BOOKMARK_SECONDS)
-            try:
-                out = pending.result() if done else watcher.bookmark()
-            except StopAsyncIteration:
-                return
-            pending = None if done else pending
+            pending = pending or asyncio.ensure_future(_following(lines))
+            done, _ = await asyncio.wait({pending}, timeout=due - loop.time())
+            out = b""
+            if done:
+                try:
+                    out = pending.result()
+                except StopAsyncIteration:
+                    return
+                pending = None
+            if not out and loop.time() >= due:
+                out, due = watcher.bookmark(), loop.time() + BOOKMARK_SECONDS
             if out:
+                due = loop.time() + BOOKMARK_SECONDS
                 await response.write(out)
     finally:
         if pending is not None:
             pending.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
                 await pending
-        await lines.aclose()  # type: ignore[attr-defined]
+        await lines.aclose()
+
+
+async def _following(lines: AsyncGenerator[bytes]) -> bytes:
+    return await anext(lines)
 
 
 def _answer(value: bytes, form: Form, code: int = 200) -> web.Response:

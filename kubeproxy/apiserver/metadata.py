@@ -15,6 +15,7 @@ Obj = dict[str, Any]
 
 _NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+_OTHER_NAMESPACE = "the namespace of the provided object does not match the namespace sent on the request"
 NAMESPACE_PREFIX = b"/registry/namespaces/"
 
 
@@ -43,9 +44,7 @@ def accept_meta(kind: Kind, namespace: str, obj: Obj) -> None:
     if kind.resource.namespaced:
         given = meta.setdefault("namespace", namespace)
         if given != namespace:
-            raise status.bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request"
-            )
+            raise status.bad_request(_OTHER_NAMESPACE)
     obj["kind"], obj["apiVersion"] = kind.name, kind.resource.api_version
 
 
@@ -58,9 +57,7 @@ def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
             f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
         )
     if kind.resource.namespaced and meta.setdefault("namespace", before["namespace"]) != before["namespace"]:
-        raise status.bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )
+        raise status.bad_request(_OTHER_NAMESPACE)
     if meta.get("uid") not in (None, "", before["uid"]):
         why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
         raise status.conflict(kind.group, kind.plural, name, why)
@@ -107,7 +104,10 @@ class NamespaceGuard:
         self._revisions: dict[str, int] = {}
 
     async def guard(self, kind: Kind, namespace: str, name: str) -> tuple[Compare, ...]:
-        """Return the condition for creating ``name``. Raises 404 when there is no such namespace, 403 when it is going."""
+        """Return the condition for creating ``name``.
+
+        Raises 404 when there is no such namespace, 403 when it is going.
+        """
         if not kind.resource.namespaced:
             return ()
         key = NAMESPACE_PREFIX + namespace.encode()

@@ -2,7 +2,7 @@
 
 kubectl's typed clients write protobuf and do not fall back to JSON when refused. So the few kinds that they create
 are read: the wire format here, the field numbers (k8s.io/api's generated.proto files) in `protobuf_fields`. A
-field that is not listed there is refused, never dropped silently. Answers are always JSON, which every client takes.
+field that is not listed there is refused, never dropped silently. Answers are JSON, which every client takes.
 """
 
 import base64

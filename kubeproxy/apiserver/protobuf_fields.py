@@ -57,15 +57,17 @@ _TABLE: Mapping[str, str] = {
     "LabelSelectorRequirement": "1 key string, 2 operator string, 3 values *string",
     "PodTemplateSpec": "1 metadata ObjectMeta, 2 spec PodSpec",
     "PodSpec": (
-        "2 containers *Container, 3 restartPolicy string, 4 terminationGracePeriodSeconds int, 6 dnsPolicy string, "
-        "7 nodeSelector map, 8 serviceAccountName string, 9 serviceAccount string, 10 nodeName string, "
+        "2 containers *Container, 3 restartPolicy string, 4 terminationGracePeriodSeconds int, "
+        "6 dnsPolicy string, 7 nodeSelector map, "
+        "8 serviceAccountName string, 9 serviceAccount string, 10 nodeName string, "
         "11 hostNetwork bool, 16 hostname string, 17 subdomain string, 19 schedulerName string, "
         "20 initContainers *Container, 24 priorityClassName string"
     ),
     "Container": (
         "1 name string, 2 image string, 3 command *string, 4 args *string, 5 workingDir string, "
-        "6 ports *ContainerPort, 7 env *EnvVar, 8 resources ResourceRequirements, 13 terminationMessagePath string, "
-        "14 imagePullPolicy string, 16 stdin bool, 17 stdinOnce bool, 18 tty bool, "
+        "6 ports *ContainerPort, 7 env *EnvVar, 8 resources ResourceRequirements, "
+        "13 terminationMessagePath string, 14 imagePullPolicy string, "
+        "16 stdin bool, 17 stdinOnce bool, 18 tty bool, "
         "20 terminationMessagePolicy string"
     ),
     "ResourceRequirements": "",

@@ -116,7 +116,7 @@ def _listen(address: str, port: int) -> socket.socket:
         bound.listen(1024)
     except OSError as error:
         bound.close()
-        raise OSError(error.errno, f"cannot listen on {address}:{port}: {error.strerror}") from None
+        raise OSError(f"cannot listen on {address}:{port}: {error.strerror}") from None
     return bound
 
 

@@ -117,6 +117,11 @@ def qualified(plural: str, group: str) -> str:
     return f"{plural}.{group}" if group else plural
 
 
+def _quoted(text: str) -> str:
+    """Quote as Go's %q does: a hostile name cannot break a line."""
+    return msgspec.json.encode(text).decode()
+
+
 def _details(group: str, kind: str, name: str = "") -> dict[str, Any]:
     details = {"name": name, "group": group, "kind": kind}
     return {key: value for key, value in details.items() if value}
@@ -124,7 +129,7 @@ def _details(group: str, kind: str, name: str = "") -> dict[str, Any]:
 
 def not_found(group: str, plural: str, name: str) -> ApiProblem:
     """There is no such object."""
-    message = f'{qualified(plural, group)} "{name}" not found'
+    message = f"{qualified(plural, group)} {_quoted(name)} not found"
     return ApiProblem(404, "NotFound", message, _details(group, plural, name))
 
 
@@ -135,13 +140,13 @@ def path_not_found() -> ApiProblem:
 
 def already_exists(group: str, plural: str, name: str) -> ApiProblem:
     """An object of that name is there already."""
-    message = f'{qualified(plural, group)} "{name}" already exists'
+    message = f"{qualified(plural, group)} {_quoted(name)} already exists"
     return ApiProblem(409, "AlreadyExists", message, _details(group, plural, name))
 
 
 def conflict(group: str, plural: str, name: str, why: str) -> ApiProblem:
     """The write was based on an object that has changed since."""
-    message = f'Operation cannot be fulfilled on {qualified(plural, group)} "{name}": {why}'
+    message = f"Operation cannot be fulfilled on {qualified(plural, group)} {_quoted(name)}: {why}"
     return ApiProblem(409, "Conflict", message, _details(group, plural, name))
 
 
@@ -153,7 +158,7 @@ def invalid(group: str, kind: str, name: str, errors: Errors) -> ApiProblem:
     texts = list(dict.fromkeys(str(error) for error in errors))
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     causes = [{"reason": str(error.type), "message": error.body, "field": error.field} for error in errors]
-    message = f'{qualified(kind, group)} "{name}" is invalid: {listed}'
+    message = f"{qualified(kind, group)} {_quoted(name)} is invalid: {listed}"
     return ApiProblem(422, "Invalid", message, _details(group, kind, name) | {"causes": causes})
 
 
@@ -164,7 +169,7 @@ def bad_request(message: str) -> ApiProblem:
 
 def forbidden(group: str, plural: str, name: str, why: str) -> ApiProblem:
     """The server understood and will not."""
-    message = f'{qualified(plural, group)} "{name}" is forbidden: {why}'
+    message = f"{qualified(plural, group)} {_quoted(name)} is forbidden: {why}"
     return ApiProblem(403, "Forbidden", message, _details(group, plural, name))
 
 

@@ -4,7 +4,7 @@ An object that begins or ceases to match the selectors is reported as ADDED or D
 that is what happened. A watch that starts without a revision (or from "0") gets what exists first.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -18,6 +18,9 @@ from kubeproxy.clock import Clock
 from kubeproxy.store import objects
 from kubeproxy.store.base import Compacted, Event, EventType, Store, prefix_end
 
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+"""Annotation of the bookmark after which a WatchList client has seen everything."""
+
 
 class WatchQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What a watch asks for. ``revision`` 0 begins with what exists."""
@@ -26,6 +29,8 @@ class WatchQuery(msgspec.Struct, frozen=True, kw_only=True):
     selection: Selection = Selection()
     revision: int = 0
     bookmarks: bool = False
+    initial_events: bool = False
+    """Begin with what exists and mark its end by a bookmark (client-go's WatchList)."""
     table: TableForm | None = None
 
 
@@ -40,7 +45,7 @@ class Watcher:
         self._heading_sent = False
         self._seen = query.revision
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes]:
         """Yield events until the store's watch ends; b"" marks that the watch stands. A lost revision is the
         last event, of type ERROR."""
         try:
@@ -50,14 +55,16 @@ class Watcher:
             message = f"too old resource version: {self._query.revision} ({gone.revision})"
             yield self._line("ERROR", msgspec.json.encode(status.expired(message).status()))
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self) -> AsyncGenerator[bytes]:
         namespace = self._query.namespace if self._kind.resource.namespaced else ""
-        if not self._query.revision:
+        if not self._query.revision or self._query.initial_events:
             query = ListQuery(namespace=namespace, selection=self._query.selection)
             page = await read_page(self._store, self._kind, query)
             for kv in page.kvs:
                 yield self._object("ADDED", objects.raw(kv))
             self._seen = page.revision
+            if self._query.initial_events:
+                yield self._line("BOOKMARK", self._bookmark_object({INITIAL_EVENTS_END: "true"}))
         prefix = objects.collection_prefix(self._kind.prefix, namespace)
         async for batch in self._store.watch(prefix, prefix_end(prefix), self._seen + 1):
             out = [line for event in batch.events if (line := self._event(event))]
@@ -82,11 +89,14 @@ class Watcher:
         """Return a BOOKMARK of how far the watch has come, or nothing when the client wants none."""
         if not self._query.bookmarks or self._query.table or not self._seen:
             return b""
-        return self._line("BOOKMARK", msgspec.json.encode(self._bookmark_object()))
+        return self._line("BOOKMARK", self._bookmark_object({}))
 
-    def _bookmark_object(self) -> dict[str, Any]:
-        meta = {"resourceVersion": str(self._seen), "creationTimestamp": None}
-        return {"kind": self._kind.name, "apiVersion": self._kind.resource.api_version, "metadata": meta}
+    def _bookmark_object(self, annotations: dict[str, str]) -> bytes:
+        meta: dict[str, Any] = {"resourceVersion": str(self._seen), "creationTimestamp": None}
+        if annotations:
+            meta["annotations"] = annotations
+        identity = {"kind": self._kind.name, "apiVersion": self._kind.resource.api_version}
+        return msgspec.json.encode({**identity, "metadata": meta})
 
     def _object(self, kind: str, value: bytes) -> bytes:
         if self._query.table is not None:

@@ -1,0 +1,89 @@
+"""The API server over an in-memory store, without a socket of its own process: what its tests drive."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp.test_utils import TestClient, TestServer
+
+from kubeproxy.apiserver.allocate import Allocator, parse_ranges
+from kubeproxy.apiserver.app import api_app
+from kubeproxy.apiserver.bootstrap import ensure_cluster
+from kubeproxy.apiserver.gc import GarbageCollector
+from kubeproxy.apiserver.registry import Registry
+from kubeproxy.clock import SystemClock
+from kubeproxy.store.sqlite import SqliteStore
+
+Obj = dict[str, Any]
+
+SERVICES = "/api/v1/namespaces/default/services"
+PODS = "/api/v1/namespaces/default/pods"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+REPLICA_SETS = "/apis/apps/v1/namespaces/default/replicasets"
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+STRATEGIC = "application/strategic-merge-patch+json"
+MERGE = "application/merge-patch+json"
+
+
+class Bed:
+    """A client of one API server; `call` returns the HTTP status and the decoded answer."""
+
+    def __init__(self, client: TestClient, registry: Registry) -> None:
+        self.client = client
+        self.registry = registry
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Obj]:
+        data = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named.setdefault("Content-Type", "application/json")
+        async with self.client.request(method, path, data=data, headers=named) as answer:
+            return answer.status, msgspec.json.decode(await answer.read())
+
+    async def made(self, path: str, body: Obj) -> Obj:
+        """Create an object that must be accepted."""
+        code, obj = await self.call("POST", path, body)
+        assert code == 201, obj
+        return obj
+
+    async def refused(self, path: str, body: Obj) -> str:
+        """Create an object that must be refused; return the message."""
+        code, answer = await self.call("POST", path, body)
+        assert code >= 400, answer
+        assert answer["kind"] == "Status"
+        assert answer["code"] == code
+        return str(answer["message"])
+
+
+@asynccontextmanager
+async def api_bed(service_range: str = "10.96.0.0/12", ports: str = "30000-32767") -> AsyncIterator[Bed]:
+    clock, rng = SystemClock(), random.Random(7)
+    ranges = parse_ranges(service_range, ports)
+    async with await SqliteStore.open(":memory:") as store:
+        registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
+        await ensure_cluster(registry, ranges, "192.168.56.10", 8001)
+        async with TestClient(TestServer(api_app(registry, clock))) as client:
+            yield Bed(client, registry)
+
+
+def collector(bed: Bed) -> GarbageCollector:
+    return GarbageCollector(bed.registry, SystemClock())
+
+
+def service(name: str, **spec: Any) -> Obj:
+    ports = spec.pop("ports", [{"port": 80}])
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports, **spec}}
+
+
+def pod(name: str, **spec: Any) -> Obj:
+    containers = [{"name": "c", "image": "nginx"}]
+    return {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+
+
+def deployment(name: str) -> Obj:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "nginx:1"}]}}
+    return {"metadata": {"name": name}, "spec": {"selector": {"matchLabels": labels}, "template": template}}
