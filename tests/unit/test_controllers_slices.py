@@ -1,0 +1,215 @@
+"""The slice planner: what a Service's slices hold, and that a plan touches no more than it must."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubeproxy.controllers.objects import Pod, Service, shape
+from kubeproxy.controllers.slices import MAX_ENDPOINTS, plan_slices
+
+pytestmark = pytest.mark.unit
+
+HTTP = {"name": "http", "protocol": "TCP", "port": 80, "targetPort": "web"}
+
+
+def service(ports=(HTTP,), **spec):
+    body = {
+        "selector": {"app": "a"},
+        "clusterIP": "10.96.0.9",
+        "ipFamilies": ["IPv4"],
+        "ports": list(ports),
+        **spec,
+    }
+    meta = {"name": "svc", "namespace": "ns", "uid": "u-svc", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return msgspec.convert({"metadata": meta, "spec": body}, Service)
+
+
+def pod(name, ip="10.244.0.1", *, ready=True, port=8080, leaving=False, phase="Running", **spec):
+    meta = {"name": name, "namespace": "ns", "uid": f"u-{name}", "labels": {"app": "a"}}
+    if leaving:
+        meta["deletionTimestamp"] = "2026-01-01T00:00:09Z"
+    container = {"name": "c", "ports": [{"name": "web", "containerPort": port, "protocol": "TCP"}]}
+    condition = {
+        "type": "Ready",
+        "status": "True" if ready else "False",
+        "lastTransitionTime": "2026-01-01T00:00:05Z",
+    }
+    ips = [{"ip": each} for each in ([ip] if isinstance(ip, str) else ip)]
+    status = {"phase": phase, "conditions": [condition], "podIP": ips[0]["ip"] if ips else "", "podIPs": ips}
+    return msgspec.convert(
+        {
+            "metadata": meta,
+            "spec": {"nodeName": "n1", "containers": [container], **spec},
+            "status": status,
+        },
+        Pod,
+    )
+
+
+def namer():
+    numbers = itertools.count()
+    return lambda prefix: f"{prefix}{next(numbers):05}"
+
+
+def plan(svc, pods, standing=(), zones=None, names=None):
+    return plan_slices(svc, pods, standing, zones or {}, names or namer())
+
+
+def carried_out(standing, done):
+    """Return the slices after a plan."""
+    gone = {each.metadata.name for each in (*done.deletes, *done.updates)}
+    return [each for each in standing if each.metadata.name not in gone] + [*done.updates, *done.creates]
+
+
+def first(done):
+    return shape(done.creates[0])
+
+
+def test_a_ready_pod_becomes_an_endpoint_with_all_that_others_read():
+    made = first(plan(service(), [pod("p1")], zones={"n1": "z1"}))
+    assert made["endpoints"] == (
+        {
+            "addresses": ("10.244.0.1",),
+            "conditions": {"ready": True, "serving": True, "terminating": False},
+            "nodeName": "n1",
+            "zone": "z1",
+            "targetRef": {"kind": "Pod", "namespace": "ns", "name": "p1", "uid": "u-p1"},
+        },
+    )
+    assert made["ports"] == ({"name": "http", "protocol": "TCP", "port": 8080},)
+    assert made["addressType"] == "IPv4"
+    meta = made["metadata"]
+    assert meta["labels"] == {
+        "kubernetes.io/service-name": "svc",
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+    }
+    assert meta["name"] == "svc-00000"
+    assert meta["ownerReferences"][0]["uid"] == "u-svc"
+    assert meta["annotations"] == {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("pod_state", "publish", "conditions"),
+    [
+        ({"ready": True}, False, (True, True, False)),
+        ({"ready": False}, False, (False, False, False)),
+        ({"ready": False}, True, (True, False, False)),
+        ({"ready": True, "leaving": True}, False, (False, True, True)),
+        ({"ready": False, "leaving": True}, False, (False, False, True)),
+        ({"ready": True, "leaving": True}, True, (True, True, True)),
+    ],
+)
+def test_conditions(pod_state, publish, conditions):
+    made = first(plan(service(publishNotReadyAddresses=publish), [pod("p", **pod_state)]))
+    found = made["endpoints"][0]["conditions"]
+    assert (found["ready"], found["serving"], found["terminating"]) == conditions
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_finished_pods_are_no_endpoints(phase):
+    assert first(plan(service(), [pod("p", phase=phase)])).get("endpoints", ()) == ()
+
+
+def test_a_pod_without_address_waits():
+    assert first(plan(service(), [pod("p", ip=())])).get("endpoints", ()) == ()
+
+
+def test_named_ports_that_differ_make_separate_slices():
+    done = plan(service(), [pod("p1", port=8080), pod("p2", "10.244.0.2", port=9090)])
+    ports = sorted((shape(each)["ports"][0]["port"], len(each.endpoints)) for each in done.creates)
+    assert ports == [(8080, 1), (9090, 1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [(8443, 8443), ("web", 8080), ("8443", 8443), (None, 80), (0, 80)],
+)
+def test_target_ports(target, number):
+    port = {"name": "", "protocol": "TCP", "port": 80, "targetPort": target}
+    assert first(plan(service([port]), [pod("p")]))["ports"] == ({"name": "", "protocol": "TCP", "port": number},)
+
+
+def test_a_named_port_of_another_protocol_is_not_meant():
+    udp = {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": "web"}
+    made = first(plan(service([HTTP, udp]), [pod("p")]))
+    assert [port["name"] for port in made["ports"]] == ["http"]
+
+
+def test_hostname_only_under_the_services_own_subdomain():
+    named = pod("p1", hostname="web-0", subdomain="svc")
+    other = pod("p2", "10.244.0.2", hostname="web-1", subdomain="elsewhere")
+    made = first(plan(service(clusterIP="None"), [named, other]))
+    assert [each.get("hostname") for each in made["endpoints"]] == ["web-0", None]
+    assert made["metadata"]["labels"]["service.kubernetes.io/headless"] == ""
+
+
+def test_dual_stack_makes_a_slice_per_family():
+    done = plan(service(ipFamilies=["IPv4", "IPv6"]), [pod("p", ["10.244.0.1", "fd00::1"])])
+    assert sorted((each.address_type, each.endpoints[0].addresses) for each in done.creates) == [
+        ("IPv4", ("10.244.0.1",)),
+        ("IPv6", ("fd00::1",)),
+    ]
+
+
+def test_an_address_that_is_none_is_left_out():
+    assert first(plan(service(), [pod("p", "10.0.0.1; rm")])).get("endpoints", ()) == ()
+
+
+def test_no_endpoints_is_said_by_one_empty_slice_that_stays():
+    standing = plan(service(), [pod("p")]).creates
+    emptied = plan(service(), [], standing)
+    assert (len(emptied.updates), emptied.creates, emptied.deletes) == (1, (), ())
+    assert emptied.updates[0].endpoints == ()
+    assert emptied.updates[0].metadata.name == standing[0].metadata.name
+    assert not plan(service(), [], emptied.updates)
+
+
+def test_external_name_keeps_no_slices():
+    standing = plan(service(), [pod("p")]).creates
+    assert plan(service(type="ExternalName"), [], standing).deletes == standing
+
+
+def test_slices_hold_at_most_a_hundred():
+    pods = [pod(f"p{n:03}", f"10.244.{n // 200}.{n % 200 + 1}") for n in range(250)]
+    done = plan(service(), pods)
+    assert sorted(len(each.endpoints) for each in done.creates) == [50, 100, 100]
+
+
+def test_one_more_pod_is_one_update_and_the_trigger_is_its_own():
+    pods = [pod(f"p{n:03}", f"10.244.0.{n + 1}") for n in range(150)]
+    names = namer()
+    standing = list(plan(service(), pods, names=names).creates)
+    done = plan(service(), [*pods, pod("new", "10.244.9.9")], standing, names=names)
+    assert (len(done.creates), len(done.updates), len(done.deletes)) == (0, 1, 0)
+    key = "endpoints.kubernetes.io/last-change-trigger-time"
+    assert done.updates[0].metadata.annotations[key] == "2026-01-01T00:00:05Z"
+
+
+STATES = st.tuples(st.booleans(), st.booleans(), st.sampled_from([8080, 9090]))
+WORLDS = st.dictionaries(st.integers(0, 8), STATES, max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(WORLDS, min_size=1, max_size=5))
+def test_any_path_ends_in_what_the_world_says_and_then_in_peace(worlds):
+    """Whatever came before, the slices hold exactly the world's endpoints, and planning again is nothing."""
+    names, standing = namer(), []
+    for world in worlds:
+        pods = [
+            pod(f"p{n}", f"10.244.0.{n + 1}", ready=ready, leaving=leaving, port=port)
+            for n, (ready, leaving, port) in world.items()
+        ]
+        standing = carried_out(standing, plan(service(), pods, standing, names=names))
+        found = sorted(
+            (endpoint.target_ref.name, endpoint.conditions.serving, endpoint.conditions.terminating, ports)
+            for each in standing
+            for ports in [tuple(port.port for port in each.ports)]
+            for endpoint in each.endpoints
+        )
+        assert found == sorted((f"p{n}", ready, leaving, (port,)) for n, (ready, leaving, port) in world.items())
+        assert all(len(each.endpoints) <= MAX_ENDPOINTS for each in standing)
+        assert len(standing) == max(1, len({port for _, _, port in world.values()}))
+        assert not plan(service(), pods, standing, names=names)
