@@ -9,6 +9,7 @@ whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
@@ -122,26 +123,28 @@ class IptablesBackend:
         for name in held:
             del self._quarantine[name]
 
-    def _prepare(self) -> dict[str, Saved]:
-        """Make what rules refer to, and look at what the kernel holds."""
+    def _prepare(self) -> None:
+        """Make what rules refer to."""
         if self._family is Family.V4 and self._settings.localhost_nodeports:
             self._sysctls.ensure(ROUTE_LOCALNET, "1")
         self._hairpin.adopt()
-        return {table: parse_save(table, self._tables.save(table)) for table in ("nat", "filter")}
 
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
         self._needs_full = True  # until it is in
         try:
-            observed = self._prepare() if plan.full else {}
-            changes = self._restore(plan, observed)
+            with _Observer(self._tables) as observer:
+                if plan.full:
+                    observer.start()
+                    self._prepare()
+                changes = self._restore(plan, observer)
             self._hairpin.sweep(None if plan.full else changes)
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
         self._needs_full = False
         return changes
 
-    def _restore(self, plan: Plan, observed: dict[str, Saved]) -> list[Change]:
+    def _restore(self, plan: Plan, observer: "_Observer") -> list[Change]:
         changes: list[Change] = []
 
         def on_change(change: Change) -> None:
@@ -158,12 +161,12 @@ class IptablesBackend:
 
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         skeleton = Skeleton(self._settings, self._family, drop_invalid=not liberal)
-        script = Script(plan, self._renderer, skeleton, observed, on_change, self._hairpin.flush)
+        script = Script(plan, self._renderer, skeleton, observer.saved, on_change, self._hairpin.flush)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
         except RestoreFailed as error:
-            again = Script(Plan(plan.full, iter(changes)), self._renderer, skeleton, observed)
+            again = Script(Plan(plan.full, iter(changes)), self._renderer, skeleton, observer.saved)
             self._blame(error, again, changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
@@ -214,6 +217,32 @@ class _Refused(Exception):
         super().__init__(str(error))
         self.error = error
         self.changes = changes
+
+
+class _Observer:
+    """Reads what the kernel holds, in threads of its own, while the text for it is already streaming."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="iptables-save")
+        self._reading: dict[str, Future[Saved]] = {}
+
+    def start(self) -> None:
+        """Begin reading."""
+        self._reading = {table: self._threads.submit(self._read, table) for table in ("nat", "filter")}
+
+    def saved(self, table: str) -> Saved:
+        """Return what a table held before this sync. Raises KernelError."""
+        return self._reading[table].result()
+
+    def __enter__(self) -> "_Observer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def _read(self, table: str) -> Saved:
+        return parse_save(table, self._tables.save(table))
 
 
 def _listed(ports: list[ServicePortName]) -> str:

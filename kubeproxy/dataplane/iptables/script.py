@@ -2,18 +2,19 @@
 
 The kernel commits a table when its COMMIT line has been read, so everything that must precede the commit (the
 hairpin set's new entries) is done while the text streams, through the ``before_commit`` hook. Full and
-changed text come out of the same code; a full one has the fixed chains in front, and deletes what it found
-in the kernel and does not know, where a partial one deletes what the plan's ports have given up.
+changed text come out of the same code; a full one has the fixed chains in front, and in the end deletes what it
+found in the kernel and does not know, where a partial one deletes what the plan's ports have given up. What
+was found is asked for late (``observed`` may still be reading it while the first half of the text streams).
 
 A script is run once. Pure but for its hooks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, UnsafeName
-from kubeproxy.dataplane.iptables.tables import Saved, Skeleton
+from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps
 from kubeproxy.model.ident import ServicePortName
 
 PIECE = 64
@@ -31,7 +32,7 @@ class Script:
         plan: Plan,
         renderer: Renderer,
         skeleton: Skeleton,
-        observed: Mapping[str, Saved],
+        observed: Callable[[str], Saved],
         on_change: Callable[[Change], None] = lambda change: None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -68,8 +69,10 @@ class Script:
         full = self._plan.full
         yield from self._nat()
         if full or self._filter:
-            yield None, "*filter\n" + (self._skeleton.filter(self._observed["filter"]) if full else "")
+            yield None, "*filter\n" + (self._skeleton.filter() if full else "")
             yield from self._filter
+            if full:
+                yield None, missing_jumps("filter", self._observed("filter"))
             yield None, "COMMIT\n"
         if full:
             # Last, so that a canary in mangle means that everything before it was written.
@@ -77,7 +80,7 @@ class Script:
 
     def _nat(self) -> Iterator[Part]:
         full = self._plan.full
-        yield None, "*nat\n" + (self._skeleton.nat(self._observed["nat"]) if full else "")
+        yield None, "*nat\n" + (self._skeleton.nat() if full else "")
         written: list[str] = []
         gone: list[str] = []
         for change in self._plan.changes:
@@ -95,8 +98,9 @@ class Script:
                 self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
             self._on_change(change)
         if full:
-            found = self._observed["nat"].chains.difference(written)
-            gone = sorted(chain for chain in found if names.is_service_chain(chain))
+            found = self._observed("nat")
+            yield None, missing_jumps("nat", found)
+            gone = sorted(c for c in found.chains.difference(written) if names.is_service_chain(c))
         yield None, _removal(gone)
         self._before_commit()
         yield None, "COMMIT\n"

@@ -110,13 +110,13 @@ class Skeleton:
         self._drop_invalid = drop_invalid
         self._mark = f"{1 << settings.masquerade_bit:#010x}"
 
-    def nat(self, saved: Saved) -> str:
-        """Return the lines that make the nat table's fixed chains, empty the shared ones, and add jumps."""
-        return _declare(names.NAT_CHAINS) + "".join(self._nat_rules()) + missing_jumps("nat", saved)
+    def nat(self) -> str:
+        """Return the lines that make the nat table's fixed chains, emptied but for their fixed rules."""
+        return _declare(names.NAT_CHAINS) + "".join(self._nat_rules())
 
-    def filter(self, saved: Saved) -> str:
+    def filter(self) -> str:
         """Return the same for the filter table."""
-        return _declare(names.FILTER_CHAINS) + "".join(self._filter_rules()) + missing_jumps("filter", saved)
+        return _declare(names.FILTER_CHAINS) + "".join(self._filter_rules())
 
     def mangle(self) -> str:
         """Return the same for the mangle table, where only the canary lives."""
