@@ -5,9 +5,10 @@ deleted; a Namespace that is being deleted is emptied, then let go; `foreground`
 out and their finalizers taken off. Cost: a decode of the metadata of every change.
 """
 
+import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _ROOT = b"/registry/"
 _RETRY_SECONDS = 1.0
+_AT_A_TIME = 32
 _BY_PREFIX: tuple[tuple[bytes, Kind], ...] = tuple((kind.prefix, kind) for kind in KINDS)
 
 
@@ -106,7 +108,7 @@ class GarbageCollector:
         if old is None:
             return set()
         touched = set(self._dependents.get(old.meta.uid, ()))
-        if old.meta.namespace:
+        if old.meta.namespace and not self._members.get(old.meta.namespace):
             touched.add(_namespace_key(old.meta.namespace))
         touched |= {held for owner in old.meta.owner_references if (held := self._by_uid.get(owner.uid))}
         return touched
@@ -140,10 +142,8 @@ class GarbageCollector:
         return node
 
     async def _settle(self, keys: set[bytes]) -> None:
-        for key in sorted(keys):
-            node = self._objects.get(key)
-            if node is not None:
-                await self._decide(node)
+        nodes = [node for key in sorted(keys) if (node := self._objects.get(key)) is not None]
+        await _each(nodes, self._decide)
 
     async def _decide(self, node: _Node) -> None:
         meta = node.meta
@@ -153,13 +153,17 @@ class GarbageCollector:
             await self._orphan_dependents(node)
         elif meta.deletion_timestamp and "foregroundDeletion" in meta.finalizers:
             await self._delete_dependents(node)
-        elif self._is_abandoned(meta):
+        elif not meta.deletion_timestamp and (self._is_abandoned(meta) or self._is_going(meta.namespace)):
             await self._delete(node)
 
     def _is_abandoned(self, meta: _Meta) -> bool:
-        if not meta.owner_references or meta.deletion_timestamp:
-            return False
-        return not any(self._stands(owner, meta) for owner in meta.owner_references)
+        return bool(meta.owner_references) and not any(
+            self._stands(owner, meta) for owner in meta.owner_references
+        )
+
+    def _is_going(self, namespace: str) -> bool:
+        held = self._objects.get(_namespace_key(namespace)) if namespace else None
+        return held is not None and held.meta.deletion_timestamp is not None
 
     def _stands(self, owner: _Owner, meta: _Meta) -> bool:
         """The owner exists; one of a kind that we do not serve is taken to."""
@@ -169,11 +173,9 @@ class GarbageCollector:
         return held is not None and held.meta.namespace in ("", meta.namespace)
 
     async def _empty_namespace(self, node: _Node) -> None:
-        members = sorted(self._members.get(node.meta.name, ()))
-        for key in members:
-            member = self._objects.get(key)
-            if member is not None and not member.meta.deletion_timestamp:
-                await self._delete(member)
+        members = self._members.get(node.meta.name, set())
+        nodes = [self._objects[key] for key in sorted(members)]
+        await _each([member for member in nodes if not member.meta.deletion_timestamp], self._delete)
         if not members:
             await self._change(node, lambda obj: {**obj, "spec": {**(obj.get("spec") or {}), "finalizers": []}})
 
@@ -188,10 +190,10 @@ class GarbageCollector:
         await self._change(node, _without("orphan"))
 
     async def _delete_dependents(self, node: _Node) -> None:
-        dependents = sorted(self._dependents.get(node.meta.uid, ()))
-        for key in dependents:
-            if not self._objects[key].meta.deletion_timestamp:
-                await self._delete(self._objects[key], "Foreground")
+        dependents = [self._objects[key] for key in sorted(self._dependents.get(node.meta.uid, ()))]
+        for dependent in dependents:
+            if not dependent.meta.deletion_timestamp:
+                await self._delete(dependent, "Foreground")
         if not dependents:
             await self._change(node, _without("foregroundDeletion"))
 
@@ -220,6 +222,12 @@ class GarbageCollector:
             log.error(
                 "garbage collector: %s %s/%s: %s", node.kind.name, node.meta.namespace, node.meta.name, problem
             )
+
+
+async def _each(nodes: list[_Node], act: Callable[[_Node], Awaitable[None]]) -> None:
+    """Act on many objects, some at a time."""
+    for index in range(0, len(nodes), _AT_A_TIME):
+        await asyncio.gather(*(act(node) for node in nodes[index : index + _AT_A_TIME]))
 
 
 def _namespace_key(name: str) -> bytes:
