@@ -12,7 +12,7 @@ from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, wants_aggregat
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.routes import place
 from kubeproxy.clock import Clock
-from kubeproxy.store.base import Refused, StoreError
+from kubeproxy.store.base import Range, Refused, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,11 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
     """Return the API server over a registry."""
     objects = Objects(registry, clock)
     documents = _Documents()
+    away = _StoreState(registry)
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         try:
-            return await _answer(request, objects, documents)
+            return await _answer(request, objects, documents, away)
         except status.ApiProblem as problem:
             return _failure(problem)
         except web.HTTPRequestEntityTooLarge:
@@ -47,7 +48,7 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
         except Refused as error:
             return _failure(status.bad_request(str(error)))
         except StoreError as error:
-            log.warning("store does not answer: %s", error)
+            away.report(error)
             return _failure(status.unavailable(f"the store does not answer: {error}"))
 
     async def stop(_app: web.Application) -> None:
@@ -59,13 +60,42 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
     return app
 
 
-async def _answer(request: web.Request, objects: Objects, documents: "_Documents") -> web.StreamResponse:
+class _StoreState:
+    """Says once that the store went away and once that it is back, however many requests meet it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._away = False
+
+    async def check(self) -> None:
+        """Read from the store. Raises StoreError."""
+        await self._registry.store.range(Range(key=b"/registry/health", count_only=True))
+        self.clear()
+
+    def report(self, error: StoreError) -> None:
+        if not self._away:
+            log.warning("the store does not answer; requests get 503 until it does: %s", error)
+        self._away = True
+
+    def clear(self) -> None:
+        if self._away:
+            log.info("the store answers again")
+        self._away = False
+
+
+async def _answer(
+    request: web.Request, objects: Objects, documents: "_Documents", store: _StoreState
+) -> web.StreamResponse:
     segments = [segment for segment in request.path.split("/") if segment]
     if segments and (segments[0] in ("api", "apis")) and len(segments) >= (3 if segments[0] == "api" else 4):
-        return await objects.handle(request, place(segments))
+        answer = await objects.handle(request, place(segments))
+        store.clear()
+        return answer
     if request.method not in ("GET", "HEAD"):
         raise status.path_not_found()
     if segments and segments[0] in _HEALTH:
+        if segments[0] != "livez":
+            await store.check()
         return web.Response(text="ok")
     return documents.answer(segments, request)
 

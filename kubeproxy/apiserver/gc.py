@@ -67,28 +67,36 @@ class GarbageCollector:
         self._by_uid: dict[str, bytes] = {}
         self._dependents: defaultdict[str, set[bytes]] = defaultdict(set)
         self._members: defaultdict[str, set[bytes]] = defaultdict(set)
+        self._revision = 0
         self.failures = 0
 
     async def run(self) -> None:
         """Collect until cancelled; a store that is away is tried again."""
+        waiting = False
         while True:
             try:
+                await self._catch_up()
+                waiting = False
                 await self._follow()
             except Compacted:
                 log.info("garbage collector fell behind the store; reading everything again")
             except StoreError as error:
+                if not waiting:
+                    log.warning("garbage collector waits for the store: %s", error)
+                waiting = True
                 self.failures += 1
-                log.warning("garbage collector waits for the store: %s", error)
                 await self._clock.sleep(_RETRY_SECONDS)
 
-    async def _follow(self) -> None:
-        store = self._registry.store
+    async def _catch_up(self) -> None:
         self._forget_all()
-        found = await store.range(Range(key=_ROOT, range_end=prefix_end(_ROOT)))
+        found = await self._registry.store.range(Range(key=_ROOT, range_end=prefix_end(_ROOT)))
         for kv in found.kvs:
             self._note(kv)
+        self._revision = found.revision
         await self._settle(set(self._objects))
-        async for batch in store.watch(_ROOT, prefix_end(_ROOT), found.revision + 1):
+
+    async def _follow(self) -> None:
+        async for batch in self._registry.store.watch(_ROOT, prefix_end(_ROOT), self._revision + 1):
             touched: set[bytes] = set()
             for event in batch.events:
                 touched |= self._apply(event)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -22,6 +23,9 @@ from kubeproxy.apiserver.watch import Watcher, WatchQuery
 from kubeproxy.apiserver.writes import Validation, patch_of, patching, read_object, replacement, shaped
 from kubeproxy.clock import Clock
 from kubeproxy.store import objects
+from kubeproxy.store.base import StoreError
+
+log = logging.getLogger(__name__)
 
 Obj = dict[str, Any]
 
@@ -124,6 +128,9 @@ class Objects:
                 await _stream(response, watcher)
         except (TimeoutError, ConnectionResetError):
             pass  # the watch lasted as long as was asked, or the client left: both are its normal ends
+        except StoreError as error:
+            # The stream has begun, so its end is all that the client can be told; it watches again.
+            log.info("a watch of %s ended with the store: %s", place.kind.plural, error)
         finally:
             self._watches.discard(task)
         return response

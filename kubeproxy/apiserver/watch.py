@@ -54,6 +54,8 @@ class Watcher:
         except Compacted as gone:
             message = f"too old resource version: {self._query.revision} ({gone.revision})"
             yield self._line("ERROR", msgspec.json.encode(status.expired(message).status()))
+        except status.ApiProblem as problem:
+            yield self._line("ERROR", msgspec.json.encode(problem.status()))
 
     async def _events(self) -> AsyncGenerator[bytes]:
         namespace = self._query.namespace if self._kind.resource.namespaced else ""

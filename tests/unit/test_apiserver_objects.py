@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from kubeproxy.store.base import Unavailable
 from tests.apiserver_bed import (
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -325,3 +326,20 @@ async def test_discovery_names_what_is_served():
         _, document = await bed.call("GET", index["paths"]["apis/apps/v1"]["serverRelativeURL"])
         patch = document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]
         assert "fieldValidation" in [parameter["name"] for parameter in patch["parameters"]]
+
+
+async def test_a_store_that_is_away_is_a_503_and_no_end(caplog):
+    async with api_bed() as bed:
+        real = bed.registry.store.range
+
+        async def gone(_request):
+            raise Unavailable("no route")
+
+        bed.registry.store.range = gone
+        for path in (f"{SERVICES}/kubernetes", "/api/v1/namespaces", "/readyz/"):
+            code, told = await bed.call("GET", path)
+            assert (code, told["reason"]) == (503, "ServiceUnavailable")
+        assert (await bed.client.get("/livez")).status == 200
+        bed.registry.store.range = real
+        assert (await bed.call("GET", f"{SERVICES}/kubernetes"))[0] == 200
+        assert len([r for r in caplog.records if "does not answer" in r.message]) == 1
