@@ -53,6 +53,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             "--overlay", choices=["vxlan", "udp"], default="vxlan", help="flannel's backend (default vxlan)"
         )
         making.add_argument("--name", default=default, help=f"the lab's name (default {default})")
+        making.add_argument("--retain", action="store_true", help="keep what there is for debugging when it fails")
     running = add("exec", "run a command in a node, a pod, or the machine outside the cluster")
     running.usage = EXEC_USAGE
     running.epilog = "TARGET: node1, node2, ..., control, outside, pod/NAME or pod/NAMESPACE/NAME"
@@ -92,8 +93,11 @@ def _up(given: argparse.Namespace) -> int:
         console.print(f'Creating lab "{given.name}" ...', highlight=False)
         steps = show.follow(console, launch.reports())
         launch.detach()
-    except BaseException:
+    except BaseException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if given.retain and isinstance(error, LabError):
+            launch.abandon()
+            raise LabError(f"{error}\nwhat it wrote is kept in {launch.lab.directory}/logs") from None
         launch.destroy()
         raise
     console.print(f"Ready after {sum(seconds for _, seconds in steps):.1f} s. Use it with:", highlight=False)
@@ -106,7 +110,7 @@ def _demo(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    return demo.run(given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay)
+    return demo.run(given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay, retain=given.retain)
 
 
 def _exec(given: argparse.Namespace, command: Sequence[str]) -> int:

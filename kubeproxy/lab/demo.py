@@ -302,18 +302,27 @@ async def _tutorial(lab: Lab, console: Console) -> list[Row]:
         return demo.rows
 
 
-def run(name: str, *, nodes: int, mode: str, overlay: str) -> int:
-    """Make a lab, run the tutorial on it, remove it; return 0 only if every step held."""
+def run(name: str, *, nodes: int, mode: str, overlay: str, retain: bool) -> int:
+    """Make a lab, run the tutorial on it, remove it; return 0 only if every step held.
+
+    With ``retain`` a lab on which a step did not hold stays up, to be looked into.
+    """
     console = show.console()
     began = time.monotonic()
     console.print(f'Creating lab "{name}": {nodes} nodes, mode {mode}, overlay {overlay} ...', highlight=False)
     launch = Launch(name, nodes=nodes, mode=mode, overlay=overlay)
+    failed = False
     try:
         steps = show.follow(console, launch.reports())
         rows = asyncio.run(_tutorial(launch.lab, console))
         total = time.monotonic() - began
+        failed = not all(row.held for row in rows)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        launch.destroy()
+        if failed and retain:
+            launch.detach()
+            console.print(f"The lab stays: `kubeproxy lab status {name}`, `kubeproxy lab down {name}`")
+        else:
+            launch.destroy()
     console.print(_closing_table(rows, steps, total))
-    return 0 if all(row.held for row in rows) else 1
+    return 1 if failed else 0

@@ -4,6 +4,7 @@ Whoever launches holds one end of the control socket. While it is held, the lab 
 killed or not; `detach` lets it go on alone. Nothing is left when a launch fails.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -94,6 +95,13 @@ class Launch:
         """Let the lab live on without this process."""
         self._control.sendall(b"detach\n")
         self._control.close()
+
+    def abandon(self) -> None:
+        """End the lab but keep its directory, a dead lab's, for whoever wants to know why."""
+        self._control.close()
+        lab = state.read(self.lab.directory)
+        if lab is not None:
+            state.end(lab.record.init, signal.SIGKILL)
 
     def destroy(self) -> None:
         """End the lab and remove all of it."""

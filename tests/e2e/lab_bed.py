@@ -1,0 +1,132 @@
+"""What the lab's tests share: running the command, and looking at the machine for anything left behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "kubeproxy", "lab")
+READY_SECONDS = 90
+
+_AS_NOBODY = """
+set -e
+prefix=$1; shift
+# The interpreter may lie below a home that only root may enter: show the two needed places in a copy of the
+# mounts that is ours alone, over an empty /root.
+case $prefix in /root/*)
+    hold=$(mktemp -d) && mount -t tmpfs hold "$hold" && mkdir "$hold/prefix" "$hold/root"
+    mount --bind "$prefix" "$hold/prefix"
+    mount -t tmpfs -o mode=755 home /root
+    mkdir -p "$prefix" && mount --move "$hold/prefix" "$prefix"
+    umount "$hold" && rmdir "$hold";;
+esac
+exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all -- "$@"
+"""
+
+
+def as_nobody(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the command line that runs ``command`` as an ordinary user, from root."""
+    return ("unshare", "--mount", "sh", "-c", _AS_NOBODY, "sh", sys.base_prefix, *command)
+
+
+class Labs:
+    """`kubeproxy lab` with a place for its labs of its own."""
+
+    def __init__(self, directory: Path, prefix: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple) -> None:
+        self.directory = directory
+        self._prefix = prefix
+        self.environment = {
+            **os.environ,
+            "KUBEPROXY_LAB_DIR": str(directory),
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def run(
+        self, *arguments: str, timeout: float = READY_SECONDS, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end."""
+        return subprocess.run(
+            self._prefix((*COMMAND, *arguments)),
+            env=self.environment,
+            cwd="/",
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start one command."""
+        return subprocess.Popen(
+            self._prefix((*COMMAND, *arguments)),
+            env=self.environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def up(self, name: str, *flags: str) -> None:
+        """Create a lab and wait until it is ready."""
+        made = self.run("up", "--name", name, *flags)
+        assert made.returncode == 0, made.stdout + made.stderr
+
+    def exec(self, name: str, target: str, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command inside."""
+        return self.run("exec", name, target, "--", *command, timeout=30, stdin=stdin)
+
+    def kubectl(self, name: str, *arguments: str, stdin: str = "") -> str:
+        """Run the real kubectl as a user would, with what `lab env` says."""
+        line = self.run("env", name).stdout.strip()
+        assert line.startswith("export KUBECONFIG=")
+        done = subprocess.run(
+            ["sh", "-c", f'{line}; exec kubectl "$@"', "sh", *arguments],
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def processes(self) -> set[int]:
+        """Return every process of any lab made here, by its environment."""
+        mark = f"KUBEPROXY_LAB_DIR={self.directory}\0".encode()
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes() and int(entry.name) != os.getpid():
+                        found.add(int(entry.name))
+                except OSError:
+                    continue  # Ended meanwhile.
+        return found
+
+
+def host_sight() -> Mapping[str, str]:
+    """Return what a leak would show in: names of network namespaces, interfaces, mounts, rules of this machine."""
+    looks = {
+        "namespaces": ["ip", "netns", "list"],
+        "interfaces": ["ip", "-o", "link", "show"],
+        "routes": ["ip", "route", "show", "table", "all"],
+        "mounts": ["findmnt", "--noheadings", "--list", "--output", "TARGET"],
+    }
+    sight = {name: subprocess.run(argv, capture_output=True, text=True).stdout for name, argv in looks.items()}
+    # Another test's namespaces on the same machine are not ours to judge.
+    sight["interfaces"] = "\n".join(line.split(":")[1] for line in sight["interfaces"].splitlines())
+    return sight
+
+
+def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
