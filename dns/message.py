@@ -90,7 +90,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     end: int
 
 
-def skip_name(message: bytes, at: int) -> int:
+def skip_name(message: bytes, at: int, *, pointers: bool = True) -> int:
     """Return where the name at an offset ends in place; a compression pointer must point backwards."""
     start, limit = at, len(message)
     while at < limit:
@@ -100,7 +100,7 @@ def skip_name(message: bytes, at: int) -> int:
                 break
             return at + 1
         if size >= 0xC0:
-            if at + 1 >= limit or (size & 0x3F) << 8 | message[at + 1] >= start:
+            if not pointers or at + 1 >= limit or (size & 0x3F) << 8 | message[at + 1] >= start:
                 break
             return at + 2
         if size > 63:
@@ -111,8 +111,8 @@ def skip_name(message: bytes, at: int) -> int:
 
 def question_end(message: bytes) -> int:
     """Return where the one question ends. Raises Malformed when it is cut or has a compressed name."""
-    end = skip_name(message, HEADER)
-    if end + 4 > len(message) or message[end - 1] != 0:
+    end = skip_name(message, HEADER, pointers=False)
+    if end + 4 > len(message):
         raise Malformed("bad question")
     return end + 4
 

@@ -89,7 +89,7 @@ class Forward:
             try:
                 return await self._ask(upstream, query, min(left, READ_SECONDS))
             except (OSError, TimeoutError, Malformed) as error:
-                reason = f"{upstream}: {error or 'i/o timeout'}"
+                reason = f"{upstream}: {str(error) or 'i/o timeout'}"
                 self._metrics.count(
                     "coredns_forward_healthcheck_failures", "Counter of the number of failed exchanges.",
                     to=str(upstream),

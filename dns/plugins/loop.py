@@ -19,7 +19,9 @@ from dns.wire import counts, question_of
 log = logging.getLogger(__name__)
 
 ALLOWED_SIGHTINGS = 2
-PROBE_DELAY_SECONDS = 1.0
+PROBES = 15
+PROBE_DELAY_SECONDS = 0.2
+PROBE_PAUSE_SECONDS = 2.0
 
 
 class Loop:
@@ -47,6 +49,12 @@ class Loop:
         return await self._next.serve(query)
 
 
+def _probe_query(name: bytes) -> Query:
+    question = question_of(name, Type.HINFO)
+    packet = secrets.token_bytes(2) + b"\x01\x00" + counts(0) + question
+    return Query(packet, question, name, Type.HINFO, 1, limit=STREAM_LIMIT)
+
+
 def setup(directive: Directive, build: Build) -> None:
     """Read the line."""
     if directive.args or directive.block:
@@ -61,14 +69,17 @@ def setup(directive: Directive, build: Build) -> None:
         return handlers[-1]
 
     async def probe() -> None:
-        await build.runtime.clock.sleep(PROBE_DELAY_SECONDS)
-        question = question_of(name, Type.HINFO)
-        packet = secrets.token_bytes(2) + b"\x01\x00" + counts(0) + question
-        query = Query(packet, question, name, Type.HINFO, 1, limit=STREAM_LIMIT)
-        try:
-            await handlers[0].serve(query)
-        except Failure as failure:
-            log.debug("plugin/loop: the probe was not answered: %s", failure)
+        """Ask until somebody answers: at the start of a pod its network may not be there yet."""
+        pause = PROBE_DELAY_SECONDS
+        for _ in range(PROBES):
+            await build.runtime.clock.sleep(pause)
+            pause = PROBE_PAUSE_SECONDS
+            try:
+                await handlers[0].serve(_probe_query(name))
+            except Failure as failure:
+                log.debug("plugin/loop: the probe was not answered: %s", failure)
+            else:
+                return
 
     build.links["loop"] = link
     build.tasks.append(probe)

@@ -396,3 +396,27 @@ async def test_odd_packets_get_what_the_table_says(world: World) -> None:
         client.send(b"\xab\xcd\x01\x00\x00\x01" + bytes(6))  # a header that promises a question
         answer = await asyncio.wait_for(loop.sock_recv(client, 512), 3)
     assert answer == b"\xab\xcd\x81\x01" + bytes(8)
+
+
+async def test_every_address_of_a_wildcard_answers_from_itself(tmp_path: Path) -> None:
+    """dig connects its socket: an answer from another address than the one it asked would not arrive."""
+    port = free_port()
+    corefile = tmp_path / "Corefile"
+    corefile.write_text(f".:{port} {{\n kubernetes cluster.local {{\n  endpoint http://127.0.0.1:1\n }}\n}}\n")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dns", "-conf", str(corefile), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 10)  # the first line: what is served
+        for address in ("127.0.0.1", "127.0.0.2", "::1"):
+            for transport in ("+notcp", "+tcp"):
+                dig = await asyncio.create_subprocess_exec(
+                    "dig", f"@{address}", "-p", str(port), "+short", "+tries=1", "+time=2", transport,
+                    "dns-version.cluster.local", "TXT", stdout=asyncio.subprocess.PIPE,
+                )  # fmt: skip
+                output, _ = await dig.communicate()
+                assert output == b'"1.1.0"\n', (address, transport)
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
