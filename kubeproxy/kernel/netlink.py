@@ -23,14 +23,16 @@ NLA_F_NESTED, NLA_F_NET_BYTEORDER = 0x8000, 0x4000
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 RECEIVE_BYTES = 1 << 20
+PRIVATE_ERRORS = 4096
+"""Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
 
 
 class NetlinkError(KernelError):
-    """The kernel refused a message."""
+    """The kernel refused a message; ``what`` it was about begins the text."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"netlink: {os.strerror(code)}" if code < 4096 else f"netlink: error {code}")
+    def __init__(self, code: int, what: str = "netlink") -> None:
+        super().__init__(f"{what}: {os.strerror(code) if code < PRIVATE_ERRORS else f'error {code}'}")
         self.code = code
 
 
@@ -75,23 +77,23 @@ class NetlinkSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def request(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """Send one message and return the bodies of all answers. Raises NetlinkError."""
+    def request(self, kind: int, flags: int, body: bytes, what: str = "netlink") -> list[bytes]:
+        """Send one message, which is about ``what``; return the bodies of all answers. Raises NetlinkError."""
         self._sequence += 1
         self._socket.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
         answers: list[bytes] = []
-        while not self._receive(answers):
+        while not self._receive(answers, what):
             pass
         return answers
 
-    def _receive(self, answers: list[bytes]) -> bool:
+    def _receive(self, answers: list[bytes], what: str) -> bool:
         """Take in one datagram; return whether the answer is complete."""
         data = self._socket.recv(RECEIVE_BYTES)
         offset = 0
         while offset + 16 <= len(data):
             length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
             if length < 16:
-                raise NetlinkError(errno.EBADMSG)
+                raise NetlinkError(errno.EBADMSG, what)
             body = data[offset + 16 : offset + length]
             offset += length + (-length % 4)
             if sequence != self._sequence:
@@ -99,7 +101,7 @@ class NetlinkSocket:
             if kind in (NLMSG_ERROR, NLMSG_DONE):
                 (code,) = struct.unpack_from("=i", body) if len(body) >= 4 else (0,)
                 if code:
-                    raise NetlinkError(-code)
+                    raise NetlinkError(-code, what)
                 return True
             answers.append(body)
         return False

@@ -31,6 +31,7 @@ def remove(tables: SaveAndRestore, sets: Sets, family: Family) -> None:
     text = "".join(removal(table, parse_save(table, tables.save(table))) for table in CHAINS)
     if text:
         tables.restore(text)
+    # While the other flavour's rules refer to the set it stays; removing those takes it along.
     sets.destroy(names.LOCAL_ENDPOINTS[family])
 
 

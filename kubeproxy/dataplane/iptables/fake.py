@@ -53,11 +53,12 @@ class FakeSets:
         """See `hairpin.Sets.delete`."""
         self.sets[name].difference_update(entries)
 
-    def destroy(self, name: str) -> None:
+    def destroy(self, name: str) -> bool:
         """See `hairpin.Sets.destroy`."""
         if self.in_use(name):
-            raise AssertionError(f"set {name} is still in use by a rule")
+            return False
         self.sets.pop(name, None)
+        return True
 
 
 class FakeTables:

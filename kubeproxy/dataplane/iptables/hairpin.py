@@ -11,7 +11,7 @@ from kubeproxy.dataplane.base import Change
 from kubeproxy.dataplane.iptables.render import local_targets
 from kubeproxy.kernel.ipset import Entry
 
-BATCH = 1000
+BATCH = 800
 
 
 class Sets(Protocol):
@@ -33,8 +33,8 @@ class Sets(Protocol):
         """Take entries out; those that are not in do no harm."""
         ...
 
-    def destroy(self, name: str) -> None:
-        """Remove a set; one that does not exist does no harm."""
+    def destroy(self, name: str) -> bool:
+        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
         ...
 
 
