@@ -11,11 +11,11 @@ from flannel.allocation import OutOfSubnets
 from flannel.backends.base import BackendError
 from flannel.config import Config, make_config
 from flannel.daemon import Daemon
-from flannel.flags import FlagError, HelpWanted, parse_flags, usage
+from flannel.flags import COMMAND_LINE
 from flannel.netconf import NetConfError
 from flannel.subnets import LeaseLost
 from flannel.underlay import NoUnderlay
-from kubeproxy import __version__
+from kubeproxy import __version__, logs
 from kubeproxy.clock import SystemClock
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.interfaces import Rtnetlink
@@ -24,32 +24,17 @@ from kubeproxy.store.etcd import EtcdStore
 log = logging.getLogger("flannel")
 
 FATAL = (BackendError, KernelError, LeaseLost, NetConfError, NoUnderlay, OSError, OutOfSubnets)
-DEBUG_VERBOSITY = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flanneld ARGV` and return its exit status: 0 after a signal, 1 for a failure, 2 for bad usage."""
-    try:
-        flags = parse_flags(sys.argv[1:] if argv is None else argv, os.environ)
-        if flags["version"]:
-            print(f"flanneld {__version__}", file=sys.stderr)
-            return 0
-        config = make_config(flags)
-    except HelpWanted:
-        print(usage(), file=sys.stderr)
+    arguments = sys.argv[1:] if argv is None else argv
+    config = COMMAND_LINE.parse_or_exit(arguments, make_config, os.environ)
+    if config.version:
+        print(f"flanneld {__version__}", file=sys.stderr)
         return 0
-    except FlagError as error:
-        print(f"{error}\n{usage()}", file=sys.stderr)
-        return 2
-    _log_to_stderr(config.verbosity)
+    logs.configure(verbosity=config.verbosity)
     return asyncio.run(_serve(config))
-
-
-def _log_to_stderr(verbosity: int) -> None:
-    level = logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("asyncio", "aiohttp", "pyroute2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 async def _serve(config: Config) -> int:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from flannel.flags import FlagError
 from flannel.underlay import Wish
+from kubeproxy.flags import FlagError
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +28,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     healthz_ip: str
     healthz_port: int
     verbosity: int
+    version: bool
 
 
 def make_config(flags: Mapping[str, Any]) -> Config:
@@ -50,6 +51,7 @@ def make_config(flags: Mapping[str, Any]) -> Config:
         healthz_ip=_address(flags, "healthz-ip"),
         healthz_port=_within(flags, "healthz-port", 0, 65535),
         verbosity=flags["v"],
+        version=flags["version"],
     )
 
 

@@ -53,17 +53,10 @@ async def _run(options: Options) -> None:
     if options.master:
         await run_agent(options, options.master)
         return
-    from kubeproxy.apiserver.allocate import parse_ranges
-    from kubeproxy.apiserver.server import Settings, running
-    from kubeproxy.clock import SystemClock
+    from kubeproxy.apiserver.embedded import serve_embedded
 
-    host, port = options.api_address
-    settings = Settings(
-        store=f"sqlite:{Path(options.data_dir) / 'store.db'}",
-        ranges=parse_ranges(options.service_range, options.node_port_range),
-        bind_address=host,
-        port=port,
-    )
-    async with running(settings, SystemClock()) as server:
-        log.info("embedded store %s, API at %s", settings.store, server)
+    store = Path(options.data_dir) / "store.db"
+    ranges = (options.service_range, options.node_port_range)
+    async with serve_embedded(store, options.api_address, *ranges) as server:
+        log.info("embedded store %s, API at %s", store, server)
         await run_agent(options, server)

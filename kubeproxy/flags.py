@@ -11,8 +11,9 @@ A program's flags are one table of `Flag` rows: parsing, defaults and `--help` c
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +40,8 @@ class Flag(msgspec.Struct, frozen=True):
     default: Any
     help: str
     alias: str = ""
+    repeatable: bool = False
+    """May be given several times; the value is then a tuple of all."""
 
     @property
     def is_bool(self) -> bool:
@@ -88,10 +91,25 @@ def integer(text: str) -> int:
 
 
 class CommandLine:
-    """A program's flag table, ready to parse."""
+    """A program's flag table, ready to parse.
 
-    def __init__(self, program: str, description: str, flags: Sequence[Flag], style: Style = Style.PFLAG) -> None:
+    With ``environment_prefix`` a flag is also read from the environment (`FLANNELD_ETCD_PREFIX` for
+    etcd-prefix); the command line wins. Names in ``not_built`` are known and refused as such.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        description: str,
+        flags: Sequence[Flag],
+        style: Style = Style.PFLAG,
+        *,
+        environment_prefix: str = "",
+        not_built: Collection[str] = (),
+    ) -> None:
         self._style = style
+        self._environment_prefix = environment_prefix
+        self._not_built = frozenset(not_built)
         self._flags = {flag.name: flag for flag in flags} | {flag.alias: flag for flag in flags if flag.alias}
         self._defaults = {flag.name: flag.default for flag in flags}
         self._help = argparse.ArgumentParser(prog=program, description=description, usage="%(prog)s [flags]")
@@ -102,37 +120,65 @@ class CommandLine:
                 text += f" (default {str(flag.default).replace('%', '%%')})"
             self._help.add_argument(*names, help=text, metavar="")
 
-    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+    def parse(self, argv: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
         """Return {flag name: value}, defaults included. Raises FlagError; `--help` prints and exits with 0."""
-        values = dict(self._defaults)
+        values = self._defaults | (self._from(environment) if self._environment_prefix else {})
+        given: set[str] = set()
         rest = list(argv)
         while rest:
             word = rest.pop(0)
             if not word.startswith("-") or word in ("-", "--"):
                 raise FlagError(f"unexpected argument: {word!r}")
-            name, given, text = self._split(word)
-            if name in ("help", "h"):
-                self._help.print_help()
-                raise SystemExit(0)
-            flag = self._flags.get(name)
-            if flag is None:
-                raise FlagError(self._unknown(word, name))
-            if not given and flag.is_bool:
-                text = "true"
-            elif not given:
-                if not rest:
-                    raise FlagError(f"flag needs an argument: {word}")
-                text = rest.pop(0)
-            values[flag.name] = self._value(flag, word, text)
+            flag, text = self._next(word, rest)
+            value = self._value(flag, word, text)
+            if flag.repeatable:
+                value = (*(values[flag.name] if flag.name in given else ()), value)
+            values[flag.name] = value
+            given.add(flag.name)
         return values
 
-    def parse_or_exit(self, argv: Sequence[str], check: Callable[[dict[str, Any]], T]) -> T:
+    def _next(self, word: str, rest: list[str]) -> tuple[Flag, str]:
+        """Return a word's flag and its text, which may be the next word."""
+        name, given, text = self._split(word)
+        if name in ("help", "h"):
+            self._help.print_help()
+            raise SystemExit(0)
+        flag = self._flags.get(name)
+        if flag is None:
+            raise FlagError(self._unknown(word, name))
+        if given:
+            return flag, text
+        if flag.is_bool:
+            return flag, "true"
+        if not rest:
+            raise FlagError(f"flag needs an argument: {word}")
+        return flag, rest.pop(0)
+
+    def _from(self, environment: Mapping[str, str]) -> dict[str, Any]:
+        found = {}
+        for name in (*self._defaults, *self._not_built):
+            variable = self._environment_prefix + name.replace("-", "_").upper()
+            text = environment.get(variable)
+            if text is None:
+                continue
+            if name in self._not_built:
+                raise FlagError(f"{variable} is set, and flag -{name} is not built yet")
+            value = self._value(self._flags[name], variable, text)
+            found[name] = (value,) if self._flags[name].repeatable else value
+        return found
+
+    def parse_or_exit(
+        self,
+        argv: Sequence[str],
+        check: Callable[[dict[str, Any]], T],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> T:
         """Parse and let ``check`` make the options, ending the program as Go's does on a FlagError of either.
 
         The message goes to stderr; the status is 1 (pflag) or 2 (Go's flag package).
         """
         try:
-            return check(self.parse(argv))
+            return check(self.parse(argv, environment))
         except FlagError as error:
             prefix = "Error: " if self._style is Style.PFLAG else ""
             print(f"{prefix}{error}", file=sys.stderr)
@@ -160,6 +206,8 @@ class CommandLine:
         return name, bool(equals), value
 
     def _unknown(self, word: str, name: str) -> str:
+        if name in self._not_built:
+            return f"flag -{name} is not built yet"
         if self._style is Style.GO:
             return f"flag provided but not defined: -{name}"
         if not word.startswith("--"):
