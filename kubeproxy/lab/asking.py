@@ -82,8 +82,8 @@ async def _connects(host: str, port: int, seconds: float) -> str:
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
         return f"dial tcp {_bracketed(host)}:{port}: no answer within {seconds:g} s"
-    except OSError as error:
-        return f"dial tcp {_bracketed(host)}:{port}: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: the host is no name that could be looked up.
+        return f"dial tcp {_bracketed(host)}:{port}: {error}"
     writer.close()
     return ""
 

@@ -7,11 +7,13 @@ which works for processes that are not our children, too.
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -87,32 +89,33 @@ class ContainerProcess:
                 os.killpg(self.pid, signal.SIGKILL)
 
 
-async def start(argv: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> ContainerProcess:
-    """Start a container's process in a session of its own. Raises OSError."""
-    with log_file.open("ab") as output:
-        child = await asyncio.create_subprocess_exec(
+async def _spawn(
+    argv: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes], errors: int | IO[bytes]
+) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=errors,
             env=dict(environment),
             cwd=PROJECT,
             start_new_session=True,
         )
+    except ValueError as error:  # A null byte in what the pod's author wrote.
+        raise OSError(errno.EINVAL, str(error)) from None
+
+
+async def start(argv: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> ContainerProcess:
+    """Start a container's process in a session of its own. Raises OSError."""
+    with log_file.open("ab") as output:
+        child = await _spawn(argv, environment, output, output)
     return ContainerProcess(Identity(pid=child.pid, started=start_of(child.pid) or 0), child)
 
 
 async def run(argv: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
     """Run a command to its end; return exit code and the output's tail. Raises OSError, TimeoutError."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=dict(environment),
-        cwd=PROJECT,
-        start_new_session=True,
-    )
+    child = await _spawn(argv, environment, asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT)
     try:
         async with asyncio.timeout(timeout_seconds):
             output, _ = await child.communicate()
