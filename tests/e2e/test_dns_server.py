@@ -420,3 +420,38 @@ async def test_every_address_of_a_wildcard_answers_from_itself(tmp_path: Path) -
     finally:
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_the_real_api_server_and_kubectl(tmp_path: Path) -> None:
+    """Nothing of ours is faked: kubectl writes, the project's API server keeps, clusterdns answers."""
+    world = World(tmp_path)
+    await world.start()
+    await world.api.stop()
+    url = f"http://127.0.0.1:{world.ports['API']}"
+    apiserver = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kubeproxy", "apiserver", "--store", f"sqlite:{tmp_path}/store.db",
+        "--port", str(world.ports["API"]),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await world.ready()
+        kubectl = str(Path(sys.executable).with_name("kubectl"))
+
+        async def run(*args: str) -> None:
+            process = await asyncio.create_subprocess_exec(
+                kubectl, "-s", url, *args, stdout=asyncio.subprocess.DEVNULL
+            )
+            assert await process.wait() == 0, args
+
+        await run("create", "service", "clusterip", "web", "--clusterip=10.96.7.7", "--tcp=80:8080")
+        await world.resolves(["10.96.7.7"], "web.default.svc.cluster.local")
+        await world.resolves(["web.default.svc.cluster.local."], "-x", "10.96.7.7")
+        await run("create", "service", "externalname", "out", "--external-name=www.example.test", "--tcp=80")
+        await world.resolves(["www.example.test.", "198.51.100.7"], "out.default.svc.cluster.local")
+        await run("delete", "service", "web")
+        await world.resolves([], "web.default.svc.cluster.local")
+        assert "NXDOMAIN" in await world.dig("web.default.svc.cluster.local")
+    finally:
+        apiserver.terminate()
+        await apiserver.wait()
+        await world.stop()
