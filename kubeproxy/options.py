@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, duration, integer
 from kubeproxy.health.http import AddressError, parse_address
 from kubeproxy.model.addresses import canonical_cidr
@@ -107,8 +108,7 @@ def _options(values: dict[str, Any]) -> Options:
         cleanup=get("cleanup"),
         data_dir=get("data-dir"),
         api_address=_address("api-bind-address", values, API_PORT) or ("127.0.0.1", API_PORT),
-        service_range=get("service-cluster-ip-range"),
-        node_port_range=get("service-node-port-range"),
+        **_ranges(values),
         logging_format=_one_of("logging-format", get("logging-format"), ("text", "json")),
         verbosity=get("v"),
         version=get("version"),
@@ -154,6 +154,15 @@ def _periods(values: dict[str, Any]) -> tuple[float, float]:
             f"iptables-min-sync-period: Invalid value: {shortest:g}s: must be between 0 and iptables-sync-period"
         )
     return period, shortest
+
+
+def _ranges(values: dict[str, Any]) -> dict[str, str]:
+    service, node_port = values["service-cluster-ip-range"], values["service-node-port-range"]
+    try:
+        parse_ranges(service, node_port)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+    return {"service_range": service, "node_port_range": node_port}
 
 
 def _address(name: str, values: dict[str, Any], port: int) -> tuple[str, int] | None:
