@@ -342,3 +342,20 @@ def test_invalid_packets_are_dropped_unless_conntrack_is_liberal(value: str, dro
     node.sysctls.values[TCP_BE_LIBERAL] = value
     node.full()
     assert any("INVALID" in rule for rule in node.rules("KUBE-FORWARD", "filter")) is dropped
+
+
+@pytest.mark.parametrize(("services", "endpoints"), [(1, 1), (1, 10), (10, 1), (10, 2)])
+def test_the_layout_stays_lean(services: int, endpoints: int) -> None:
+    """Upstream writes 5 + S(2 + 3n) rules into nat; ours are one rule an endpoint, and no chain of its own."""
+    node = Node()
+    for i in range(services):
+        addresses = [f"10.244.{i}.{j}" for j in range(endpoints)]
+        one = service(f"s{i}", f"10.96.1.{i}")
+        node.world.apply_services({(one.namespace, one.name): one})
+        piece = endpoint_slice(one.name, "80", addresses)
+        node.world.apply_slices({(piece.namespace, piece.name): piece})
+    node.full()
+    ours = [rule for chain, rules in node.tables.tables["nat"].items() if "KUBE" in chain for rule in rules]
+    assert len(ours) == 6 + services * (2 + endpoints)
+    assert len(node.service_chains()) == 1 + services
+    assert sum("--comment" in rule for rule in ours) == 2 + services
