@@ -31,6 +31,9 @@ from kubeproxy.lab import layout, state
 
 NAMESPACES = netns.CLONE_NEWNS | netns.CLONE_NEWNET | netns.CLONE_NEWPID | netns.CLONE_NEWUTS | netns.CLONE_NEWIPC
 
+_TAIL_LINES = 5
+"""How much of a log explains a failure."""
+
 NO_RIGHT = """no right to make namespaces ({what}).
 Run it as root (sudo), or allow user namespaces to ordinary users:
   Ubuntu 24.04: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0
@@ -61,6 +64,14 @@ def explain(error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EINVAL, errno.ENOSYS):
         return NO_RIGHT.format(what=what)
     return f"cannot make the lab's namespaces: {what}"
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log, which may not be there."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+    except FileNotFoundError:
+        return ""
 
 
 def make_namespaces() -> None:
@@ -138,7 +149,7 @@ def process_one(directory: Path, control: socket.socket, listen: int) -> NoRetur
     for descriptor in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     reason = watch(start_supervisor(control.fileno(), listen), control)
-    send(control, Report(error=f"{reason}; see {directory}/logs/supervisor.log"))
+    send(control, Report(error=f"{reason}\n{tail(layout.INSIDE / 'logs/supervisor.log')}".strip()))
     os._exit(1)
 
 

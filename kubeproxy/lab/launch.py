@@ -9,16 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
 from kubeproxy.lab import checks, layout, state
-from kubeproxy.lab.init import Report
+from kubeproxy.lab.init import Report, tail
 from kubeproxy.lab.state import Lab, LabError, Record
-
-LOG_LINES = 5
-"""How much of the supervisor's log a failed launch shows."""
 
 
 class Launch:
@@ -69,7 +65,7 @@ class Launch:
                 check=False,
             )
         if init.returncode:
-            raise LabError(f"failed to create lab: {self._first_error() or _tail(log)}")
+            raise LabError(f"failed to create lab: {self._first_error() or tail(log)}")
 
     def _first_error(self) -> str:
         self._control.setblocking(False)
@@ -89,7 +85,7 @@ class Launch:
                 yield report
                 if report.ready:
                     return
-        raise LabError(f"failed to create lab: it was killed\n{_tail(self.lab.directory / 'logs/supervisor.log')}")
+        raise LabError(f"failed to create lab: it was killed\n{tail(self.lab.directory / 'logs/supervisor.log')}")
 
     def detach(self) -> None:
         """Let the lab live on without this process."""
@@ -107,13 +103,6 @@ class Launch:
         """End the lab and remove all of it."""
         self._control.close()
         state.remove(self.lab)
-
-
-def _tail(log: Path) -> str:
-    try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    except FileNotFoundError:
-        return ""
 
 
 def write_kubeconfigs(lab: Lab) -> None:

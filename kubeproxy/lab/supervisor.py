@@ -2,8 +2,8 @@
 
     python -m kubeproxy.lab.supervisor --control-fd N --listen-fd M          (by `init`, inside the namespaces)
 
-Order: network, API server (it holds the store), flannel's configuration, then every node's programs at once and
-the cluster's DNS objects. Progress goes to the creator as steps; the state of every program is kept in
+Order: network, API server (it holds the store), flannel's configuration, every node's programs at once, and the
+cluster's DNS when there are nodes. Progress goes to the creator as steps; the state of every program is kept in
 status.json. The API server's listening socket on the host was made before the namespaces, lives here, and is
 handed to each API server that is started, so clients on the host meet a short wait and no refusal.
 """
@@ -63,15 +63,16 @@ class Supervisor:
             async with self._step("API server and store"):
                 self._keep(tasks, programs.apiserver(self._listen_fd))
                 await self._until(lambda: _answers(layout.CONTROL, layout.API_PORT))
-            await self._configure_overlay()
-            for spec in (*programs.of_nodes(self._nodes, self._record.mode), programs.controllers()):
-                self._keep(tasks, spec)
-            await self._until(lambda: _done(addons.apply(client, "coredns.yaml")))
             async with self._step("overlay: a subnet leased to each node"):
+                await self._configure_overlay()
+                for spec in (*programs.of_nodes(self._nodes, self._record.mode), programs.controllers()):
+                    self._keep(tasks, spec)
                 await self._until(self._subnets_leased)
             async with self._step("nodes ready"):
                 await self._until(lambda: _counts(addons.ready_nodes(client), len(self._nodes)))
             async with self._step("cluster DNS"):
+                # Not before the nodes are there: its two pods would both go to the first of them.
+                await self._until(lambda: _done(addons.apply(client, "coredns.yaml")))
                 await self._until(lambda: _counts(addons.ready_replicas(client, "kube-system", "coredns"), 2))
             self._ready = True
             self._write_status()
@@ -125,7 +126,7 @@ class Supervisor:
                 text = log_file(keeper.spec.name).read_text(errors="replace").strip()
                 last = text.splitlines()[-1] if text else "it wrote nothing"
                 lines.append(f"{keeper.spec.name} keeps dying: {last}")
-        return "; ".join(lines) or "its programs run, see their logs"
+        return "; ".join(lines) or "its programs run; --retain keeps their logs"
 
     def _write_status(self) -> None:
         rows = tuple(
