@@ -1,0 +1,93 @@
+"""`scripts/bench`: run the benchmarks that are asked for, print one table, and write JSON for programs.
+
+Every row stands beside a floor measured in the same run, because these machines are noisy: the ratio is the
+figure to keep. JSON: a list of objects with `what`, `mode`, `flavour`, `services`, `p50_ms`, `floor_ms`, `ratio`
+and `rss_mib` (the process that computes, renders and writes; null where none is measured).
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import dataplane
+import first_answer
+from rich.console import Console
+from rich.table import Table
+
+from kubeproxy.kernel.iptables import Flavour
+
+WHATS = {
+    "full-load": ("full load",),
+    "one-change": ("endpoints of one Service change", "one Service is added"),
+    "first-answer": (),
+}
+
+
+def iptables_rows(sizes: list[int], flavour: Flavour, only: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for size in sizes:
+        result = dataplane.in_own_namespace(size, flavour)
+        for what in (what for name in only for what in WHATS[name]):
+            row = {"what": what, "mode": "iptables", "flavour": flavour.value, "services": size}
+            figures = result[what]
+            row |= {"p50_ms": figures["ours_ms"], "floor_ms": figures["bare_ms"], "ratio": figures["ratio"]}
+            rows.append(row | {"rss_mib": result["resident_mb"]})
+    return rows
+
+
+def first_answer_rows() -> list[dict[str, Any]]:
+    return [
+        {
+            "what": result.what,
+            "mode": "iptables",
+            "flavour": "",
+            "services": 1,
+            "p50_ms": result.seconds * 1000,
+            "floor_ms": result.floor_seconds * 1000,
+            "ratio": result.seconds / result.floor_seconds,
+            "rss_mib": None,
+        }
+        for result in first_answer.measure()
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table("what", "flavour", "Services", "ms (median)", "floor ms", "ratio", "process MiB")
+    for row in rows:
+        memory = "" if row["rss_mib"] is None else f"{row['rss_mib']:.0f}"
+        figures = (f"{row['p50_ms']:.1f}", f"{row['floor_ms']:.1f}", f"{row['ratio']:.2f}")
+        table.add_row(row["what"], row["flavour"], f"{row['services']:,}", *figures, memory)
+    console = Console()
+    console.print(table)
+    console.print(
+        "floor: the bare iptables-restore of the same text, in the same run; "
+        "for kubectl apply, the start of kubectl itself"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default=",".join(WHATS), help=f"what to measure, of {', '.join(WHATS)}")
+    parser.add_argument("--sizes", default="1000,10000", help="numbers of Services, each with 3 endpoints")
+    parser.add_argument("--flavour", default="legacy", choices=list(Flavour), type=Flavour)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    given = parser.parse_args()
+    only = given.only.split(",")
+    unknown = sorted(set(only) - set(WHATS))
+    if unknown:
+        parser.error(f"--only: {', '.join(unknown)} is not among {', '.join(WHATS)}")
+    rows = []
+    if {"full-load", "one-change"} & set(only):
+        sizes = [int(size) for size in given.sizes.split(",")]
+        rows += iptables_rows(sizes, given.flavour, only)
+    if "first-answer" in only:
+        rows += first_answer_rows()
+    show(rows)
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1))
+    return 0
+
+
+sys.exit(main())
