@@ -29,7 +29,7 @@ from kubeproxy.store.base import (
 from tests.store_engines import LONG, engine_params, etcd_process, opened
 from tests.store_model import Model, inside
 
-EXAMPLES = {"memory": 300, "file": 40, "gateway": 60, "etcd": 20}
+EXAMPLES = {"memory": 150, "file": 30, "gateway": 30, "etcd": 12}
 NAMES = (b"a", b"a\x00", b"aa", b"b", b"c\xff")
 LEASES = (1, 2, 3)
 
@@ -58,16 +58,20 @@ compares = st.one_of(
 )
 branches = st.lists(operations, max_size=4)
 txns = st.tuples(st.just("txn"), st.lists(compares, max_size=2), branches, branches)
+single = st.builds(lambda operation: ("txn", [], [operation], []), operations)
 steps = st.one_of(
-    st.builds(lambda operation: ("txn", [], [operation], []), operations),
+    single,
+    single,
+    single,
+    txns,
     txns,
     st.tuples(st.just("compact"), ages),
     st.tuples(st.just("grant"), st.sampled_from(LEASES), st.integers(2, 6)),
     st.tuples(st.sampled_from(("keep_alive", "revoke", "time_to_live")), st.sampled_from(LEASES)),
-    st.tuples(st.just("step"), st.sampled_from((0.5, 2.0, 5.0))),
+    st.tuples(st.just("step"), st.sampled_from((0.5, 2.0, 4.0))),
     st.tuples(st.just("watch"), names, ends, st.one_of(st.none(), ages)),
 )
-histories = st.lists(steps, min_size=1, max_size=40)
+histories = st.lists(steps, min_size=20, max_size=60)
 
 _examples = itertools.count()
 

@@ -249,6 +249,17 @@ class TestHistory:
         (rows,) = store._engine._db.execute("SELECT count(*) FROM log").fetchone()
         assert rows == 3
 
+    async def test_a_deletion_at_the_compacted_revision_is_still_told(self, store: SqliteStore) -> None:
+        """Who has seen everything before it resumes there (etcd before 3.6 forgets it)."""
+        await put(store, b"a", b"")
+        gone = (await store.txn((), (Delete(key=b"a"),))).revision
+        await put(store, b"b", b"")
+        await store.compact(gone)
+        assert [event.kv.mod_revision for event in await events(store, gone, 2)] == [gone, gone + 1]
+        await store.compact(gone + 1)
+        (rows,) = store._engine._db.execute("SELECT count(*) FROM log").fetchone()
+        assert rows == 1
+
 
 class TestWatches:
     async def test_a_slow_watch_costs_no_memory_and_misses_nothing(self, store: SqliteStore) -> None:
