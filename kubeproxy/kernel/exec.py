@@ -5,12 +5,17 @@ program's failure is a `CommandFailed` with its first line of complaint, so that
 """
 
 import contextlib
+import fcntl
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
 from typing import IO, Protocol
 
 import msgspec
+
+
+PIPE_BYTES = 1 << 20
+"""What the pipe to a program holds while text is streamed, so that program and renderer seldom wait for each other."""
 
 
 class KernelError(Exception):
@@ -73,6 +78,8 @@ class SystemExec:
         if not isinstance(stdin, str):
             # communicate() wants the whole input at once; a stream is written beside it, so that output
             # that fills its pipe cannot block the writer.
+            with contextlib.suppress(OSError):  # An ordinary user may have used up what pipes may hold.
+                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             feeder = _Feeder(process.stdin, stdin)
             process.stdin = None
             feeder.start()
