@@ -13,9 +13,8 @@ from typing import IO, Protocol
 
 import msgspec
 
-
 PIPE_BYTES = 1 << 20
-"""What the pipe to a program holds while text is streamed, so that program and renderer seldom wait for each other."""
+"""What the pipe to a program holds while text is streamed, so that neither side often waits for the other."""
 
 
 class KernelError(Exception):
