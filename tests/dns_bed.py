@@ -7,7 +7,7 @@ from typing import Any
 
 from dnslib import EDNS0, QTYPE, RR, DNSHeader, DNSQuestion, DNSRecord
 
-from dns.chain import Build, Runtime
+from dns.chain import Build, Failure, Runtime
 from dns.corefile import parse
 from dns.dispatch import Dispatcher
 from dns.message import Query, Reply, empty
@@ -44,9 +44,12 @@ class FakeUpstream:
     def __init__(self) -> None:
         self.zone: dict[tuple[str, str], list[str]] = {}
         self.truncate = False
+        self.away = False
         self.asked: list[tuple[str, str]] = []
 
     async def serve(self, query: Query) -> Reply:
+        if self.away:
+            raise Failure("no upstream answers")
         if not printable(query.question):
             return empty(query, Rcode.NXDOMAIN, "forward")  # dnslib refuses such names, resolvers do not
         request = DNSRecord.parse(query.clean())

@@ -60,16 +60,20 @@ class Kubernetes:
     async def _follow(self, query: Query, found: Found) -> Reply:
         """Answer for an ExternalName Service: its CNAME, then what the target has, from wherever that is.
 
-        As with CoreDNS the CNAME stands alone when the target has nothing to give; when nobody could say
-        (SERVFAIL) the whole answer is SERVFAIL, so that the client asks again.
+        As with CoreDNS the CNAME stands alone when the target has nothing to give, and also when nobody could
+        say what it has: what the Service says is known either way, and the record's TTL is short.
         """
         assert found.answer is not None
         alone = authoritative(query, Rcode.NOERROR, found.answer, "kubernetes")
         if query.depth >= MAX_CHAIN:
             return alone
-        target = await self._resolve(query.asking(to_wire(found.alias)))
+        try:
+            target = await self._resolve(query.asking(to_wire(found.alias)))
+        except Failure as failure:
+            log.warning("the target %s of an ExternalName Service: %s", found.alias, failure)
+            return alone
         if target.rcode not in (Rcode.NOERROR, Rcode.NXDOMAIN):
-            raise Failure(f"{found.alias}: the target of an ExternalName Service could not be resolved")
+            return alone
         try:
             return _joined(alone, target)
         except (DNSError, ValueError, IndexError, UnicodeError) as error:

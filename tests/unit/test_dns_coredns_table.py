@@ -178,6 +178,12 @@ def test_an_alias_whose_target_has_nothing_stands_alone(bed: Bed) -> None:
     assert (reply.header.rcode, lines(reply.rr)) == (0, [f"external.{NS} cname ext.interwebs.test."])
 
 
+def test_an_alias_whose_target_nobody_can_resolve_stands_alone(bed: Bed) -> None:
+    bed.upstream.away = True
+    reply = bed.ask(f"external.{NS}", "A")
+    assert (reply.header.rcode, lines(reply.rr)) == (0, [f"external.{NS} cname ext.interwebs.test."])
+
+
 def test_the_apex_soa_and_servers(bed: Bed) -> None:
     soa = bed.ask(Z, "SOA")
     assert str(soa.rr[0].rdata).startswith(f"ns.dns.{Z}")
