@@ -13,23 +13,26 @@ READY_SECONDS = 90
 
 _AS_NOBODY = """
 set -e
-prefix=$1; shift
-# The interpreter may lie below a home that only root may enter: show the two needed places in a copy of the
-# mounts that is ours alone, over an empty /root.
-case $prefix in /root/*)
-    hold=$(mktemp -d) && mount -t tmpfs hold "$hold" && mkdir "$hold/prefix" "$hold/root"
-    mount --bind "$prefix" "$hold/prefix"
-    mount -t tmpfs -o mode=755 home /root
-    mkdir -p "$prefix" && mount --move "$hold/prefix" "$prefix"
-    umount "$hold" && rmdir "$hold";;
-esac
+# The interpreter, or this checkout, may lie below a home that only root may enter: show just the needed places
+# in a copy of the mounts that is ours alone, over an empty /root.
+interpreter=$1 checkout=$2; shift 2
+hold=$(mktemp -d) && mount -t tmpfs hold "$hold"
+for place in "$interpreter" "$checkout"; do
+    case $place in /root/*) mkdir -p "$hold$place" && mount --bind "$place" "$hold$place";; esac
+done
+mount -t tmpfs -o mode=755 home /root
+for place in "$interpreter" "$checkout"; do
+    case $place in /root/*) mkdir -p "$place" && mount --move "$hold$place" "$place";; esac
+done
+umount "$hold" && rmdir "$hold"
 exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all --bounding-set=-all -- "$@"
 """
 
 
 def as_nobody(command: tuple[str, ...]) -> tuple[str, ...]:
     """Return the command line that runs ``command`` as an ordinary user, from root."""
-    return ("unshare", "--mount", "sh", "-c", _AS_NOBODY, "sh", sys.base_prefix, *command)
+    places = (sys.base_prefix, str(PROJECT))
+    return ("unshare", "--mount", "sh", "-c", _AS_NOBODY, "sh", *places, *command)
 
 
 class Labs:
