@@ -85,7 +85,7 @@ class Informer(Generic[T]):
         self.cache: dict[Key, T] = {}
         self.synced = False
         self.connected = False
-        """Whether a watch stands now; while it does not, the cache may be old."""
+        """Whether the server answers; while it does not, the cache may be old."""
         self.rejected: dict[Key, str] = {}
         """Objects that could not be decoded, and why; they are as good as absent."""
         self.relists = 0
@@ -117,9 +117,8 @@ class Informer(Generic[T]):
                 log.info("%s: the watch is too old, listing anew", self._resource.plural)
                 self._revision = ""
             except StoreError as error:
-                await self._back_off(error)
-            finally:
                 self.connected = False
+                await self._back_off(error)
 
     async def _back_off(self, error: StoreError) -> None:
         if self._pause == FIRST_PAUSE_SECONDS:
@@ -129,6 +128,7 @@ class Informer(Generic[T]):
         await self._clock.sleep(pause)
 
     def _heard(self) -> None:
+        self.connected = True
         if self._pause != FIRST_PAUSE_SECONDS:
             log.info("%s: the API server answers again", self._resource.plural)
         self._pause = FIRST_PAUSE_SECONDS
@@ -155,10 +155,11 @@ class Informer(Generic[T]):
             self._on_synced()
 
     async def _watch(self) -> bool:
-        self.connected = True
         progressed = False
         async for event in self._source.watch(self._resource, self._revision, **self._scope):
             self._heard()
+            if event.type == "OPENED":
+                continue
             key, revision = _identify(event.object)
             if event.type != "BOOKMARK":
                 self._apply(key, event)

@@ -58,7 +58,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """ADDED, MODIFIED, DELETED or BOOKMARK, with the object's raw JSON."""
+    """ADDED, MODIFIED, DELETED or BOOKMARK, with the object's raw JSON; or OPENED, without one."""
 
     type: str
     object: bytes
@@ -187,8 +187,9 @@ class KubeClient:
     ) -> AsyncIterator[WatchEvent]:
         """Yield what happened after ``revision``, bookmarks too, until the server ends the stream.
 
-        A normal end is no error: watch again from the last revision seen. Raises Compacted when the
-        revision is gone, Unavailable when the link breaks or stays silent for too long.
+        The first event is OPENED: the server has accepted the watch. A normal end is no error: watch again
+        from the last revision seen. Raises Compacted when the revision is gone, Unavailable when the link
+        breaks or stays silent for too long.
         """
         query = _selectors(label_selector, field_selector) | {
             "watch": "true",
@@ -202,6 +203,7 @@ class KubeClient:
             async with self._http().get(url, params=query, timeout=timeout) as answer:
                 if answer.status >= 400:
                     raise _error(answer.status, await answer.read())
+                yield WatchEvent(type="OPENED", object=b"")
                 async for line in _lines(answer.content):
                     yield _watch_event(line)
         except _NETWORK_ERRORS as error:

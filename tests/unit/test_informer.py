@@ -187,6 +187,15 @@ async def test_an_outage_keeps_the_last_good_copy(harness: Harness) -> None:
     assert len(harness.batches) == 1
 
 
+async def test_it_says_whether_the_server_answers(harness: Harness) -> None:
+    harness.source.lists.append(listing(5))
+    harness.source.watches.extend([[Unavailable("gone")], [Unavailable("gone")], [event("OPENED", b"")]])
+    await harness.start()
+    assert not harness.informer.connected
+    await harness.clock.step(1)
+    assert harness.informer.connected
+
+
 async def test_a_watch_that_ends_at_once_is_not_a_tight_loop(harness: Harness) -> None:
     harness.source.lists.append(listing(5))
     harness.source.watches.extend([] for _ in range(1000))

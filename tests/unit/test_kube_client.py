@@ -81,9 +81,9 @@ async def test_events_larger_than_a_chunk_and_several_in_one(serve: Serve) -> No
 
     client = await serve(handler)
     events = [event async for event in client.watch(SERVICES, "5")]
-    assert [event.type for event in events] == ["ADDED", "MODIFIED", "DELETED"]
-    assert events[1].object == b'{"n":2}'
-    assert len(events[2].object) > 300_000
+    assert [event.type for event in events] == ["OPENED", "ADDED", "MODIFIED", "DELETED"]
+    assert events[2].object == b'{"n":2}'
+    assert len(events[3].object) > 300_000
 
 
 @pytest.mark.parametrize("tail", [b'{"type":"ADDED","object":{"n"', b'{"type":"ADDED","obj\n'])
@@ -98,8 +98,8 @@ async def test_a_watch_cut_in_mid_event_is_unavailable(serve: Serve, tail: bytes
     seen = []
     with pytest.raises(Unavailable):
         async for event in client.watch(SERVICES, "5"):
-            seen.append(event)
-    assert len(seen) == 1
+            seen.append(event.type)
+    assert seen == ["OPENED", "ADDED"]
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -116,8 +116,8 @@ async def test_a_revision_that_is_gone_is_compacted(serve: Serve, inside: bool) 
 
     client = await serve(handler)
     with pytest.raises(Compacted):
-        async for _ in client.watch(SERVICES, "5"):
-            pytest.fail("no event was sent")
+        async for event in client.watch(SERVICES, "5"):
+            assert event.type == "OPENED"
 
 
 async def test_the_servers_refusal_is_told_as_it_said_it(serve: Serve) -> None:

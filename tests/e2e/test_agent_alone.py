@@ -1,0 +1,219 @@
+"""`kubeproxy --mode iptables` alone on a machine: the issue's point 4, in two network namespaces.
+
+`node` runs the agent with its embedded store and API; `peer`, on the other end of a cable, is the client outside
+and also runs the web server that a Service leads to.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+NODE_IP, PEER_IP = "192.168.9.1", "192.168.9.2"
+API = "http://127.0.0.1:8001"
+
+WEB = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{type: NodePort, clusterIP: 10.96.7.7, ports: [{{port: 80, nodePort: 30080}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: "", port: 8000}}]
+endpoints: [{{addresses: [{PEER_IP}]}}]
+"""
+
+
+def until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Machine:
+    """A network namespace, and programs run in it."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._directory = directory
+        self._started: list[subprocess.Popen[str]] = []
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        self.run("ip", "link", "set", "lo", "up")
+
+    def run(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        inside = ["ip", "netns", "exec", self.name, *argv]
+        environment = {**os.environ, "COLUMNS": "200", "PATH": f"{BIN}:{os.environ['PATH']}"}
+        return subprocess.run(
+            inside, input=stdin, capture_output=True, text=True, check=False, timeout=60, env=environment
+        )
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        inside = ["ip", "netns", "exec", self.name, *argv]
+        log = (self._directory / f"{self.name}-{len(self._started)}.log").open("w")
+        process = subprocess.Popen(inside, stdout=log, stderr=log, text=True)
+        self._started.append(process)
+        return process
+
+    def agent(self, *flags: str) -> subprocess.Popen[str]:
+        common = ("--mode=iptables", "--hostname-override=node", f"--data-dir={self._directory / 'data'}")
+        return self.start(str(BIN / "kubeproxy"), *common, *flags)
+
+    def kubectl(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return self.run("kubectl", "-s", API, *argv, stdin=stdin)
+
+    def status_of(self, url: str) -> str:
+        return self.run("curl", "-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", url).stdout
+
+    def rules(self) -> str:
+        return self.run("iptables-nft-save").stdout + self.run("iptables-legacy-save").stdout
+
+    def remove(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
+    node, peer = (Machine(f"kp-{role}-{os.getpid()}", tmp_path) for role in ("node", "peer"))
+    try:
+        node.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", peer.name)
+        for machine, address in ((node, NODE_IP), (peer, PEER_IP)):
+            machine.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+            machine.run("ip", "link", "set", "eth0", "up")
+        node.run("ip", "route", "add", "default", "via", PEER_IP)
+        node.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        peer.start(sys.executable, "-m", "http.server", "8000", "--directory", str(tmp_path))
+        yield node, peer
+    finally:
+        node.remove()
+        peer.remove()
+
+
+def serve_web(node: Machine) -> None:
+    until(lambda: node.kubectl("get", "ns", "default").returncode == 0, "the API answers")
+    applied = node.kubectl("apply", "-f", "-", stdin=WEB)
+    assert applied.returncode == 0, applied.stderr
+    until(lambda: node.status_of("http://10.96.7.7/") == "200", "the cluster IP answers")
+
+
+def test_one_machine_needs_nothing_else(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    agent = node.agent()
+    serve_web(node)
+    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+    assert node.status_of("http://127.0.0.1:30080/") == "200"
+
+    assert node.status_of("http://127.0.0.1:10256/healthz") == "200"
+    assert node.status_of("http://127.0.0.1:10256/livez") == "200"
+    assert node.run("curl", "-s", "http://127.0.0.1:10249/proxyMode").stdout == "iptables"
+    metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
+    assert 'kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}' in metrics
+    shown = node.run("kubeproxy", "status")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "node node" in shown.stdout
+
+    node.kubectl("delete", "endpointslice", "web-1")
+    refused = ("curl", "-s", "-m", "2", "http://10.96.7.7/")
+    until(lambda: node.run(*refused).returncode == 7, "a Service without endpoints refuses")
+    node.kubectl("delete", "service", "web")
+    until(lambda: "10.96.7.7" not in node.rules(), "nothing of the Service is left")
+
+    agent.send_signal(signal.SIGINT)
+    assert agent.wait(10) == 0
+
+
+def test_services_go_on_while_the_agent_is_away_and_are_taken_over(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    agent = node.agent()
+    serve_web(node)
+    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        agent.send_signal(number)
+        assert agent.wait(10) == status
+        assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+        agent = node.agent()
+        until(lambda: node.status_of("http://127.0.0.1:10256/healthz") == "200", "the agent is back")
+        assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+
+
+def test_a_second_agent_is_refused_and_the_first_goes_on(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    node.agent()
+    serve_web(node)
+    same = (str(BIN / "kubeproxy"), "--hostname-override=node", f"--data-dir={node._directory / 'data'}")
+    for flags, complaint in (
+        ((), "ddress already in use"),
+        (("--api-bind-address=127.0.0.1:8002",), "is in use by"),
+    ):
+        second = node.run(*same, *flags)
+        assert second.returncode == 1
+        assert complaint in second.stderr
+        assert "Traceback" not in second.stderr
+    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+
+
+@pytest.mark.parametrize("flavour", ["nft", "legacy"])
+@pytest.mark.parametrize("how", [("cleanup",), ("--cleanup",)])
+def test_cleanup_removes_all_of_ours_and_nothing_else(
+    machines: tuple[Machine, Machine], flavour: str, how: tuple[str, ...]
+) -> None:
+    node, _ = machines
+    # What is there already decides the flavour, and must survive.
+    node.run(f"iptables-{flavour}", "-t", "nat", "-A", "POSTROUTING", "-s", "192.0.2.1", "-j", "MASQUERADE")
+    node.run(f"iptables-{flavour}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
+    before = sorted(line for line in node.rules().splitlines() if line.startswith("-A"))
+    agent = node.agent()
+    serve_web(node)
+    assert "KUBE-SERVICES" in node.run(f"iptables-{flavour}-save").stdout
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(10)
+    done = node.run(str(BIN / "kubeproxy"), *how)
+    assert done.returncode == 0, done.stderr
+    rules = node.rules()
+    assert "KUBE-" not in rules
+    assert sorted(line for line in rules.splitlines() if line.startswith("-A")) == before
+    assert node.run("ipset", "list", "-n").stdout == ""
+    assert node.run(str(BIN / "kubeproxy"), *how).returncode == 0
+
+
+def test_an_api_server_that_comes_later_is_waited_for(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+    node, peer = machines
+    agent = node.agent(f"--master={API}")
+    until(lambda: node.status_of("http://127.0.0.1:10256/livez") == "200", "the agent lives")
+    late = node.run("kubeproxy", "status")
+    assert late.returncode == 3
+    assert "the API server has not answered yet" in late.stdout
+    store = f"--store=sqlite:{tmp_path / 'late.db'}"
+    server = node.start(str(BIN / "kubeproxy"), "apiserver", store, "--bind-address=127.0.0.1")
+    serve_web(node)
+    # And one that goes away leaves the last good state.
+    server.kill()
+    server.wait()
+    until(lambda: "last good state is kept" in node.run("kubeproxy", "status").stdout, "the loss is shown")
+    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+    assert agent.poll() is None
+
+
+def test_a_flush_by_somebody_else_is_repaired(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    node.agent()
+    serve_web(node)
+    for table in ("nat", "filter", "mangle"):
+        node.run("iptables-nft", "-t", table, "-F")
+        node.run("iptables-nft", "-t", table, "-X")
+    assert "KUBE-SERVICES" not in node.run("iptables-nft-save").stdout
+    until(lambda: peer.status_of(f"http://{NODE_IP}:30080/") == "200", "the rules are back")
