@@ -22,11 +22,13 @@ class SyncReport:
         self._last[status.family] = status
         label = status.family.label
         metrics = self._metrics
-        if status.queued_since is not None and before.queued_since is None:
+        synced = status.syncs > before.syncs
+        if synced:
+            self._synced(status, label)
+        # What came while a sync ran has waited since then, and is news to the health.
+        if status.queued_since is not None and (synced or before.queued_since is None):
             self._health.queued(status.family, self._clock.wall())
             metrics.last_queued.labels(label).set(self._clock.wall())
-        if status.syncs > before.syncs:
-            self._synced(status, label)
         metrics.restore_failures.labels(label).inc(status.failures - before.failures)
         metrics.partial_restore_failures.labels(label).inc(status.partial_failures - before.partial_failures)
         metrics.rejected.labels("object").set(len(status.rejected))

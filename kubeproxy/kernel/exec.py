@@ -67,8 +67,14 @@ class SystemExec:
     ) -> Result:
         """See `Exec.run`."""
         try:
+            # Other people's comments come back in whatever encoding they were written in, and go back so.
             process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="surrogateescape",
             )
         except FileNotFoundError:
             raise CommandMissing(f"{argv[0]}: not installed") from None

@@ -91,6 +91,7 @@ class Syncer:
         self._kernel = asyncio.Lock()  # one thread at a time in the backend
         self._last_full = clock.now()
         self._reported: frozenset[str] = frozenset()
+        self._check_error = ""
         self.status = SyncStatus(family=family)
         self._runner = Runner(
             self._sync,
@@ -106,7 +107,7 @@ class Syncer:
             return
         self._touched.update(keys)
         if self.status.queued_since is None:
-            self._publish(queued_since=self._clock.now())
+            self._publish(queued_since=self._waiting_since())
         if self._ready:
             self._runner.request()
 
@@ -126,34 +127,44 @@ class Syncer:
             await self._clock.sleep(self._intervals.check)
             if not self.status.synced:
                 continue
-            async with self._kernel:
-                try:
-                    drift = await asyncio.to_thread(self._backend.observe)
-                except KernelError as error:
-                    drift = f"the kernel's state cannot be checked: {error}"
+            drift = await self._check()
             if drift:
                 log.warning("%s; writing everything again", drift)
-                self._publish(drifts=self.status.drifts + 1)
+                self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
                 self._runner.request()
+
+    async def _check(self) -> str:
+        drift, error = "", ""
+        try:
+            async with self._kernel:
+                drift = await asyncio.to_thread(self._backend.observe)
+        except (KernelError, OSError) as refused:
+            error = str(refused)
+        if error and error != self._check_error:
+            log.warning("cannot check whether the kernel still has our state: %s", error)
+        self._check_error = error
+        return drift
 
     async def _sync(self) -> bool:
         """Bring what was touched into the kernel; return whether that succeeded."""
         if not self._ready:
             return True
         started = self._clock.now()
+        full = self._is_overdue()
         for _ in range(RESCUES):
-            keys, self._touched = self._touched, set()
-            full = self._backend.needs_full or self._is_overdue()
-            part = self._world.part(None if full else keys)
             try:
                 async with self._kernel:
-                    applied = await asyncio.to_thread(self._work, part, None if full else keys)
+                    full = full or self._backend.needs_full
+                    keys, self._touched = self._touched, set()
+                    scope = None if full else keys
+                    applied = await asyncio.to_thread(self._work, self._world.part(scope), scope)
             except SyncFailed as failure:
                 self._touched |= keys
                 self._failed(failure, full=full, started=started)
                 if full and not failure.culprits:
                     return False
                 # Either the backend knows now what to leave out, or a full sync may do what this one could not.
+                full = True
                 continue
             self._succeeded(applied, full=full, started=started)
             return True
@@ -164,8 +175,20 @@ class Syncer:
 
     def _work(self, part: World, scope: Collection[Key] | None) -> Applied | None:
         """Run in the worker thread, on values that nobody changes."""
-        plan = self._backend.diff(stream(part, self._settings, self._family, scope), scope)
-        return None if plan is None else self._backend.apply(plan)
+        try:
+            plan = self._backend.diff(stream(part, self._settings, self._family, scope), scope)
+            return None if plan is None else self._backend.apply(plan)
+        except SyncFailed:
+            raise
+        except Exception as bug:
+            # A mistake of ours is a failed sync, not the end of the agent and of what it serves beside.
+            log.exception("a sync ran into an error of kubeproxy's own")
+            raise SyncFailed(f"kubeproxy's own error: {bug!r}") from bug
+
+    def _waiting_since(self) -> float:
+        """Return since when something that should be in the kernel is not: now, unless it waits already."""
+        since = self.status.queued_since
+        return self._clock.now() if since is None else since
 
     def _succeeded(self, applied: Applied | None, *, full: bool, started: float) -> None:
         status = self.status
@@ -192,8 +215,10 @@ class Syncer:
 
     def _failed(self, failure: SyncFailed, *, full: bool, started: float) -> None:
         status = self.status
-        log.error("sync failed: %s", failure)
+        if str(failure) != status.last_error:
+            log.error("sync failed: %s", failure)
         self._publish(
+            queued_since=self._waiting_since(),
             duration=self._clock.now() - started,
             failures=status.failures + 1,
             partial_failures=status.partial_failures + (not full),

@@ -94,3 +94,11 @@ def test_failures_are_told_apart() -> None:
 def test_output_that_fills_the_pipe_does_not_block_a_streamed_input() -> None:
     text = ("x" * 4096 + "\n" for _ in range(1000))
     assert len(SystemExec().run(["cat"], stdin=text).stdout) == 4097 * 1000
+
+
+def test_a_comment_in_another_encoding_is_read_and_written_back(iptables: Iptables) -> None:
+    rule = "OURS -m comment --comment caf\udce9 -j ACCEPT"  # a Latin-1 é
+    iptables.restore(f"*nat\n:OURS - [0:0]\n-A {rule}\nCOMMIT\n")
+    assert f"-A {rule}" in iptables.save("nat").replace('"', "")
+    iptables.restore(f"*nat\n-D {rule}\nCOMMIT\n")
+    assert "caf" not in iptables.save("nat")

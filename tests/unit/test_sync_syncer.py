@@ -27,8 +27,9 @@ class Recorder:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.scopes: list[frozenset[Key] | None] = []
-        self.failures: list[SyncFailed] = []
+        self.failures: list[Exception] = []
         self.drift = ""
+        self.unobservable: Exception | None = None
         self.needs_full = True
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
@@ -49,6 +50,8 @@ class Recorder:
         return Applied(full=plan.full, changed=len(changes), ports=ports, endpoints=endpoints, quarantined={})
 
     def observe(self) -> str:
+        if self.unobservable is not None:
+            raise self.unobservable
         drift, self.drift = self.drift, ""
         self.needs_full = self.needs_full or bool(drift)
         return drift
@@ -177,7 +180,44 @@ async def test_drift_is_repaired_by_a_full_sync(caplog: pytest.LogCaptureFixture
                 break
         assert it.backend.scopes == [None, None]
         assert it.syncer.status.drifts == 1
+        assert any(each.queued_since is not None for each in it.published)
         assert "somebody flushed it" in caplog.text
+
+
+async def test_a_mistake_of_ours_is_a_failed_sync_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.failures = [KeyError("oops")]
+        it.put(service("web", "10.96.0.1"))
+        await it.clock.step(1)
+        await it.until_synced(3)
+        assert it.backend.scopes == [None, frozenset({WEB}), None]
+        assert it.syncer.status.ports == 1
+        assert "KeyError" in caplog.text
+
+
+async def test_a_check_that_fails_is_said_once_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.unobservable = OSError("no more processes")
+        for _ in range(30):
+            await it.clock.step(1)
+            await asyncio.sleep(0.002)
+        assert caplog.text.count("no more processes") == 1
+        assert (it.backend.scopes, it.syncer.status.drifts) == ([None], 0)
+
+
+async def test_a_failure_that_repeats_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with rig() as it:
+        it.backend.failures = [SyncFailed("no such module"), SyncFailed("no such module")]
+        it.syncer.synced()
+        await it.until_synced(1)
+        assert it.syncer.status.queued_since is not None  # though no Service waits, the tables do
+        await it.clock.step(30)
+        await it.until_synced(2)
+        assert caplog.text.count("no such module") == 1
 
 
 async def test_an_hour_after_the_last_full_sync_comes_another() -> None:
