@@ -1,13 +1,13 @@
 """Asking a container how it is: the three actions a probe may have, over the network or inside the pod."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 
+from kubeproxy.lab.containers import CannotStart
 from kubeproxy.lab.podspec import ContainerSpec
-from kubeproxy.lab.probes import Check, ProbeSpec
+from kubeproxy.lab.probes import Check, ExecAction, HttpGet, ProbeSpec, TcpSocket
 
 MAX_BODY = 10 * 1024
 """Bytes of an answer that the kubelet reads before it hangs up (upstream: probe/http)."""
@@ -20,34 +20,28 @@ def check_for(
     spec: ProbeSpec, container: ContainerSpec, *, address: str, session: aiohttp.ClientSession, run: RunInside
 ) -> Check | None:
     """Return the check that a probe asks for, or None when its action is unknown here."""
-    match spec.action:
-        case "httpGet":
-            return _http(spec.http_get or {}, spec.timeout_seconds, container, address, session)
-        case "tcpSocket":
-            return _tcp(spec.tcp_socket or {}, spec.timeout_seconds, container, address)
-        case "exec":
-            command = [str(word) for word in (spec.exec or {}).get("command") or ()]
-            return _exec(command, spec.timeout_seconds, run)
+    if spec.http_get is not None:
+        return _http(spec.http_get, spec.timeout_seconds, container, address, session)
+    if spec.tcp_socket is not None:
+        return _tcp(spec.tcp_socket, spec.timeout_seconds, container, address)
+    if spec.exec is not None:
+        return _exec(spec.exec, spec.timeout_seconds, run)
     return None
 
 
 def _http(
-    action: Mapping[str, Any],
-    seconds: float,
-    container: ContainerSpec,
-    address: str,
-    session: aiohttp.ClientSession,
+    action: HttpGet, seconds: float, container: ContainerSpec, address: str, session: aiohttp.ClientSession
 ) -> Check:
-    port = container.port_number(action.get("port") or 80)
-    scheme = str(action.get("scheme") or "HTTP").lower()
-    path = "/" + str(action.get("path") or "/").lstrip("/")
-    url = f"{scheme}://{_bracketed(str(action.get('host') or address))}:{port}{path}"
-    headers = {str(each["name"]): str(each["value"]) for each in action.get("httpHeaders") or ()}
+    port = container.port_number(action.port)
+    scheme = (action.scheme or "HTTP").lower()
+    path = "/" + (action.path or "/").lstrip("/")
+    url = f"{scheme}://{_bracketed(action.host or address)}:{port}{path}"
+    headers = {each.name: each.value for each in action.http_headers or ()}
     headers.setdefault("User-Agent", "kube-probe/1.36")
 
     async def check() -> str:
         if port is None:
-            return f"no container port is named {action.get('port')!r}"
+            return f"no container port is named {action.port!r}"
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with session.get(
@@ -64,13 +58,13 @@ def _http(
     return check
 
 
-def _tcp(action: Mapping[str, Any], seconds: float, container: ContainerSpec, address: str) -> Check:
-    port = container.port_number(action.get("port") or 0)
-    host = str(action.get("host") or address)
+def _tcp(action: TcpSocket, seconds: float, container: ContainerSpec, address: str) -> Check:
+    port = container.port_number(action.port)
+    host = action.host or address
 
     async def check() -> str:
-        if not port:
-            return f"no container port is named {action.get('port')!r}"
+        if port is None:
+            return f"no container port is named {action.port!r}"
         return await _connects(host, port, seconds)
 
     return check
@@ -88,7 +82,9 @@ async def _connects(host: str, port: int, seconds: float) -> str:
     return ""
 
 
-def _exec(command: list[str], seconds: float, run: RunInside) -> Check:
+def _exec(action: ExecAction, seconds: float, run: RunInside) -> Check:
+    command = list(action.command)
+
     async def check() -> str:
         if not command:
             return "the probe names no command"
@@ -96,7 +92,7 @@ def _exec(command: list[str], seconds: float, run: RunInside) -> Check:
             code, output = await run(command, seconds)
         except TimeoutError:
             return f"command {command[0]!r} timed out after {seconds:g} s"
-        except OSError as error:
+        except (OSError, CannotStart) as error:
             return f"command {command[0]!r} cannot be run: {error}"
         return "" if code == 0 else (output.strip() or f"command ended with status {code}")
 

@@ -2,7 +2,8 @@
 
 The kubelet's one module that starts processes. A process is known by its number and its start time together, so
 that a number which somebody else has by now is never taken for the container. Its end is seen through a pidfd,
-which works for processes that are not our children, too.
+which works for processes that are not our children, too; asyncio would kill its children with the event loop,
+and a pod outlives its kubelet.
 """
 
 import asyncio
@@ -10,10 +11,10 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -59,9 +60,10 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 class ContainerProcess:
     """One running process."""
 
-    def __init__(self, identity: Identity, child: asyncio.subprocess.Process | None = None) -> None:
+    def __init__(self, identity: Identity, child: "subprocess.Popen[bytes] | None" = None) -> None:
         self.identity = identity
         self._child = child
+        self._over = False
 
     @property
     def pid(self) -> int:
@@ -69,12 +71,19 @@ class ContainerProcess:
         return self.identity.pid
 
     async def wait(self) -> int:
-        """Wait for its end; return the exit code as a shell counts it (128 + signal)."""
-        if self._child is not None:
-            status = await self._child.wait()
-            return status if status >= 0 else 128 - status
+        """Wait for its end; return the exit code as a shell counts it (128 + signal).
+
+        What it started and left in its session ends with it, as in a container, whose PID namespace goes.
+        """
         await _end_of(self.identity)
-        return UNKNOWN_EXIT
+        if not self._over:
+            self._over = True
+            # Not reaped yet (or a moment ago, by process 1): the number can be nobody else's.
+            self._kill_session()
+        if self._child is None:
+            return UNKNOWN_EXIT
+        status = self._child.wait()
+        return status if status >= 0 else 128 - status
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, if it still is that one."""
@@ -83,39 +92,47 @@ class ContainerProcess:
                 os.kill(self.pid, number)
 
     def kill_all(self) -> None:
-        """Kill it and whatever it has started in its session."""
+        """Kill it and what it has started in its session; after an end of its own, `wait` does that."""
         if start_of(self.pid) == self.identity.started:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._kill_session()
+
+    def _kill_session(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
-async def _spawn(
-    argv: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes], errors: int | IO[bytes]
-) -> asyncio.subprocess.Process:
+def start(argv: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> ContainerProcess:
+    """Start a container's process in a session of its own. Raises OSError."""
+    with log_file.open("ab") as output:
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=PROJECT,
+                start_new_session=True,
+            )
+        except ValueError as error:  # A null byte in what the pod's author wrote.
+            raise OSError(errno.EINVAL, str(error)) from None
+    return ContainerProcess(Identity(pid=child.pid, started=start_of(child.pid) or 0), child)
+
+
+async def run(argv: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
+    """Run a command to its end; return exit code and the output's tail. Raises OSError, TimeoutError."""
     try:
-        return await asyncio.create_subprocess_exec(
+        child = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             env=dict(environment),
             cwd=PROJECT,
             start_new_session=True,
         )
     except ValueError as error:  # A null byte in what the pod's author wrote.
         raise OSError(errno.EINVAL, str(error)) from None
-
-
-async def start(argv: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> ContainerProcess:
-    """Start a container's process in a session of its own. Raises OSError."""
-    with log_file.open("ab") as output:
-        child = await _spawn(argv, environment, output, output)
-    return ContainerProcess(Identity(pid=child.pid, started=start_of(child.pid) or 0), child)
-
-
-async def run(argv: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float) -> tuple[int, str]:
-    """Run a command to its end; return exit code and the output's tail. Raises OSError, TimeoutError."""
-    child = await _spawn(argv, environment, asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT)
     try:
         async with asyncio.timeout(timeout_seconds):
             output, _ = await child.communicate()

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.controllers.endpointslices import generated_name
 from kubeproxy.controllers.objects import Key, Node, Pod, decode_node, decode_pod
@@ -270,7 +271,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="kubeproxy.lab.controllers", allow_abbrev=False)
     parser.add_argument("--server", required=True, help="the API server's URL")
     given = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
+    logs.configure()
     asyncio.run(_serve(given.server))
     return 0
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import aiohttp
 
+from kubeproxy import logs
 from kubeproxy.clock import SystemClock
 from kubeproxy.controllers.objects import Key
 from kubeproxy.kernel.exec import SystemExec
@@ -36,6 +37,9 @@ from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import PODS
 
 log = logging.getLogger(__name__)
+
+FAULT_PAUSE_SECONDS = 10.0
+"""How long a pod is left as it is after a fault of the kubelet's own."""
 
 
 class Kubelet:
@@ -97,11 +101,23 @@ class Kubelet:
             tasks.create_task(self._work(key, fresh))
 
     async def _work(self, key: Key, worker: PodWorker) -> None:
-        await worker.run()
+        while not await _came_to_its_end(worker):
+            await self._node.clock.sleep(FAULT_PAUSE_SECONDS)
+            worker = self._workers[key] = worker.heir()
         del self._workers[key]
         pod = self._wanted.get(key)
         if pod is not None and pod.metadata.uid != worker.uid:
             self._changed.put_nowait(key)
+
+
+async def _came_to_its_end(worker: PodWorker) -> bool:
+    """Run a pod; a fault of ours in one is shown, and must not end the others."""
+    try:
+        await worker.run()
+    except Exception:
+        log.exception("a fault of this kubelet in pod %s; it is taken over again", worker.title)
+        return False
+    return True
 
 
 async def _serve(given: argparse.Namespace) -> None:
@@ -142,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
         "--resolv-conf", default=Path("/etc/resolv.conf"), type=Path, help="for pods that do not ask cluster DNS"
     )
     given = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
+    logs.configure()
     use_pidfds()
     asyncio.run(_serve(given))
     return 0

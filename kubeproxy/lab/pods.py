@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from kubeproxy.controllers.timestamps import timestamp
-from kubeproxy.lab import podspec
+from kubeproxy.lab import podetc
 from kubeproxy.lab.asking import check_for
 from kubeproxy.lab.containerprocess import ContainerProcess, Sandbox, adopt, run, start
 from kubeproxy.lab.containers import CannotStart, ContainerRunner, Plan
@@ -53,7 +53,7 @@ class PodWorker:
         self._pod = pod
         self._node = node
         self._directory = PodDirectory(node.state_dir, *pod.metadata.key)
-        self._title = "/".join(pod.metadata.key)
+        self.title = "/".join(pod.metadata.key)
         self._ending = asyncio.Event()
         self._gone = False
         self._record: PodRecord | None = None
@@ -69,6 +69,13 @@ class PodWorker:
     def uid(self) -> str:
         """Which pod of this name it is."""
         return self._pod.metadata.uid
+
+    def heir(self) -> "PodWorker":
+        """Return a worker for the same pod, when this one came to an end that it should not have."""
+        fresh = PodWorker(self._pod, self._node)
+        if self._gone:
+            fresh.forget()
+        return fresh
 
     def update(self, pod: LabPod) -> None:
         """Take a newer state of the object."""
@@ -126,7 +133,7 @@ class PodWorker:
                 return True
             except SETUP_FAILURES as error:
                 if self._waiting[1] != str(error):
-                    log.warning("pod %s cannot be set up, retrying: %s", self._title, error)
+                    log.warning("pod %s cannot be set up, retrying: %s", self.title, error)
                 self._waiting = ("ContainerCreating", str(error))
                 self._publisher.changed()
             await self._pause(pause)
@@ -163,7 +170,7 @@ class PodWorker:
     def _runner(self, container: ContainerSpec, restart_policy: str) -> ContainerRunner:
         plan = Plan(
             spec=container,
-            title=f"{self._title}/{container.name}",
+            title=f"{self.title}/{container.name}",
             restart_policy=restart_policy,
             start=lambda: self._start(container),
             opened=lambda: self._opened(container),
@@ -206,7 +213,7 @@ class PodWorker:
             raise CannotStart("CreateContainerConfigError", str(error)) from None
         return Sandbox(
             netns=self._record.netns or self._node.netns,
-            hostname=podspec.pod_hostname(self._pod, self._node.name),
+            hostname=podetc.pod_hostname(self._pod, self._node.name),
             resolv_conf=self._record.resolv_conf,
             hosts=self._record.hosts,
             binds=binds,
@@ -218,7 +225,7 @@ class PodWorker:
             self._pod,
             container,
             self._maps,
-            hostname=podspec.pod_hostname(self._pod, self._node.name),
+            hostname=podetc.pod_hostname(self._pod, self._node.name),
             address=self._record.address,
             host_ip=self._node.address,
         )
@@ -228,7 +235,7 @@ class PodWorker:
         ready_file = self._directory.ready_file(container.name)
         ready_file.unlink(missing_ok=True)
         argv = command_line(self._pod, container, variables, node=self._node.name, ready_file=ready_file)
-        return await start(
+        return start(
             inside(self._sandbox(container), container, argv),
             environment=variables,
             log_file=self._directory.log_file(container.name),
@@ -259,7 +266,7 @@ class PodWorker:
                 run=lambda argv, seconds: self._run_inside(container, argv, seconds),
             )
             if check is None:
-                log.warning("pod %s: a %s probe of a kind the lab has not is left out", self._title, name)
+                log.warning("pod %s: a %s probe of a kind the lab has not is left out", self.title, name)
             else:
                 found.append((name, (spec, check)))
         return found
@@ -275,11 +282,10 @@ class PodWorker:
         if hook.sleep is not None:
             await self._node.clock.sleep(min(hook.sleep.seconds, grace))
         elif hook.exec is not None:
-            argv = [str(word) for word in hook.exec.get("command") or ()]
             try:
-                await self._run_inside(container, argv, grace)
+                await self._run_inside(container, list(hook.exec.command), grace)
             except (TimeoutError, OSError, CannotStart) as error:
-                log.warning("pod %s: preStop of %s failed: %s", self._title, container.name, error)
+                log.warning("pod %s: preStop of %s failed: %s", self.title, container.name, error)
 
     def _facts(self) -> PodFacts:
         record = self._record

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.lab import podnetwork, podspec
+from kubeproxy.lab import podetc, podnetwork, podspec
 from kubeproxy.lab.ipam import Exhausted
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.podfiles import MissingSource, PodDirectory, PodRecord
@@ -75,8 +75,8 @@ async def make(
         netns, address = cable.path, str(node.pool.take(subnet, pod.metadata.uid))
         await asyncio.to_thread(podnetwork.attach, node.execute, cable, IPv4Address(address), subnet)
     resolv_conf, hosts = directory.write_network_files(
-        podspec.resolv_conf(pod, node.cluster_dns, node.cluster_domain, node.resolv_conf),
-        podspec.hosts_file(pod, address, node.name, node.cluster_domain),
+        podetc.resolv_conf(pod, node.cluster_dns, node.cluster_domain, node.resolv_conf),
+        podetc.hosts_file(pod, address, node.name, node.cluster_domain),
     )
     directory.write_volumes(pod, maps)
     record = PodRecord(

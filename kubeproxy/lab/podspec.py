@@ -1,4 +1,4 @@
-"""What a pod asks of its node: the spec as the kubelet reads it, and the texts that follow from it. Pure.
+"""What a pod asks of its node: the spec as the kubelet reads it, and what may be referred to in it. Pure.
 
 A pod's JSON comes from whoever may create pods, and its names become paths, its mounts become arguments: what
 could leave the place that it is given (a slash, a "..", a newline, a colon in a mount) is refused at decoding,
@@ -13,19 +13,15 @@ from typing import Any
 import msgspec
 
 from kubeproxy.controllers.objects import Condition, ContainerPort, Meta, Shape, check_identity
-from kubeproxy.lab.probes import ProbeSpec
-from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.lab.probes import ExecAction, ProbeSpec
 from kubeproxy.model.decode import DecodeError
 
 DEFAULT_GRACE_SECONDS = 30
-MAX_HOSTNAME = 63
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*", re.ASCII)
 _REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_.-][A-Za-z0-9_.-]*)\))")
-_SEARCH = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?", re.ASCII)
-_OPTION = re.compile(r"[A-Za-z0-9_:-]{1,63}", re.ASCII)
 
 
 class KeyReference(Shape, frozen=True, kw_only=True):
@@ -75,7 +71,7 @@ class Hook(Shape, frozen=True, kw_only=True):
     """lifecycle.preStop, of which a sleep and a command are run."""
 
     sleep: Sleep | None = None
-    exec: dict[str, Any] | None = None
+    exec: ExecAction | None = None
 
 
 class Lifecycle(Shape, frozen=True, kw_only=True):
@@ -107,7 +103,7 @@ class ContainerSpec(Shape, frozen=True, kw_only=True):
 
     def port_number(self, port: int | str) -> int | None:
         """Resolve a probe's port: a number, or the name of one of the container's ports."""
-        if isinstance(port, int) or port.isdigit():
+        if isinstance(port, int) or (port.isascii() and port.isdigit()):
             return int(port)
         return next((each.container_port for each in self.ports or () if each.name == port), None)
 
@@ -276,79 +272,6 @@ def is_inside(path: str) -> bool:
     """Say whether a relative path of plain file names stays below where it starts."""
     parts = path.split("/")
     return all(_FILE.fullmatch(part) is not None and part not in (".", "..") for part in parts)
-
-
-def is_cluster_dns(pod: LabPod) -> bool:
-    """Say whether the pod asks the cluster's resolver; a pod in the node's network does so only on demand."""
-    policy = pod.spec.dns_policy
-    return policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)
-
-
-def resolv_conf(pod: LabPod, cluster_dns: str, domain: str, node_text: str) -> str:
-    """Return the pod's /etc/resolv.conf for its dnsPolicy and dnsConfig; ``node_text`` is the node's own."""
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str] = {}
-    if is_cluster_dns(pod):
-        servers = [cluster_dns]
-        searches = [f"{pod.metadata.namespace}.svc.{domain}", f"svc.{domain}", domain]
-        options = {"ndots": "5"}
-    elif pod.spec.dns_policy != "None":
-        servers, searches, options = _parse_resolv_conf(node_text)
-    config = pod.spec.dns_config or DnsConfig()
-    servers += [ip for text in config.nameservers or () if (ip := canonical_ip(text)) is not None]
-    searches += [text for text in config.searches or () if _SEARCH.fullmatch(text)]
-    for option in config.options or ():
-        if _OPTION.fullmatch(option.name) and _OPTION.fullmatch(option.value or "0"):
-            options[option.name] = option.value or ""
-    lines = [f"nameserver {server}" for server in dict.fromkeys(servers)]
-    if searches:
-        lines.append("search " + " ".join(dict.fromkeys(searches)))
-    if options:
-        lines.append("options " + " ".join(f"{k}:{v}" if v else k for k, v in options.items()))
-    return "\n".join(lines) + "\n"
-
-
-def _parse_resolv_conf(text: str) -> tuple[list[str], list[str], dict[str, str]]:
-    servers: list[str] = []
-    searches: list[str] = []
-    options: dict[str, str] = {}
-    for line in text.splitlines():
-        match line.split():
-            case ["nameserver", server, *_]:
-                servers.append(server)
-            case ["search", *names]:
-                searches = names
-            case ["options", *words]:
-                options.update((name, value) for name, _, value in (word.partition(":") for word in words))
-    return servers, searches, options
-
-
-def pod_hostname(pod: LabPod, node: str) -> str:
-    """Return what `hostname` prints in the pod."""
-    if pod.spec.host_network:
-        return node
-    return (pod.spec.hostname or pod.metadata.name)[:MAX_HOSTNAME].rstrip("-.")
-
-
-def hosts_file(pod: LabPod, address: str, node: str, domain: str) -> str:
-    """Return the pod's /etc/hosts, as the kubelet writes it."""
-    hostname = pod_hostname(pod, node)
-    names = [hostname]
-    if pod.spec.subdomain and not pod.spec.host_network:
-        names.insert(0, f"{hostname}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{domain}")
-    lines = [
-        "# Kubernetes-managed hosts file.",
-        "127.0.0.1\tlocalhost",
-        "::1\tlocalhost ip6-localhost ip6-loopback",
-        f"{address}\t" + "\t".join(names),
-    ]
-    for alias in pod.spec.host_aliases or ():
-        ip = canonical_ip(alias.ip)
-        known = [name for name in alias.hostnames or () if _SEARCH.fullmatch(name)]
-        if ip is not None and known:
-            lines.append(f"{ip}\t" + "\t".join(known))
-    return "\n".join(lines) + "\n"
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

@@ -8,7 +8,6 @@ pod in the lab is ready as soon as its spec allows.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 
@@ -16,29 +15,51 @@ from kubeproxy.clock import Clock
 
 log = logging.getLogger(__name__)
 
-KINDS = ("httpGet", "tcpSocket", "exec")
-
 Check = Callable[[], Awaitable[str]]
 """Asks the container once; returns "" when it is well, else what is wrong."""
+
+
+class HttpHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """httpGet.httpHeaders[]."""
+
+    name: str
+    value: str = ""
+
+
+class HttpGet(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """httpGet; a port may be named."""
+
+    port: int | str
+    host: str | None = None
+    path: str | None = None
+    scheme: str | None = None
+    http_headers: tuple[HttpHeader, ...] | None = None
+
+
+class TcpSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """tcpSocket; a port may be named."""
+
+    port: int | str
+    host: str | None = None
+
+
+class ExecAction(msgspec.Struct, frozen=True, kw_only=True):
+    """exec, also as a preStop hook."""
+
+    command: tuple[str, ...] = ()
 
 
 class ProbeSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A container's probe, with the API's defaults."""
 
-    http_get: dict[str, Any] | None = None
-    tcp_socket: dict[str, Any] | None = None
-    exec: dict[str, Any] | None = None
+    http_get: HttpGet | None = None
+    tcp_socket: TcpSocket | None = None
+    exec: ExecAction | None = None
     initial_delay_seconds: int = 0
     period_seconds: int = 10
     timeout_seconds: int = 1
     success_threshold: int = 1
     failure_threshold: int = 3
-
-    @property
-    def action(self) -> str:
-        """Which of `KINDS` it is, "" when none that is known here."""
-        present = (self.http_get, self.tcp_socket, self.exec)
-        return next((kind for kind, value in zip(KINDS, present, strict=True) if value is not None), "")
 
 
 class ProbeState(msgspec.Struct, frozen=True, kw_only=True):

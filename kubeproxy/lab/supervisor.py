@@ -16,11 +16,11 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import kubeproxy
+from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.lab import addons, checks, layout, network, programs, state
@@ -205,8 +205,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--control-fd", required=True, type=int)
     parser.add_argument("--listen-fd", required=True, type=int)
     given = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    logging.Formatter.converter = time.gmtime
+    logs.configure()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(given.control_fd, False)
     control = socket.socket(fileno=given.control_fd)

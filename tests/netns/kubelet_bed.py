@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,10 +86,10 @@ class KubeletBed:
             *(f"--subnet-file={self.directory}/subnet.env", f"--state-dir={self.state}"),
         )
 
-    def kill_kubelet(self) -> None:
-        """Kill -9 the kubelet: the child of nsenter is it."""
+    def end_kubelet(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send the kubelet a signal that ends it: the child of nsenter is it."""
         child = Path(f"/proc/{self.kubelet.pid}/task/{self.kubelet.pid}/children").read_text().split()[0]
-        os.kill(int(child), 9)
+        os.kill(int(child), number)
         self.kubelet.wait()
 
     def run(self, *argv: str, check: bool = False) -> str:

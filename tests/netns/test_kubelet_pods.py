@@ -1,5 +1,6 @@
 """The lab's kubelet on a real node: what pods get, what a killed kubelet leaves, how a pod ends."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -103,8 +104,8 @@ def test_a_killed_kubelet_loses_no_pod_and_its_heir_goes_on(bed: KubeletBed) -> 
     address = eventually(lambda: bed.ready("stays"))
     eventually(lambda: bed.ready("goes"))
     before = bed.record("stays")
-    for _ in range(2):
-        bed.kill_kubelet()
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        bed.end_kubelet(number)
         assert "pod: stays" in bed.run("curl", "-s", "-m", "2", f"http://{address}/")
         bed.kubectl("delete", "pod", "goes", "--wait=false", "--ignore-not-found")
         bed.start_kubelet()
@@ -116,6 +117,26 @@ def test_a_killed_kubelet_loses_no_pod_and_its_heir_goes_on(bed: KubeletBed) -> 
     bed.run("kill", "-9", str(bed.record("stays")["pid"]), check=True)
     eventually(lambda: bed.pod("stays")["status"]["containerStatuses"][0]["restartCount"] == 1)
     eventually(lambda: bed.ready("stays"))
+
+
+def test_what_a_container_started_ends_with_it(bed: KubeletBed) -> None:
+    server = "python3 -m http.server 8080 & wait"
+    probe = {"exec": {"command": ["test", "!", "-e", f"{bed.directory}/unwell"]}, "periodSeconds": 1}
+    healthy = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    bed.apply(
+        pod("family", [{"command": ["sh", "-c", server], "livenessProbe": probe, "readinessProbe": healthy}])
+    )
+    eventually(lambda: bed.ready("family"))
+    # The liveness probe has the shell ended; the server must free its port for the next one.
+    (bed.directory / "unwell").touch()
+
+    def restarts() -> int:
+        return int(bed.pod("family")["status"]["containerStatuses"][0]["restartCount"])
+
+    eventually(lambda: restarts() > 0)
+    (bed.directory / "unwell").unlink()
+    eventually(lambda: bed.ready("family"))
+    assert "Address already in use" not in (bed.state / "pods/default_family/c0.log").read_text()
 
 
 def test_a_pod_that_goes_serves_while_the_proxies_take_it_out(bed: KubeletBed) -> None:

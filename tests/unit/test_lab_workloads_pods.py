@@ -14,8 +14,9 @@ from kubeproxy.clock import ManualClock, settle
 from kubeproxy.lab.containers import CannotStart, ContainerRunner, Plan
 from kubeproxy.lab.ipam import AddressPool, Exhausted, next_free, parse_subnet_env
 from kubeproxy.lab.launching import command_line, environment
+from kubeproxy.lab.podetc import hosts_file, resolv_conf
 from kubeproxy.lab.podnetwork import cable_of
-from kubeproxy.lab.podspec import ContainerSpec, decode_lab_pod, expand, hosts_file, resolv_conf
+from kubeproxy.lab.podspec import ContainerSpec, decode_lab_pod, expand
 from kubeproxy.lab.podstatus import ContainerReport, Ended, PodFacts, pod_status
 from kubeproxy.lab.probes import ProbeSpec, ProbeState, follow, judge
 from kubeproxy.model.decode import DecodeError
@@ -355,6 +356,16 @@ async def test_restart_policies(policy, code, comes_back):
         assert bed.report.ended.exit_code == code
         await bed.task
     bed.task.cancel()
+
+
+def test_a_probe_is_read_as_the_api_has_it_and_one_that_makes_no_sense_is_refused():
+    get = {"port": "web", "httpHeaders": [{"name": "Host"}], "path": None}
+    found = pod(containers=[{"name": "c", "readinessProbe": {"httpGet": get}}])
+    action = found.spec.containers[0].readiness_probe.http_get
+    assert (action.port, action.http_headers[0].value, action.path) == ("web", "", None)
+    for wrong in ({"httpGet": {"port": {}}}, {"exec": {"command": "true"}}, {"tcpSocket": {}}):
+        with pytest.raises(DecodeError):
+            pod(containers=[{"name": "c", "livenessProbe": wrong}])
 
 
 async def test_what_cannot_start_is_tried_again():
