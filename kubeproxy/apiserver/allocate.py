@@ -16,9 +16,10 @@ import msgspec
 
 from kubeproxy.apiserver.service import (
     NONE,
+    gets_node_ports,
     has_cluster_ip,
-    has_node_ports,
     is_headless,
+    may_have_node_ports,
     needs_health_check_port,
 )
 from kubeproxy.apiserver.status import Errors, FieldError, internal, invalid, invalid_value
@@ -28,6 +29,7 @@ from kubeproxy.store.base import Range, Store, prefix_end
 _IPS = b"/registry/ranges/serviceips/"
 _PORTS = b"/registry/ranges/servicenodeports/"
 _RANDOM_PICKS = 8
+_TAKEN = "provided port is already allocated"
 
 Spec = dict[str, Any]
 
@@ -88,10 +90,11 @@ def held_keys(spec: Mapping[str, Any]) -> set[bytes]:
     held = set()
     if has_cluster_ip(spec):
         held = {ip_key(canonical_ip(ip) or ip) for ip in spec.get("clusterIPs") or () if ip != NONE}
-    for port in spec.get("ports") or ():
-        if port.get("nodePort"):
-            held.add(port_key(port.get("protocol", "TCP"), port["nodePort"]))
-    if spec.get("healthCheckNodePort"):
+    if may_have_node_ports(spec):
+        for port in spec.get("ports") or ():
+            if port.get("nodePort"):
+                held.add(port_key(port.get("protocol", "TCP"), port["nodePort"]))
+    if needs_health_check_port(spec) and spec.get("healthCheckNodePort"):
         held.add(port_key("TCP", spec["healthCheckNodePort"]))
     return held
 
@@ -119,10 +122,12 @@ class Allocator:
             raise invalid("", "Service", name, errors)
         picked: set[bytes] = set()
         claims = await self._claim_ips(spec, held, picked, attempt, name)
-        if has_node_ports(spec):
-            claims += await self._claim_ports(spec, held, picked, attempt, name)
-        if needs_health_check_port(spec):
-            claims += await self._claim_health_port(spec, held, picked, attempt, name)
+        claims += self._claim_asked_ports(spec, held, picked, name)
+        if gets_node_ports(spec):
+            claims += await self._claim_free_ports(spec, picked, attempt)
+        if needs_health_check_port(spec) and not spec.get("healthCheckNodePort"):
+            spec["healthCheckNodePort"] = number = await self._pick_port(picked, attempt)
+            claims.append(Claim(port_key("TCP", number)))
         return claims
 
     def _settle_families(self, spec: Spec) -> Errors:
@@ -200,44 +205,53 @@ class Allocator:
         found = await self._store.range(Range(key=prefix, range_end=prefix_end(prefix), keys_only=True))
         return {kv.key for kv in found.kvs}
 
-    async def _claim_ports(
-        self, spec: Spec, held: set[bytes], picked: set[bytes], attempt: int, name: str
-    ) -> list[Claim]:
+    def _claim_asked_ports(self, spec: Spec, held: set[bytes], picked: set[bytes], name: str) -> list[Claim]:
+        """Claim what the user names before anything is picked, so that no pick gets in its way."""
+        asked: list[tuple[str, str, int]] = []
+        if may_have_node_ports(spec):
+            asked += [
+                (f"spec.ports[{index}].nodePort", port["protocol"], port["nodePort"])
+                for index, port in enumerate(spec.get("ports") or ())
+                if port.get("nodePort")
+            ]
+        if needs_health_check_port(spec) and spec.get("healthCheckNodePort"):
+            asked.append(("spec.healthCheckNodePort", "TCP", spec["healthCheckNodePort"]))
         claims = []
-        shared: dict[int, int] = {}
-        for index, port in enumerate(spec.get("ports") or ()):
-            number, protocol = port.get("nodePort"), port["protocol"]
-            if number:
-                key = port_key(protocol, number)
-                if key not in held:
-                    claims.append(Claim(key, self._check_port(f"spec.ports[{index}].nodePort", number, name)))
-            else:
-                # The same port over TCP and UDP (DNS) gets one number for both, as upstream does.
-                twin = shared.get(port["port"])
-                free_twin = twin is not None and port_key(protocol, twin) not in picked
-                number = twin if twin is not None and free_twin else await self._pick_port(picked, attempt)
-                port["nodePort"] = number
-                claims.append(Claim(port_key(protocol, number)))
-            picked.add(port_key(protocol, number))
-            shared.setdefault(port["port"], number)
+        for field, protocol, number in asked:
+            key = port_key(protocol, number)
+            if key in picked:
+                raise invalid("", "Service", name, [invalid_value(field, number, _TAKEN)])
+            picked.add(key)
+            if key not in held:
+                claims.append(Claim(key, self._check_port(field, number, name)))
         return claims
 
-    async def _claim_health_port(
-        self, spec: Spec, held: set[bytes], picked: set[bytes], attempt: int, name: str
-    ) -> list[Claim]:
-        number = spec.get("healthCheckNodePort")
-        if number:
-            key = port_key("TCP", number)
-            return [] if key in held else [Claim(key, self._check_port("spec.healthCheckNodePort", number, name))]
-        spec["healthCheckNodePort"] = number = await self._pick_port(picked, attempt)
-        return [Claim(port_key("TCP", number))]
+    async def _claim_free_ports(self, spec: Spec, picked: set[bytes], attempt: int) -> list[Claim]:
+        claims = []
+        ports = spec.get("ports") or ()
+        # The same port over TCP and UDP (DNS) gets one number for both, as upstream does; not the one that the
+        # user named when somebody else has it for the other protocol, which only a first attempt finds out.
+        asked = [port for port in ports if port.get("nodePort")]
+        shared = {} if attempt else {port["port"]: port["nodePort"] for port in asked}
+        for port in ports:
+            if port.get("nodePort"):
+                continue
+            number = shared.get(port["port"])
+            if number is None or port_key(port["protocol"], number) in picked:
+                number = await self._pick_port(picked, attempt)
+            port["nodePort"] = number
+            key = port_key(port["protocol"], number)
+            picked.add(key)
+            claims.append(Claim(key))
+            shared.setdefault(port["port"], number)
+        return claims
 
     def _check_port(self, field: str, number: int, name: str) -> FieldError:
         first, last = self._ranges.first_port, self._ranges.last_port
         if not first <= number <= last:
             detail = f"provided port is not in the valid range. The range of valid ports is {first}-{last}"
             raise invalid("", "Service", name, [invalid_value(field, number, detail)])
-        return invalid_value(field, number, "provided port is already allocated")
+        return invalid_value(field, number, _TAKEN)
 
     async def _pick_port(self, picked: set[bytes], attempt: int) -> int:
         first, last = self._ranges.first_port, self._ranges.last_port

@@ -50,6 +50,10 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
         except StoreError as error:
             away.report(error)
             return _failure(status.unavailable(f"the store does not answer: {error}"))
+        except Exception as error:
+            # A bug of ours: the client learns of it as of any other failure, the log has the trace.
+            log.exception("%s %r failed", request.method, request.path)
+            return _failure(status.internal(f"{type(error).__name__} (the server's log has more)"))
 
     async def stop(_app: web.Application) -> None:
         objects.stop()

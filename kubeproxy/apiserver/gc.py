@@ -185,7 +185,7 @@ class GarbageCollector:
         nodes = [self._objects[key] for key in sorted(members)]
         await _each([member for member in nodes if not member.meta.deletion_timestamp], self._delete)
         if not members:
-            await self._change(node, lambda obj: {**obj, "spec": {**(obj.get("spec") or {}), "finalizers": []}})
+            await self._change(node, lambda obj: {**obj, "spec": {"finalizers": []}}, subresource="finalize")
 
     async def _orphan_dependents(self, node: _Node) -> None:
         def disown(obj: dict[str, Any]) -> dict[str, Any]:
@@ -212,14 +212,16 @@ class GarbageCollector:
         except status.ApiProblem as problem:
             self._tell(node, problem)
 
-    async def _change(self, node: _Node, transform: Any) -> None:
+    async def _change(self, node: _Node, transform: Any, subresource: str = "") -> None:
         def guarded(obj: dict[str, Any]) -> dict[str, Any]:
             changed: dict[str, Any] = transform(obj)
             changed["metadata"].pop("resourceVersion", None)
             return changed
 
         try:
-            await self._registry.update(node.kind, node.meta.namespace, node.meta.name, guarded)
+            await self._registry.update(
+                node.kind, node.meta.namespace, node.meta.name, guarded, subresource=subresource
+            )
         except status.ApiProblem as problem:
             self._tell(node, problem)
 

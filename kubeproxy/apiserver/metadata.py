@@ -42,8 +42,8 @@ def accept_meta(kind: Kind, namespace: str, obj: Obj) -> None:
     for field in ("resourceVersion", "selfLink", "managedFields", *_SERVER_OWNED):
         meta.pop(field, None)
     if kind.resource.namespaced:
-        given = meta.setdefault("namespace", namespace)
-        if given != namespace:
+        meta["namespace"] = meta.get("namespace") or namespace
+        if meta["namespace"] != namespace:
             raise status.bad_request(_OTHER_NAMESPACE)
     obj["kind"], obj["apiVersion"] = kind.name, kind.resource.api_version
 
@@ -56,8 +56,10 @@ def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
         raise status.bad_request(
             f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
         )
-    if kind.resource.namespaced and meta.setdefault("namespace", before["namespace"]) != before["namespace"]:
-        raise status.bad_request(_OTHER_NAMESPACE)
+    if kind.resource.namespaced:
+        meta["namespace"] = meta.get("namespace") or before["namespace"]
+        if meta["namespace"] != before["namespace"]:
+            raise status.bad_request(_OTHER_NAMESPACE)
     if meta.get("uid") not in (None, "", before["uid"]):
         why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
         raise status.conflict(kind.group, kind.plural, name, why)
@@ -118,7 +120,12 @@ class NamespaceGuard:
                 raise status.not_found("", "namespaces", namespace)
             if msgspec.json.decode(found.value, type=_Namespace).metadata.deletion_timestamp:
                 why = f"unable to create new content in namespace {namespace} because it is being terminated"
-                raise status.forbidden(kind.group, kind.plural, name, why)
+                cause = {
+                    "reason": "NamespaceTerminating",
+                    "message": f"namespace {namespace} is being terminated",
+                    "field": "metadata.namespace",
+                }
+                raise status.forbidden(kind.group, kind.plural, name, why, cause)
             revision = self._revisions[namespace] = found.mod_revision
         return (Compare(key=key, target=Target.MOD, value=revision),)
 

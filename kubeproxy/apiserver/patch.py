@@ -44,7 +44,7 @@ def strategic_merge(original: dict[str, Any], patch: dict[str, Any], shape: Type
         raise BadPatch(f"unknown patch type found: {directive}")
     result = dict(original)
     if _RETAIN_KEYS in patch:
-        kept = set(_list(patch[_RETAIN_KEYS], _RETAIN_KEYS))
+        kept = _list(patch[_RETAIN_KEYS], _RETAIN_KEYS)
         result = {key: value for key, value in result.items() if key in kept}
     for key, value in patch.items():
         if key.startswith(_DELETE_PRIMITIVES):
@@ -87,11 +87,14 @@ def _merge_field(result: dict[str, Any], key: str, value: Any, kind: Type | None
 def _merge_list(current: list[Any], patch: list[Any], kind: ListOf) -> list[Any]:
     if not kind.merge_key:
         return current + [item for item in patch if item not in current]
-    if any(isinstance(item, dict) and item.get(_DIRECTIVE) == "replace" for item in patch):
+    for item in patch:
+        if not isinstance(item, dict):
+            raise BadPatch(f"an item to merge by {kind.merge_key} must be an object, not {item!r:.80}")
+    if any(item.get(_DIRECTIVE) == "replace" for item in patch):
         return [item for item in patch if item.get(_DIRECTIVE) != "replace"]
     result = list(current)
     for item in patch:
-        if not isinstance(item, dict) or kind.merge_key not in item:
+        if kind.merge_key not in item:
             raise BadPatch(f"map: {item} does not contain declared merge key: {kind.merge_key}")
         wanted = item[kind.merge_key]
         at = [i for i, old in enumerate(result) if isinstance(old, dict) and old.get(kind.merge_key) == wanted]
@@ -190,8 +193,8 @@ def _tokens(path: str) -> list[str]:
 def _index(items: list[Any], step: str, *, end: bool) -> int:
     if end and step == "-":
         return len(items)
-    if not (step.isascii() and step.isdigit()) or int(step) >= len(items) + end:
-        raise BadPatch(f"index is out of bounds: {step}")
+    if not (step.isascii() and step.isdigit()) or len(step) > 9 or int(step) >= len(items) + end:
+        raise BadPatch(f"index is out of bounds: {step:.40}")
     return int(step)
 
 

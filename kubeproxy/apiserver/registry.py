@@ -47,6 +47,9 @@ Transform = Callable[[Obj], Obj]
 MAX_OBJECT = 1_572_864
 """Bytes that an object may take (etcd's request limit upstream)."""
 
+IMMORTAL_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
+"""Upstream's NamespaceLifecycle admission protects these."""
+
 _ATTEMPTS = 24
 _EVENT_SECONDS = 3600
 
@@ -187,12 +190,14 @@ class Registry:
             current = await self.read(kind, namespace, name)
             old = objects.decode(current)
             new = transform(copy.deepcopy(old))
-            asked = new["metadata"].get("resourceVersion")
+            asked = new.setdefault("metadata", {}).get("resourceVersion")
             if asked not in (None, "", "0", str(current.mod_revision)):
                 raise status.conflict(kind.group, kind.plural, name, status.OBJECT_MODIFIED)
             carry_meta(kind, old, new)
             if kind.has_status:
                 _keep_other_half(new, old, subresource)
+            if kind.name == "Namespace" and subresource != "finalize":
+                new["spec"] = old.get("spec") or {}  # Its finalizers, which only the one who empties it takes off.
             # Binding a pod is the one way to give it a node; a plain update may not.
             check = subresource != "binding"
             written = await self._update_once(kind, current, old, new, attempt, check=check, dry_run=dry_run)
@@ -215,7 +220,9 @@ class Registry:
         if value == current.value or msgspec.json.decode(value) == msgspec.json.decode(current.value):
             return objects.raw(current)
         if dry_run:
-            return objects.raw(current) if value == current.value else value
+            found = [(await self.store.range(Range(key=claim.key))).kvs for claim in claims]
+            self._explain(kind, new["metadata"]["name"], [(), *found], claims)
+            return objects.with_revision(value, current.mod_revision)
         released = held - held_keys(new["spec"]) if kind.name == "Service" else set()
         if _is_finished(new):
             return await self._remove(kind, current)
@@ -233,6 +240,8 @@ class Registry:
 
     async def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> tuple[bytes, bool]:
         """Delete an object, or mark it when something must happen first; return it and whether it is gone."""
+        if kind.name == "Namespace" and name in IMMORTAL_NAMESPACES:
+            raise status.forbidden("", kind.plural, name, "this namespace may not be deleted")
         for _ in range(_ATTEMPTS):
             current = await self.read(kind, namespace, name)
             obj = objects.decode(current)

@@ -4,7 +4,9 @@ A kind's shape is declared once (`shapes_*.py`); strict decoding, strategic merg
 all read it. Go's decoder drops unknown fields and nulls; `conform` does the same and says what it dropped.
 """
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -56,7 +58,20 @@ class WrongType(ValueError):
     """A value that Go's decoder could not put into its field; the text is the decoder's."""
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([.,]\d{1,9})?(Z|[-+]\d\d:\d\d)", re.ASCII)
 _GO_RANGES = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
+
+
+def _is_time(text: str) -> bool:
+    """RFC 3339, and a day and hour that exist."""
+    try:
+        return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def _shown(text: str) -> str:
+    return msgspec.json.encode(text[:40]).decode()
 
 
 def _json_word(value: Any) -> str:
@@ -91,8 +106,12 @@ class _Conformer:
 
     def _scalar(self, value: Any, kind: Scalar, where: str) -> Any:
         match kind.go:
-            case "string" | "time":
+            case "string":
                 fits = isinstance(value, str)
+            case "time":
+                fits = isinstance(value, str)
+                if fits and not _is_time(value):
+                    raise WrongType(f'parsing time {_shown(value)} as "2006-01-02T15:04:05Z07:00"')
             case "bool":
                 fits = isinstance(value, bool)
             case "int32" | "int64":

@@ -26,6 +26,8 @@ _TERM = re.compile(
 )
 _SET_TERM = re.compile(r"\s*(?P<key>[^\s,=!()<>]+)\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\)\s*(?:,|$)")
 
+_INTEGER = re.compile("-?[0-9]{1,18}")
+
 
 class Requirement(msgspec.Struct, frozen=True):
     """One term of a selector."""
@@ -46,7 +48,7 @@ class Requirement(msgspec.Struct, frozen=True):
                 return value is not None
             case "absent":
                 return value is None
-        if value is None or not value.lstrip("-").isdigit():
+        if value is None or not _INTEGER.fullmatch(value):
             return False
         return int(value) > int(self.values[0]) if self.operator == ">" else int(value) < int(self.values[0])
 
@@ -74,7 +76,7 @@ def _requirement(term: Mapping[str, str | None]) -> Requirement:
         return Requirement(key, "exists")
     value = str(term["value"])
     if op in ("<", ">"):
-        if not value.lstrip("-").isdigit():
+        if not _INTEGER.fullmatch(value):
             raise bad_request(f"for 'Gt', 'Lt' operators, the value must be an integer: {value!r}")
         return Requirement(key, op, (value,))
     return Requirement(key, "notin" if op == "!=" else "in", (value,))

@@ -46,11 +46,15 @@ def has_cluster_ip(spec: Mapping[str, Any]) -> bool:
     return spec.get("type") in ("ClusterIP", "NodePort", "LoadBalancer")
 
 
-def has_node_ports(spec: Mapping[str, Any]) -> bool:
-    """The Service is of a type whose ports get node ports."""
-    kind = spec.get("type")
-    return kind == "NodePort" or (
-        kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not False
+def may_have_node_ports(spec: Mapping[str, Any]) -> bool:
+    """The Service is of a type whose node ports, if it has any, are its own."""
+    return spec.get("type") in ("NodePort", "LoadBalancer")
+
+
+def gets_node_ports(spec: Mapping[str, Any]) -> bool:
+    """Every port of the Service is given a node port if it names none."""
+    return may_have_node_ports(spec) and not (
+        spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False
     )
 
 
@@ -131,7 +135,7 @@ def _copy(spec: dict[str, Any], before: Mapping[str, Any], *fields: str) -> None
 
 
 def _carry_node_ports(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
-    if has_node_ports(spec) and has_node_ports(before):
+    if gets_node_ports(spec) and gets_node_ports(before):
         known = {(p.get("protocol"), p.get("port")): p.get("nodePort") for p in before.get("ports") or ()}
         taken = {(p.get("protocol"), p.get("nodePort")) for p in spec.get("ports") or () if p.get("nodePort")}
         for port in spec.get("ports") or ():
@@ -144,7 +148,7 @@ def _carry_node_ports(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 def _drop_unfit(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
     """A change of type takes fields along that no longer fit; what the user left as it was goes."""
-    if has_node_ports(before) and not has_node_ports(spec):
+    if may_have_node_ports(before) and not may_have_node_ports(spec):
         old_ports = {p.get("nodePort") for p in before.get("ports") or ()}
         for port in spec.get("ports") or ():
             if port.get("nodePort") in old_ports:

@@ -167,10 +167,11 @@ def bad_request(message: str) -> ApiProblem:
     return ApiProblem(400, "BadRequest", message)
 
 
-def forbidden(group: str, plural: str, name: str, why: str) -> ApiProblem:
+def forbidden(group: str, plural: str, name: str, why: str, *causes: dict[str, str]) -> ApiProblem:
     """The server understood and will not."""
     message = f"{qualified(plural, group)} {_quoted(name)} is forbidden: {why}"
-    return ApiProblem(403, "Forbidden", message, _details(group, plural, name))
+    details = _details(group, plural, name)
+    return ApiProblem(403, "Forbidden", message, details | {"causes": list(causes)} if causes else details)
 
 
 def expired(message: str) -> ApiProblem:

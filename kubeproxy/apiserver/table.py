@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from kubeproxy.apiserver.columns import Column
 from kubeproxy.apiserver.kinds import Kind
 
 _DESCRIPTIONS = {"Name": "Name must be unique within a namespace.", "Age": "Time since the object was created."}
@@ -34,8 +35,16 @@ def column_definitions(kind: Kind) -> list[dict[str, Any]]:
 def row(kind: Kind, value: bytes, form: TableForm, now: float) -> dict[str, Any]:
     """Return the row of one object, given as clients see it."""
     obj = msgspec.json.decode(value)
-    cells = [column.cell(obj, now) for column in kind.columns]
+    cells = [_cell(column, obj, now) for column in kind.columns]
     return {"cells": cells, "object": _carried(obj, form)}
+
+
+def _cell(column: Column, obj: dict[str, Any], now: float) -> Any:
+    """What was written past this API may lack anything; it must not hide the other rows."""
+    try:
+        return column.cell(obj, now)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "<unknown>"
 
 
 def _carried(obj: dict[str, Any], form: TableForm) -> dict[str, Any] | None:

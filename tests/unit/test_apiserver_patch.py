@@ -1,6 +1,10 @@
 """Patches merge as kubectl's do: lists by their keys, directives obeyed, nothing else touched."""
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubeproxy.apiserver.patch import BadPatch, json_patch, merge_patch, strategic_merge
 from kubeproxy.apiserver.shapes_apps import DEPLOYMENT
@@ -111,3 +115,23 @@ def test_json_patch_operations(operation, result):
 def test_json_patches_that_do_not_apply_are_refused(operation):
     with pytest.raises(BadPatch):
         json_patch({"l": [1]}, [operation])
+
+
+KEYS = ["spec", "ports", "port", "$patch", "$retainKeys", "$setElementOrder/ports", "$deleteFromPrimitiveList/x"]
+LEAVES = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["replace", "delete", "merge", "x"])
+PATCHES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), PATCHES))
+def test_no_patch_breaks_anything_but_itself(patch):
+    before = {"spec": {"ports": [{"port": 1}, {"port": 2, "protocol": "UDP"}]}}
+    with contextlib.suppress(BadPatch):
+        strategic_merge(before, patch, SERVICE)
+    assert before == {"spec": {"ports": [{"port": 1}, {"port": 2, "protocol": "UDP"}]}}
+
+
+def test_an_index_of_thousands_of_digits_is_refused():
+    with pytest.raises(BadPatch):
+        json_patch({"l": [1]}, [{"op": "remove", "path": "/l/" + "9" * 5000}])

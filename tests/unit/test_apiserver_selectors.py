@@ -28,6 +28,7 @@ pytestmark = pytest.mark.unit
         ("a notin (x,y)", {"a": "x"}, False),
         ("n>5", {"n": "6"}, True),
         ("n<5", {"n": "6"}, False),
+        ("n>5", {"n": "--6"}, False),
         ("in=b", {"in": "b"}, True),
         ("kubernetes.io/name = x , tier", {"kubernetes.io/name": "x", "tier": "1"}, True),
         ("!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name", {"a": "b"}, True),
@@ -37,7 +38,7 @@ def test_label_selectors(text, labels, matches):
     assert all(term.matches(labels) for term in parse_labels(text)) is matches
 
 
-@pytest.mark.parametrize("text", ["a=b=c", "a in x", ",", "=b", "a in (x", "n>x"])
+@pytest.mark.parametrize("text", ["a=b=c", "a in x", ",", "=b", "a in (x", "n>x", "n>--5", "n>\u00b2"])
 def test_label_selectors_that_are_refused(text):
     with pytest.raises(ApiProblem) as refusal:
         parse_labels(text)
