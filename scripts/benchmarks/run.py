@@ -2,7 +2,7 @@
 
 Every row stands beside a floor measured in the same run, because these machines are noisy: the ratio is the
 figure to keep. JSON: a list of objects with `what`, `mode`, `flavour`, `services`, `p50_ms`, `floor_ms`, `ratio`
-and `rss_mib` (the process that computes, renders and writes; null where none is measured).
+and `rss_mib` (the process that computes, renders and writes); null where a row has no such figure.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import agent
 import dataplane
 import first_answer
 from rich.console import Console
@@ -21,6 +22,7 @@ from kubeproxy.kernel.iptables import Flavour
 WHATS = {
     "full-load": ("full load",),
     "one-change": ("endpoints of one Service change", "one Service is added"),
+    "agent": (),
     "first-answer": (),
 }
 
@@ -34,6 +36,16 @@ def iptables_rows(sizes: list[int], flavour: Flavour, only: list[str]) -> list[d
             figures = result[what]
             row |= {"p50_ms": figures["ours_ms"], "floor_ms": figures["bare_ms"], "ratio": figures["ratio"]}
             rows.append(row | {"rss_mib": result["resident_mb"]})
+    return rows
+
+
+def agent_rows(sizes: list[int], flavour: Flavour) -> list[dict[str, Any]]:
+    rows = []
+    for size in sizes:
+        result = agent.in_own_namespace(size, flavour)
+        row = {"what": "agent: start to in sync", "mode": "iptables", "flavour": flavour.value, "services": size}
+        row |= {"p50_ms": result["seconds"] * 1000, "floor_ms": None, "ratio": None, "rss_mib": result["rss_mib"]}
+        rows.append(row)
     return rows
 
 
@@ -56,8 +68,8 @@ def first_answer_rows() -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table("what", "flavour", "Services", "ms (median)", "floor ms", "ratio", "process MiB")
     for row in rows:
-        memory = "" if row["rss_mib"] is None else f"{row['rss_mib']:.0f}"
-        figures = (f"{row['p50_ms']:.1f}", f"{row['floor_ms']:.1f}", f"{row['ratio']:.2f}")
+        figures = (_figure(row["p50_ms"], 1), _figure(row["floor_ms"], 1), _figure(row["ratio"], 2))
+        memory = _figure(row["rss_mib"], 0)
         table.add_row(row["what"], row["flavour"], f"{row['services']:,}", *figures, memory)
     console = Console()
     console.print(table)
@@ -65,6 +77,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         "floor: the bare iptables-restore of the same text, in the same run; "
         "for kubectl apply, the start of kubectl itself"
     )
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def main() -> int:
@@ -79,9 +95,11 @@ def main() -> int:
     if unknown:
         parser.error(f"--only: {', '.join(unknown)} is not among {', '.join(WHATS)}")
     rows = []
+    sizes = [int(size) for size in given.sizes.split(",")]
     if {"full-load", "one-change"} & set(only):
-        sizes = [int(size) for size in given.sizes.split(",")]
         rows += iptables_rows(sizes, given.flavour, only)
+    if "agent" in only:
+        rows += agent_rows(sizes, given.flavour)
     if "first-answer" in only:
         rows += first_answer_rows()
     show(rows)
