@@ -69,6 +69,7 @@ class Instance:
         self._listeners: dict[Place, Listener] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._sites: object | None = None
+        self._reloading = asyncio.Lock()
 
     @property
     def lameduck(self) -> float:
@@ -97,6 +98,10 @@ class Instance:
 
     async def reload(self) -> None:
         """Take the Corefile's new content, if there is one. One that is bad or cannot start changes nothing."""
+        async with self._reloading:  # A signal and the reload plugin may want it at once.
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             plan, digest = self._read(unless=self._digest)
         except (CorefileError, OSError) as error:
@@ -161,14 +166,16 @@ class Instance:
         old_plan = self._plan
         await self._run(plan)
         await self._until_ready(plan)
+        await self._close_pages()
         try:
+            await self._open_pages(plan)
             await self._listen(plan)
         except OSError:
+            await self._close_pages()
             await _cancel(self._tasks)
             self._tasks, self._plan = old_tasks, old_plan
+            await self._open_pages(old_plan)
             raise
-        await self._close_pages()
-        await self._open_pages(plan)
         # The task that reloads is one of the old ones: it must not wait for its own end.
         await _cancel([task for task in old_tasks if task is not asyncio.current_task()])
         current = asyncio.current_task()

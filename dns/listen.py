@@ -241,7 +241,10 @@ class Listener:
     async def _answer_stream(self, packet: bytes, client: tuple[str, int], writer: asyncio.StreamWriter) -> None:
         reply = await self.dispatcher.serve(packet, True, client)
         if reply is not None:
-            await _write(writer, reply)
+            try:
+                await _write(writer, reply)
+            except (OSError, TimeoutError) as error:
+                log.debug("tcp %s: %s", client, error)  # The client went away before its answer came.
 
 
 async def _write(writer: asyncio.StreamWriter, reply: bytes) -> None:

@@ -78,6 +78,7 @@ def kubelet(node: str) -> Spec:
         f"--node-ip={layout.node_address(node)}",
         f"--cluster-dns={layout.DNS_ADDRESS}",
         f"--cluster-domain={layout.DOMAIN}",
+        f"--resolv-conf={layout.node_directory(node)}/resolv.conf",
     )
     return Spec(name=f"kubelet-{node}", machine=node, argv=argv)
 

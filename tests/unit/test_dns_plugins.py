@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 from dnslib import QTYPE, RR, DNSRecord
 
-from dns.chain import Failure
+from dns.chain import Build, Failure, Runtime
+from dns.corefile import parse
 from dns.message import Query, Reply, finish, read_query
 from dns.metrics import Histogram, Metrics
+from dns.plugins import set_up
 from dns.plugins.cache import Cache, CacheOptions, Limits
 from dns.plugins.forward import Forward, ForwardOptions
 from dns.plugins.loadbalance import LoadBalance
-from dns.plugins.loop import Loop
+from dns.plugins.loop import Loop, Suspicion
 from dns.upstream import REST_SECONDS, Upstream
-from kubeproxy.clock import ManualClock
+from kubeproxy.clock import ManualClock, settle
 from tests.dns_bed import Bed, coredns_fixture, lines, question, service
 
 pytestmark = pytest.mark.unit
@@ -196,16 +198,44 @@ def test_excepted_and_excess_queries_are_not_forwarded() -> None:
 
 
 def test_a_loop_stops_forwarding_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    name = b"\3abc\0"
-    loop = Loop(Scripted("x. 1 IN A 192.0.2.1"), name)
+    suspicion = Suspicion()
+    suspicion.suspect(b"\3abc\0")
+    # The block serves two addresses, and the loop leads through both.
+    loop, other = (Loop(Scripted("x. 1 IN A 192.0.2.1"), suspicion) for _ in range(2))
     probe = query("abc.", "HINFO")
-    for _ in range(2):
-        ask(loop, probe)
+    for handler in (loop, other):
+        ask(handler, probe)
     with caplog.at_level(logging.ERROR), pytest.raises(Failure):
         ask(loop, probe)
     assert "come back to this server" in caplog.text
-    with pytest.raises(Failure):
-        ask(loop, query("other.test."))
+    for handler in (loop, other):
+        with pytest.raises(Failure):
+            ask(handler, query("other.test."))
+
+
+def test_an_upstream_that_comes_late_is_no_loop() -> None:
+    clock = ManualClock()
+    upstream = FakeUpstream("192.0.2.1", clock, TimeoutError())
+
+    async def nothing() -> None:
+        pass
+
+    block = parse(".:53 {\n loop\n}", file="Corefile", environment={})[0]
+    build = Build(block, Runtime(clock, Metrics(), "Corefile", nothing))
+    set_up(build)
+    handler = build.links["loop"](forward(clock, upstream))
+
+    async def probe() -> None:
+        probing = asyncio.create_task(build.tasks[0]())
+        for number in range(6):
+            await settle()
+            upstream.error = TimeoutError() if number < 5 else None
+            await clock.step(2)
+        await probing
+
+    asyncio.run(probe())
+    assert len(upstream.streams) == 6
+    ask(handler, query("a.test."))
 
 
 def test_addresses_are_turned_and_aliases_stay_in_front() -> None:
