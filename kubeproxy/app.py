@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from kubeproxy.clock import Clock, SystemClock
+from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.health.http import health_app, metrics_app, serve
 from kubeproxy.health.metrics import Metrics
@@ -169,7 +170,7 @@ class Agent:
 
 async def run_agent(options: Options, server: str) -> None:
     """Run the agent against the API server at a URL until cancelled. Raises CommandMissing without iptables."""
-    flavour = await asyncio.to_thread(detect_flavour, SystemExec())
+    flavour = await asyncio.to_thread(detect_flavour, SystemExec(), names.CANARY)
     log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, server)
     async with KubeClient(server) as client:
         await Agent(options, client, flavour, SystemClock()).run()

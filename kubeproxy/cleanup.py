@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
                 iptables_backend(settings, family, flavour).cleanup()
             except CommandMissing:
                 continue
-            except KernelError as error:
-                print(f"Error: {error}", file=sys.stderr)
+            except (KernelError, OSError) as error:
+                print(f"Error: IPv{family.value}, {flavour}: {error}", file=sys.stderr)
                 failed = True
     return 1 if failed else 0

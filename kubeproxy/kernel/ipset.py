@@ -150,7 +150,7 @@ class Ipset:
         except NetlinkError as error:
             if error.code == BUSY:
                 return False
-            if error.code != errno.ENOENT:
+            if error.code not in (errno.ENOENT, errno.EINVAL):  # no such set; a kernel without any
                 raise
         return True
 

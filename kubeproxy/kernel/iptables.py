@@ -10,11 +10,13 @@ and *nft* (the same commands compiled to nf_tables). Rules in one do not show in
 write where the rest of the host writes: `detect_flavour`.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable
 from enum import StrEnum
 
 from kubeproxy.kernel.exec import CommandFailed, CommandMissing, Exec, KernelError, Result
+from kubeproxy.kernel.xtables import has_nft, legacy_extent, legacy_tables, nft_generation
 from kubeproxy.model.addresses import Family
 
 LOCK_WAIT_SECONDS = 5
@@ -25,6 +27,10 @@ RESTORE_TIMEOUT_SECONDS = 300
 
 HINT_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Made in the mangle table by a kubelet, in the flavour that the host is meant to use."""
+
+
+NFT_TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))
+"""What iptables-nft shows; it makes a table with its first chain, not by asking."""
 
 
 class Flavour(StrEnum):
@@ -75,27 +81,38 @@ class Iptables:
         program = _program(self.family, self.flavour, "-save")
         return self._execute.run([program, "-t", table]).stdout
 
+    def in_use(self) -> frozenset[str]:
+        """Return the tables that somebody uses; `save` of another may make it. Raises KernelError, OSError."""
+        if self.flavour is Flavour.LEGACY:
+            return legacy_tables(self.family)
+        return NFT_TABLES if has_nft() else frozenset()
+
+    def fingerprint(self, table: str) -> bytes:
+        """Return, in O(1), a value that differs once rules have vanished from a table."""
+        return legacy_extent(self.family, table) if self.flavour is Flavour.LEGACY else nft_generation()
+
     def run(self, *arguments: str, check: bool = True) -> Result:
         """Run `iptables ARGUMENTS` under the lock."""
         argv = [_program(self.family, self.flavour), "--wait", str(LOCK_WAIT_SECONDS), *arguments]
         return self._execute.run(argv, check=check)
 
 
-def detect_flavour(execute: Exec, family: Family = Family.V4) -> Flavour:
-    """Find the flavour that this host uses, by the rules of kubernetes-sigs/iptables-wrappers.
+def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) -> Flavour:
+    """Find the flavour that this host uses, by the rules of kubernetes-sigs/iptables-wrappers, and one of ours.
 
-    A kubelet's hint decides; else the flavour that holds more rules; else what plain `iptables` is. Legacy
-    tables that nobody opened yet are not opened by asking. Raises CommandMissing when iptables is absent.
+    A kubelet's hint decides; else where ``own_chain`` is, since rules that a predecessor left in the other
+    flavour would stay in force for ever; else the flavour that holds more rules; else what plain `iptables` is.
+    Legacy tables that nobody opened yet are not opened by asking. Raises CommandMissing when iptables is absent.
     """
-    rules = {}
+    saved = {}
     for flavour in (Flavour.NFT, Flavour.LEGACY):
-        try:
-            saved = execute.run([_program(family, flavour, "-save")], check=False)
-        except CommandMissing:
-            continue
-        if any(f":{hint} " in saved.stdout for hint in HINT_CHAINS):
-            return flavour
-        rules[flavour] = sum(line.startswith("-A") for line in saved.stdout.splitlines())
+        with contextlib.suppress(CommandMissing):
+            saved[flavour] = execute.run([_program(family, flavour, "-save")], check=False).stdout
+    for marks in (HINT_CHAINS, (own_chain,)):
+        for flavour, text in saved.items():
+            if any(f":{mark} " in text for mark in marks):
+                return flavour
+    rules = {flavour: sum(line.startswith("-A") for line in text.splitlines()) for flavour, text in saved.items()}
     if not rules:
         raise CommandMissing(f"{_program(family, Flavour.NFT)}: not installed (Debian: apt-get install iptables)")
     if len(set(rules.values())) == 1 and len(rules) > 1:

@@ -78,7 +78,7 @@ def test_other_chains_are_not_touched(iptables: Iptables) -> None:
 @pytest.mark.parametrize("flavour", list(Flavour))
 def test_the_flavour_in_use_is_found(execute: InNamespace, flavour: Flavour) -> None:
     Iptables(execute, Family.V4, flavour).run("-A", "INPUT", "-j", "ACCEPT")
-    assert detect_flavour(execute) is flavour
+    assert detect_flavour(execute, "KUBE-PROXY-CANARY") is flavour
 
 
 def test_failures_are_told_apart() -> None:

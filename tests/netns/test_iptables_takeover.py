@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kubeproxy import cleanup
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.model.addresses import Family
@@ -95,14 +96,31 @@ def test_syncs_and_cleanup_leave_others_rules_alone(lab: PacketLab, flavour: Fla
         sync(lab, backend, built)
         assert lab.run("node", saved) == rules  # no jump is added twice
         assert lab.run("node", backend.observe) == ""
-        lab.run("node", lambda: [tables.run("-t", "nat", verb) for verb in ("-F", "-X")])
-        assert "nat" in lab.run("node", backend.observe)
+        for verb in ("-F", "-X"):
+            lab.run("node", lambda verb=verb: tables.run("-t", "nat", verb))  # type: ignore[misc]
+            assert "nat" in lab.run("node", backend.observe)
         lab.run("node", lambda: tables.restore(FOREIGN_NAT))
         sync(lab, backend, built)
         check(lab, f"pod {VIP}:80", "be1,be3 same")
     assert lab.run("node", saved) == before
     assert lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout) == ""
     lab.run("node", lambda: tables.restore(UNDO))
+
+
+@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_a_fingerprint_tells_that_rules_have_vanished(lab: PacketLab, flavour: Flavour, family: Family) -> None:
+    tables = Iptables(SystemExec(), family, flavour)
+
+    def fingerprint() -> bytes:
+        return lab.run("node", lambda: tables.fingerprint("mangle"))
+
+    lab.run("node", lambda: tables.restore("*mangle\n:OURS - [0:0]\n-A OURS -j RETURN\nCOMMIT\n"))
+    full = fingerprint()
+    assert fingerprint() == full
+    lab.run("node", lambda: tables.run("-t", "mangle", "-F", "OURS"))
+    assert fingerprint() != full
+    lab.run("node", lambda: tables.run("-t", "mangle", "-X", "OURS"))
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))
@@ -190,3 +208,16 @@ def test_cleanup_finds_what_was_written_in_either_flavour(lab: PacketLab) -> Non
         assert lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout) == ""
         saves = lab.run("node", lambda: SystemExec().run(["iptables-nft-save"]).stdout)
         assert "KUBE" not in saves
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_cleanup_makes_no_legacy_table_that_nobody_uses(family: Family) -> None:
+    def in_use() -> frozenset[str]:
+        return Iptables(SystemExec(), family, Flavour.LEGACY).in_use()
+
+    with packet_lab() as fresh:
+        assert fresh.run("node", in_use) == frozenset()
+        fresh.run("node", lambda: cleanup.main([]))
+        assert fresh.run("node", in_use) == frozenset()
+        fresh.run("node", lambda: Iptables(SystemExec(), family, Flavour.LEGACY).save("mangle"))
+        assert fresh.run("node", in_use) == frozenset(("mangle",))

@@ -296,13 +296,26 @@ def test_a_failing_set_commits_nothing() -> None:
     assert "KUBE-SERVICES" not in node.tables.tables["nat"]
 
 
+def test_while_nothing_changes_no_program_is_run_to_look() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    looks = node.tables.commands
+    assert node.backend.observe() == ""
+    assert node.tables.commands == looks
+    node.tables.tables["nat"]["DOCKER"] = ["-j RETURN"]
+    assert node.backend.observe() == ""
+    assert node.tables.commands == looks + 1
+
+
+@pytest.mark.parametrize("chains_too", [True, False])
 @pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
-def test_an_external_flush_is_noticed_and_repaired(table: str) -> None:
+def test_an_external_flush_is_noticed_and_repaired(table: str, chains_too: bool) -> None:
     node = Node(web(), web_slice())
     node.full()
     assert node.backend.observe() == ""
     before = {name: dict(chains) for name, chains in node.tables.tables.items()}
-    node.tables.flush(table)
+    node.tables.flush(table, chains_too=chains_too)
     assert table in node.backend.observe()
     assert node.backend.needs_full
     node.full()
@@ -356,6 +369,6 @@ def test_the_layout_stays_lean(services: int, endpoints: int) -> None:
         node.world.apply_slices({(piece.namespace, piece.name): piece})
     node.full()
     ours = [rule for chain, rules in node.tables.tables["nat"].items() if "KUBE" in chain for rule in rules]
-    assert len(ours) == 6 + services * (2 + endpoints)
+    assert len(ours) == 7 + services * (2 + endpoints)
     assert len(node.service_chains()) == 1 + services
     assert sum("--comment" in rule for rule in ours) == 2 + services

@@ -13,6 +13,7 @@ NOTHING = "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n"
 RULES = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT\n"
 HINT = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n"
 KUBELET = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"
+OURS = "*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n"
 LEGACY_DEFAULT = "iptables v1.8.9 (legacy)\n"
 NFT_DEFAULT = "iptables v1.8.9 (nf_tables)\n"
 
@@ -37,6 +38,9 @@ class Programs:
     [
         (HINT, RULES, LEGACY_DEFAULT, Flavour.NFT),
         (RULES, KUBELET, NFT_DEFAULT, Flavour.LEGACY),
+        (OURS, RULES, LEGACY_DEFAULT, Flavour.NFT),
+        (RULES, OURS, NFT_DEFAULT, Flavour.LEGACY),
+        (OURS, KUBELET, NFT_DEFAULT, Flavour.LEGACY),
         (NOTHING, RULES, NFT_DEFAULT, Flavour.LEGACY),
         (RULES, NOTHING, LEGACY_DEFAULT, Flavour.NFT),
         (NOTHING, NOTHING, LEGACY_DEFAULT, Flavour.LEGACY),
@@ -48,9 +52,9 @@ class Programs:
 )
 def test_flavour(nft: str | None, legacy: str | None, default: str | None, expected: Flavour) -> None:
     programs = Programs({"iptables-nft-save": nft, "iptables-legacy-save": legacy, "iptables": default})
-    assert detect_flavour(programs) is expected
+    assert detect_flavour(programs, "KUBE-PROXY-CANARY") is expected
 
 
 def test_a_host_without_iptables_says_what_to_install() -> None:
     with pytest.raises(CommandMissing, match="apt-get install iptables"):
-        detect_flavour(Programs({}))
+        detect_flavour(Programs({}), "KUBE-PROXY-CANARY")

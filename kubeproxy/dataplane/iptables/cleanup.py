@@ -21,14 +21,20 @@ class SaveAndRestore(Protocol):
         """Commit a restore text."""
         ...
 
+    def in_use(self) -> frozenset[str]:
+        """Return the tables that somebody uses."""
+        ...
+
     def save(self, table: str) -> str:
         """Return `iptables-save` of one table."""
         ...
 
 
 def remove(tables: SaveAndRestore, sets: Sets, family: Family) -> None:
-    """Remove chains, jumps and the set, of one family and one flavour. Raises KernelError."""
-    text = "".join(removal(table, parse_save(table, tables.save(table))) for table in CHAINS)
+    """Remove chains, jumps and the set, of one family and one flavour. Raises KernelError, OSError."""
+    # A table that nobody uses, or that this kernel does not even have, must not be made by looking into it.
+    present = tables.in_use()
+    text = "".join(removal(table, parse_save(table, tables.save(table))) for table in CHAINS if table in present)
     if text:
         tables.restore(text)
     # While the other flavour's rules refer to the set it stays; removing those takes it along.

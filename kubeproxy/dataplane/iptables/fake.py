@@ -72,6 +72,8 @@ class FakeTables:
         sets.in_use = self._refers_to_set
         self.restored: list[str] = []
         """Every text that was handed in."""
+        self.commands = 0
+        """How often `run` was called."""
         self.fail_next = ""
         self.refuse = ""
         self.refuse_at_commit = ""
@@ -109,16 +111,28 @@ class FakeTables:
         lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
         return "\n".join([*lines, "COMMIT", ""])
 
+    def in_use(self) -> frozenset[str]:
+        """See `backend.Tables.in_use`."""
+        return frozenset(self.tables)
+
+    def fingerprint(self, table: str) -> bytes:
+        """See `backend.Tables.fingerprint`."""
+        return repr(self.tables[table]).encode()
+
     def run(self, *arguments: str, check: bool = True) -> Result:
         """See `backend.Tables.run`; knows `-t TABLE -S CHAIN`."""
         _, table, verb, chain = arguments
         assert verb == "-S"
-        found = chain in self.tables[table]
-        return Result(status=0 if found else 1, stdout="", stderr="" if found else "No chain by that name.")
+        self.commands += 1
+        rules = self.tables[table].get(chain)
+        if rules is None:
+            return Result(status=1, stdout="", stderr="No chain by that name.")
+        return Result(status=0, stdout="\n".join(f"-A {chain} {rule}" for rule in rules), stderr="")
 
-    def flush(self, table: str) -> None:
-        """Do what `iptables -F; iptables -X` does."""
-        self.tables[table] = {chain: [] for chain in BUILT_IN[table]}
+    def flush(self, table: str, *, chains_too: bool = True) -> None:
+        """Do what `iptables -F; iptables -X` does, or (without ``chains_too``) -F alone."""
+        kept = BUILT_IN[table] if chains_too else self.tables[table]
+        self.tables[table] = {chain: [] for chain in kept}
 
     def _line(self, chains: Chains, line: str) -> None:
         if line.startswith(":"):

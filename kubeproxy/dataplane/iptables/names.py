@@ -21,7 +21,7 @@ EXTERNAL_SERVICES = "KUBE-EXTERNAL-SERVICES"  # addresses seen from outside that
 FORWARD = "KUBE-FORWARD"  # lets forwarded service traffic pass
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"  # load balancer traffic that no source range admitted
 
-# Exists in every table, empty: whoever flushes the tables takes it along.
+# In every table, with a rule that does nothing: whoever flushes a table takes it along.
 CANARY = "KUBE-PROXY-CANARY"
 
 # Chains of one Service port (nat); the same hash follows each.

@@ -96,6 +96,10 @@ def _declare(chains: Iterable[str]) -> str:
     return "".join([f":{chain} - [0:0]\n" for chain in chains])
 
 
+CANARY_RULE = f"-A {names.CANARY} -j RETURN"
+"""Does nothing, and is gone after `iptables -F`, which leaves the chains."""
+
+
 def missing_jumps(table: str, saved: Saved) -> str:
     """Return the lines that add the jumps which are not there."""
     return "".join(f"-I {jump.rule}\n" for jump in JUMPS if jump.table == table and not saved.has(jump))
@@ -112,15 +116,15 @@ class Skeleton:
 
     def nat(self) -> str:
         """Return the lines that make the nat table's fixed chains, emptied but for their fixed rules."""
-        return _declare(names.NAT_CHAINS) + "".join(self._nat_rules())
+        return _declare(names.NAT_CHAINS) + "".join(self._nat_rules()) + CANARY_RULE + "\n"
 
     def filter(self) -> str:
         """Return the same for the filter table."""
-        return _declare(names.FILTER_CHAINS) + "".join(self._filter_rules())
+        return _declare(names.FILTER_CHAINS) + "".join(self._filter_rules()) + CANARY_RULE + "\n"
 
     def mangle(self) -> str:
         """Return the same for the mangle table, where only the canary lives."""
-        return _declare(names.MANGLE_CHAINS)
+        return _declare(names.MANGLE_CHAINS) + CANARY_RULE + "\n"
 
     def _nat_rules(self) -> Iterator[str]:
         mark, post, local = self._mark, names.POSTROUTING, names.LOCAL_ENDPOINTS[self._family]
