@@ -13,6 +13,7 @@ an absent API server is retried with growing pauses, and a list made anew brings
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -27,13 +28,13 @@ from kubeproxy.controllers.objects import (
     decode_pod,
     decode_service,
     decode_slice,
-    matches,
     shape,
 )
+from kubeproxy.controllers.selection import Members, service_of
 from kubeproxy.controllers.slices import MANAGED_BY_LABEL, MANAGER, SlicePlan, plan_slices
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
-from kubeproxy.model.decode import SERVICE_NAME_LABEL, ZONE_LABEL
+from kubeproxy.model.decode import ZONE_LABEL
 from kubeproxy.store.base import StoreError, Unavailable
 from kubeproxy.store.informer import Informer
 from kubeproxy.store.kube import ApiError, KubeClient
@@ -52,24 +53,13 @@ def generated_name(prefix: str, choose: Callable[[str], str] = random.choice) ->
     return prefix[: 253 - 5] + "".join(choose(NAME_ALPHABET) for _ in range(5))
 
 
-class _Namespace:
-    """What one namespace holds: a pod's Services are looked for nowhere else."""
-
-    __slots__ = ("pods", "services", "slices")
-
-    def __init__(self) -> None:
-        self.services: dict[Key, Service] = {}
-        self.pods: dict[Key, Pod] = {}
-        self.slices: dict[Key, EndpointSlice] = {}
-
-
 class EndpointSliceController:
     """Keeps the slices of every Service that has a selector."""
 
     def __init__(self, client: KubeClient, *, clock: Clock) -> None:
         self._client = client
         self._queue: WorkQueue[Key] = WorkQueue(clock=clock)
-        self._namespaces: dict[str, _Namespace] = {}
+        self._namespaces: defaultdict[str, Members] = defaultdict(Members)
         self._zones: dict[str, str] = {}
         self._unseen: Unseen[EndpointSlice] = Unseen(clock.now)
         self._synced = 0
@@ -120,9 +110,6 @@ class EndpointSliceController:
         if self._synced == len(self._informers):
             self._ready.set()
 
-    def _in(self, namespace: str) -> _Namespace:
-        return self._namespaces.setdefault(namespace, _Namespace())
-
     def _nodes_changed(self, changes: Mapping[Key, Node | None]) -> None:
         for (_, name), node in changes.items():
             zone = (node.metadata.labels or {}).get(ZONE_LABEL, "") if node else ""
@@ -131,68 +118,62 @@ class EndpointSliceController:
                 self._touch_services_on(name)
 
     def _touch_services_on(self, node: str) -> None:
-        for space in self._namespaces.values():
-            for pod in space.pods.values():
+        for members in self._namespaces.values():
+            for pod in members.pods.values():
                 if pod.spec.node_name == node:
-                    self._touch_services_of(space, pod)
+                    self._touch_services_of(members, pod)
 
-    def _touch_services_of(self, space: _Namespace, pod: Pod) -> None:
-        for key, service in space.services.items():
-            selector = service.spec.selector
-            if selector and matches(selector, pod.metadata.labels):
-                self._queue.add(key)
+    def _touch_services_of(self, members: Members, pod: Pod) -> None:
+        for key in members.selecting(pod):
+            self._queue.add(key)
 
     def _services_changed(self, changes: Mapping[Key, Service | None]) -> None:
         for key, service in changes.items():
-            services = self._in(key[0]).services
-            if service is None:
-                services.pop(key, None)
-            else:
-                services[key] = service
+            self._namespaces[key[0]].set_service(key, service)
             self._queue.add(key)
 
     def _pods_changed(self, changes: Mapping[Key, Pod | None]) -> None:
         for key, pod in changes.items():
-            space = self._in(key[0])
-            before = space.pods.pop(key, None)
-            if before is not None:
-                self._touch_services_of(space, before)
-            if pod is not None:
-                space.pods[key] = pod
-                self._touch_services_of(space, pod)
+            members = self._namespaces[key[0]]
+            before = members.set_pod(key, pod)
+            for each in (before, pod):
+                if each is not None:
+                    self._touch_services_of(members, each)
 
     def _slices_changed(self, changes: Mapping[Key, EndpointSlice | None]) -> None:
         self._unseen.seen(changes)
         for key, found in changes.items():
-            slices = self._in(key[0]).slices
-            before = slices.pop(key, None)
-            if found is not None:
-                slices[key] = found
+            before = self._namespaces[key[0]].set_slice(key, found)
             for each in (before, found):
-                if each is not None and (owner := _service_of(each)):
+                if each is not None and (owner := service_of(each)):
                     self._queue.add((key[0], owner))
 
     async def _reconcile(self, key: Key) -> None:
-        space = self._in(key[0])
-        standing = [
-            each
-            for each in (*space.slices.values(), *self._unseen.over(space.slices).values())
-            if (each.metadata.namespace, _service_of(each)) == key
-        ]
-        service = space.services.get(key)
-        if service is None:
-            plan = SlicePlan(deletes=tuple(standing))
-        elif not service.spec.selector or service.metadata.deletion_timestamp is not None:
-            return
-        else:
-            plan = plan_slices(service, space.pods.values(), standing, self._zones, generated_name)
+        plan = self._plan(key)
         try:
             await self._carry_out(plan)
         except StoreError as error:
-            self._put_off(key, error)
-        else:
-            self._queue.done(key)
-            self._complained.discard(key)
+            if _is_going(error):
+                # Its Service is deleted next: there is nothing left to do, and nothing to retry.
+                log.debug("namespace %s is being deleted: no more EndpointSlices for Service %s", *key)
+            else:
+                self._put_off(key, error)
+                return
+        self._queue.done(key)
+        self._complained.discard(key)
+
+    def _plan(self, key: Key) -> SlicePlan:
+        members = self._namespaces[key[0]]
+        of_service = members.slices_of(key[1])
+        unseen = (each for each in self._unseen.over(of_service).values() if _owner_of(each) == key)
+        standing = [*of_service.values(), *unseen]
+        service = members.services.get(key)
+        if service is None:
+            return SlicePlan(deletes=tuple(standing))
+        selector = service.spec.selector
+        if not selector or service.metadata.deletion_timestamp is not None:
+            return SlicePlan()
+        return plan_slices(service, members.selected_by(selector), standing, self._zones, generated_name)
 
     def _put_off(self, key: Key, error: StoreError) -> None:
         """Try again later; say so once per Service, unless it only lost a race."""
@@ -225,8 +206,13 @@ class EndpointSliceController:
                 raise
 
 
-def _service_of(each: EndpointSlice) -> str:
-    return (each.metadata.labels or {}).get(SERVICE_NAME_LABEL, "")
+def _owner_of(each: EndpointSlice) -> Key:
+    return each.metadata.namespace, service_of(each)
+
+
+def _is_going(error: StoreError) -> bool:
+    """The namespace is being deleted, and takes nothing new."""
+    return isinstance(error, ApiError) and error.code == 403 and "NamespaceTerminating" in error.causes
 
 
 def _body(each: EndpointSlice) -> dict[str, object]:

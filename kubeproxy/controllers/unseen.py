@@ -25,6 +25,7 @@ class Unseen(Generic[T]):
 
     def made(self, key: Key, value: T) -> None:
         """Remember an object that the server has accepted."""
+        self._made.pop(key, None)
         self._made[key] = (self._now() + KEEP_SECONDS, value)
 
     def seen(self, keys: Iterable[Key]) -> None:
@@ -35,5 +36,6 @@ class Unseen(Generic[T]):
     def over(self, cache: Mapping[Key, T]) -> dict[Key, T]:
         """Return the objects that the informer does not hold yet."""
         now = self._now()
-        self._made = {key: entry for key, entry in self._made.items() if entry[0] > now}
+        while self._made and next(iter(self._made.values()))[0] <= now:  # the oldest stands first
+            del self._made[next(iter(self._made))]
         return {key: value for key, (_, value) in self._made.items() if key not in cache}

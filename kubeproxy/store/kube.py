@@ -9,11 +9,10 @@ Errors: `ApiError` is the server's own answer (a Status); `Unavailable` is no an
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -22,7 +21,7 @@ from kubeproxy import __version__
 from kubeproxy.store.base import Compacted, StoreError, Unavailable
 from kubeproxy.store.resources import Resource
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 WATCH_SECONDS = 300
 """How long one watch request may last before it is renewed (client-go asks for 5 to 10 minutes)."""
@@ -40,14 +39,17 @@ _NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
 class ApiError(StoreError):
-    """The server refused; ``code`` is the HTTP status, ``reason`` the Status' machine-readable word."""
+    """The server refused; ``code`` is the HTTP status, ``reason`` and ``causes`` are words for programs."""
 
-    def __init__(self, code: int, reason: str, message: str, body: bytes = b"") -> None:
+    def __init__(
+        self, code: int, reason: str, message: str, body: bytes = b"", causes: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(message or f"HTTP {code}")
         self.code = code
         self.reason = reason
         self.message = message
         self.body = body
+        self.causes = causes
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,13 +81,23 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct, frozen=True):
+    causes: tuple[_Cause, ...] = ()
+
+
 class _Status(msgspec.Struct):
     code: int = 0
     reason: str = ""
     message: str = ""
+    details: _Details = _Details()
 
 
 _LIST = msgspec.json.Decoder(_List)
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
 _EVENT = msgspec.json.Decoder(_Event)
 _STATUS = msgspec.json.Decoder(_Status)
 
@@ -99,7 +111,8 @@ def _error(code: int, body: bytes) -> StoreError:
         return Compacted(0)
     if code in (429, 502, 503, 504):
         return Unavailable(f"HTTP {code}: {status.message}")
-    return ApiError(code, status.reason, status.message, body)
+    causes = frozenset(cause.reason for cause in status.details.causes)
+    return ApiError(code, status.reason, status.message, body, causes)
 
 
 class KubeClient:
@@ -161,7 +174,8 @@ class KubeClient:
 
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
         """Read one object. Raises ApiError 404."""
-        return _object(await self._request("GET", resource.path(namespace, name)))
+        path = resource.path(namespace, name)
+        return _object(path, await self._request("GET", path))
 
     async def list(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
@@ -170,7 +184,8 @@ class KubeClient:
         query = _selectors(label_selector, field_selector) | {"limit": str(PAGE_LIMIT)}
         items: list[bytes] = []
         while True:
-            page = _LIST.decode(await self._request("GET", resource.path(namespace), query=query))
+            path = resource.path(namespace)
+            page = _decoded(_LIST, path, await self._request("GET", path, query=query))
             items += [bytes(item) for item in page.items or ()]
             if not page.metadata.continue_:
                 return Listing(items=tuple(items), revision=page.metadata.resource_version)
@@ -209,17 +224,22 @@ class KubeClient:
         except _NETWORK_ERRORS as error:
             raise Unavailable(f"watch {url}: {str(error) or type(error).__name__}") from error
 
-    async def create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Create an object. Raises ApiError 409 when it exists, 422 when it is invalid."""
-        data = msgspec.json.encode(body)
-        return _object(await self._request("POST", resource.path(namespace), body=data))
+    async def create(
+        self, resource: Resource, namespace: str, body: dict[str, Any], *, name: str = "", subresource: str = ""
+    ) -> dict[str, Any]:
+        """Create an object, or the ``subresource`` of the one called ``name`` (a Pod's binding).
+
+        Raises ApiError 409 when it exists, 422 when it is invalid.
+        """
+        path = resource.path(namespace, name, subresource)
+        return _object(path, await self._request("POST", path, body=msgspec.json.encode(body)))
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, body: dict[str, Any], *, subresource: str = ""
     ) -> dict[str, Any]:
         """Replace an object. Raises ApiError 409 when its resourceVersion is not the stored one."""
         path = resource.path(namespace, name, subresource)
-        return _object(await self._request("PUT", path, body=msgspec.json.encode(body)))
+        return _object(path, await self._request("PUT", path, body=msgspec.json.encode(body)))
 
     async def patch(
         self,
@@ -234,7 +254,7 @@ class KubeClient:
         """Patch an object (RFC 7386 merge patch unless told otherwise)."""
         path = resource.path(namespace, name, subresource)
         body = msgspec.json.encode(patch)
-        return _object(await self._request("PATCH", path, body=body, content_type=content_type))
+        return _object(path, await self._request("PATCH", path, body=body, content_type=content_type))
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, grace_period_seconds: int | None = None
@@ -244,9 +264,16 @@ class KubeClient:
         await self._request("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode(data)
-    return found
+def _object(path: str, data: bytes) -> dict[str, Any]:
+    return _decoded(_OBJECT, path, data)
+
+
+def _decoded(decoder: "msgspec.json.Decoder[T]", path: str, data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # Not an API server, or a proxy in front of one that is away.
+        raise Unavailable(f"{path} is answered with something else than an object: {error}") from error
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

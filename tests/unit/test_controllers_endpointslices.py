@@ -12,8 +12,8 @@ from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock, settle
 from kubeproxy.controllers.unseen import KEEP_SECONDS, Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
-from kubeproxy.store.kube import KubeClient
-from kubeproxy.store.resources import ENDPOINT_SLICES, PODS, SERVICES
+from kubeproxy.store.kube import ApiError, KubeClient
+from kubeproxy.store.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
 
 pytestmark = pytest.mark.unit
 
@@ -179,6 +179,25 @@ async def test_a_burst_of_pods_makes_one_slice():
 
         await eventually(all_there)
         assert len(await slices_of(client, "web")) == 1
+
+
+async def test_a_namespace_that_goes_makes_no_noise(caplog):
+    async with cluster() as client:
+        await client.create(NAMESPACES, "", {"metadata": {"name": "n"}})
+        for number in range(20):
+            await client.create(SERVICES, "n", service(f"s{number}"))
+        await client.delete(NAMESPACES, "", "n")
+
+        async def gone():
+            try:
+                await client.get(NAMESPACES, "", "n")
+            except ApiError as error:
+                return error.code == 404
+            return False
+
+        await eventually(gone)
+        assert (await client.list(ENDPOINT_SLICES, namespace="n")).items == ()
+    assert not [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def test_the_queue_gives_each_key_once_and_failed_ones_later():

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from kubeproxy.store.base import Compacted, Unavailable
 from kubeproxy.store.kube import ApiError, KubeClient
-from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES
+from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
 
 pytestmark = pytest.mark.unit
 
@@ -42,6 +42,36 @@ def test_paths() -> None:
     assert SERVICES.path("default", "a", "status") == "/api/v1/namespaces/default/services/a/status"
     assert ENDPOINT_SLICES.path("ns") == "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices"
     assert NODES.path("", "n1") == "/api/v1/nodes/n1"
+
+
+async def test_an_answer_that_is_no_object_is_worth_a_retry(serve: Serve) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text="<html>welcome</html>")
+
+    client = await serve(handler)
+    for call in (client.list(SERVICES), client.get(SERVICES, "default", "a"), client.create(SERVICES, "n", {})):
+        with pytest.raises(Unavailable, match="something else"):
+            await call
+
+
+async def test_a_subresource_is_created_below_its_object(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert (request.method, request.path) == ("POST", "/api/v1/namespaces/n/pods/p/binding")
+        return web.Response(text="{}", status=201)
+
+    client = await serve(handler)
+    assert await client.create(PODS, "n", {}, name="p", subresource="binding") == {}
+
+
+async def test_the_causes_of_a_refusal_are_known(serve: Serve) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        status = '{"code":403,"reason":"Forbidden","details":{"causes":[{"reason":"NamespaceTerminating"}]}}'
+        return web.Response(text=status, status=403)
+
+    client = await serve(handler)
+    with pytest.raises(ApiError) as refusal:
+        await client.create(SERVICES, "n", {})
+    assert refusal.value.causes == {"NamespaceTerminating"}
 
 
 async def test_a_list_is_read_page_by_page(serve: Serve) -> None:
