@@ -155,7 +155,8 @@ async def test_a_slice_that_someone_damaged_or_deleted_is_put_right():
 
         async def right():
             found = await slices_of(client, "web")
-            return found if addresses(found) == ["10.244.0.1"] else None
+            # For a moment the placeholder of a Service without pods stands beside the slice that replaces it.
+            return found if len(found) == 1 and addresses(found) == ["10.244.0.1"] else None
 
         name = (await eventually(right))[0]["metadata"]["name"]
         await client.patch(ENDPOINT_SLICES, "default", name, {"endpoints": []})
