@@ -4,10 +4,10 @@ Informers hand over batches; `World` keeps the newest object of each kind and ke
 a batch touched. Everybody reads the same World: the proxy, DNS and `trace`. So headless and ExternalName
 Services stay in it; who does not want them skips them (`services.py`).
 
-An address that no endpoint or virtual IP may have (loopback, unspecified, link-local, multicast: the API
-server refuses them too) is taken out at this door and remembered in `World.rejected`, so that no consumer
-can forget the check: an endpoint at 127.0.0.1 would let a Service reach what listens on the node only.
-The node's own address is legal: pods on the host's network have it.
+An address that no endpoint or virtual IP may have (loopback, unspecified, link-local, multicast, or not of its
+slice's family: the API server refuses them too) is taken out at this door and remembered in `World.rejected`,
+so that no consumer can forget the check: an endpoint at 127.0.0.1 would let a Service reach what listens on the
+node only. The node's own address is legal: pods on the host's network have it.
 
 Cost: O(1) a changed object. An object that is applied again unchanged touches nothing, and one that goes
 A → B → A between two syncs leads to equal ServiceStates, hence to no write.
@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Namespace, Node, Record, Service
 
@@ -204,7 +205,11 @@ def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
 
 
 def _admissible_slice(piece: EndpointSlice) -> tuple[EndpointSlice, list[Rejection]]:
-    reasons = [forbidden(endpoint.address) for endpoint in piece.endpoints]
+    family = Family.V6 if piece.address_type == Family.V6.label else Family.V4
+    stranger = f"no {family.label} address"
+    reasons = [
+        forbidden(each.address) if family_of(each.address) is family else stranger for each in piece.endpoints
+    ]
     if not any(reasons):
         return piece, []
     pairs = list(zip(piece.endpoints, reasons, strict=True))

@@ -167,6 +167,15 @@ def test_a_restart_adopts_what_is_there_and_deletes_what_is_stale() -> None:
     assert node.tables.restored[-1].count("*nat") == 1  # one transaction: nobody sees it half done
 
 
+def test_a_stale_chain_that_a_foreign_rule_needs_is_emptied_and_blocks_nobody() -> None:
+    node = Node(web(), web_slice())
+    node.tables.tables["nat"]["KUBE-SVC-AAAAAAAAAAAAAAAA"] = ["-j DNAT --to-destination 10.0.0.1:80"]
+    node.tables.tables["nat"]["THEIRS"] = ["-d 10.9.9.9/32 -j KUBE-SVC-AAAAAAAAAAAAAAAA"]
+    assert node.full().ports == 1
+    assert node.rules("THEIRS") == ["-d 10.9.9.9/32 -j KUBE-SVC-AAAAAAAAAAAAAAAA"]
+    assert node.rules("KUBE-SVC-AAAAAAAAAAAAAAAA") == []
+
+
 FOREIGN = {
     "nat": {"DOCKER": ["-j RETURN"], "POSTROUTING": ["-s 172.17.0.0/16 -j MASQUERADE"]},
     "filter": {"DOCKER-USER": ["-j RETURN"], "INPUT": ["-s 10.9.9.9/32 -j DROP"], "KUBE-FIREWALL": ["-j DROP"]},
@@ -240,6 +249,17 @@ def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> No
     assert applied_later is not None
     assert applied_later.quarantined == {}
     assert applied_later.ports == 2
+
+
+def test_a_change_that_fails_because_of_a_flush_is_not_its_services_fault() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tables.flush("nat")
+    with pytest.raises(SyncFailed, match="a full sync will follow") as caught:
+        node.put(web(node_port=30080))
+    assert caught.value.culprits == ()
+    applied = node.full()
+    assert (applied.ports, applied.quarantined) == (1, {})
 
 
 def test_a_deleted_service_leaves_quarantine() -> None:

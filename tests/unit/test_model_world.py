@@ -113,3 +113,14 @@ def test_namespaces_come_and_go() -> None:
     assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == {"prod"}
     assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == set()
     assert built.apply_namespaces({("", "prod"): None}) == {"prod"}
+
+
+@pytest.mark.parametrize(("kind", "stranger"), [("IPv4", "fd00::1"), ("IPv6", "10.244.0.3")])
+def test_an_endpoint_of_another_family_than_its_slice_is_left_out(kind: str, stranger: str) -> None:
+    own = "10.244.0.2" if kind == "IPv4" else "fd00::2"
+    piece = endpoint_slice("web", "80", [own, stranger])
+    built = world(piece)
+    assert [each.address for each in built.slices_of(WEB)[0].endpoints] == [own]
+    assert [str(each) for each in built.rejections()] == [
+        f"EndpointSlice default/{piece.name}: endpoints.addresses {stranger} is no {kind} address"
+    ]

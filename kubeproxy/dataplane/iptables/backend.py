@@ -181,8 +181,9 @@ class IptablesBackend:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
         except RestoreFailed as error:
-            again = Script(Plan(plan.full, iter(changes)), self._renderer, skeleton, observer.saved)
-            self._blame(error, again, changes)
+            if plan.full:  # A partial one may be refused because others have removed what it builds on.
+                again = Script(Plan(True, iter(changes)), self._renderer, skeleton, observer.saved)
+                self._blame(error, again, changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
             self._hold(change, why)
@@ -216,6 +217,8 @@ class IptablesBackend:
             try:
                 self._commit(Plan(full=False, changes=iter(group)))
             except _Refused as again:
+                if _is_transient(again.error):
+                    break
                 if len(group) > 1:
                     groups += [group[len(group) // 2 :], group[: len(group) // 2]]
                     continue

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.hairpin import Sets
-from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Saved, is_ours, parse_save
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Saved, is_ours, parse_save, target
 from kubeproxy.model.addresses import Family
 
 
@@ -47,7 +47,7 @@ def removal(table: str, saved: Saved) -> str:
     if not ours:
         return ""
     jumps = [rule for rule in saved.rules if _is_jump(table, rule)]
-    needed = {rule.split()[-1] for rule in saved.rules if rule not in jumps}
+    needed = {target(rule) for rule in saved.rules if rule not in jumps}
     lines = [f"-D {rule}\n" for rule in jumps]
     lines += [f":{chain} - [0:0]\n" for chain in ours]
     lines += [f"-X {chain}\n" for chain in ours if chain not in needed]
@@ -55,5 +55,5 @@ def removal(table: str, saved: Saved) -> str:
 
 
 def _is_jump(table: str, rule: str) -> bool:
-    chain, *_, target = rule.split()
-    return any(each.table == table and (each.chain, each.target) == (chain, target) for each in JUMPS)
+    ends = rule.partition(" ")[0], target(rule)
+    return any(each.table == table and (each.chain, each.target) == ends for each in JUMPS)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, UnsafeName
-from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps
+from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps, target
 from kubeproxy.model.ident import ServicePortName
 
 PIECE = 64
@@ -83,6 +83,7 @@ class Script:
         yield None, "*nat\n" + (self._skeleton.nat() if full else "")
         written: list[str] = []
         gone: list[str] = []
+        needed: set[str] = set()
         for change in self._plan.changes:
             try:
                 before = self._renderer.render(change.before) if change.before else NOTHING
@@ -101,12 +102,13 @@ class Script:
             found = self._observed("nat")
             yield None, missing_jumps("nat", found)
             gone = sorted(c for c in found.chains.difference(written) if names.is_service_chain(c))
-        yield None, _removal(gone)
+            needed = {target(rule) for rule in found.rules}
+        yield None, _removal(gone, needed)
         self._before_commit()
         yield None, "COMMIT\n"
 
 
-def _removal(chains: list[str]) -> str:
-    # All are emptied before the first is deleted: they lead to each other.
+def _removal(chains: list[str], needed: set[str]) -> str:
+    # All are emptied before the first is deleted: they lead to each other. What a foreign rule leads to cannot go.
     empty = "".join([f":{chain} - [0:0]\n" for chain in chains])
-    return empty + "".join([f"-X {chain}\n" for chain in chains])
+    return empty + "".join([f"-X {chain}\n" for chain in chains if chain not in needed])

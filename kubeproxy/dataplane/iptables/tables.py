@@ -74,13 +74,14 @@ def parse_save(table: str, text: str) -> Saved:
             chains.add(line[1:].partition(" ")[0])
         elif line.startswith("-A "):
             chain, _, rest = line[3:].partition(" ")
-            if not is_ours(table, chain) and is_ours(table, _target(rest)):
+            if not is_ours(table, chain) and is_ours(table, target(rest)):
                 rules.append(line[3:])
     return Saved(chains=frozenset(chains), rules=tuple(rules))
 
 
-def _target(rest: str) -> str:
-    words = rest.split()
+def target(rule: str) -> str:
+    """Return the chain that a rule leads to, "" when it leads to none."""
+    words = rule.split()
     for flag in ("-j", "-g"):
         if flag in words[:-1]:
             return words[len(words) - 1 - words[::-1].index(flag) + 1]
