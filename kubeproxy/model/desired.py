@@ -8,7 +8,7 @@ Cost: about 10 µs for a Service of three endpoints; nothing depends on the size
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.endpoints import PortEndpoint, merge
@@ -17,6 +17,8 @@ from kubeproxy.model.objects import Node, Record, ServicePort
 from kubeproxy.model.services import virtual_addresses
 from kubeproxy.model.topology import categorize
 from kubeproxy.model.world import World
+
+_LOOPBACK = IPv4Network("127.0.0.0/8")
 
 
 class Settings(Record, frozen=True, kw_only=True):
@@ -31,6 +33,20 @@ class Settings(Record, frozen=True, kw_only=True):
     """CIDRs of the local addresses that node ports answer on; empty means every local address."""
     localhost_nodeports: bool = True
     """Whether node ports answer on 127.0.0.1 too (iptables mode, IPv4 only)."""
+
+    def nodeport_cidrs(self, family: Family) -> tuple[str, ...]:
+        """Return where one family's node ports answer; empty means every local address.
+
+        As upstream has it, a /0 makes the others void, and a family that is not named at all is not restricted.
+        """
+        own = tuple(cidr for cidr in self.nodeport_addresses if family_of(cidr) is family)
+        return () if any(cidr.endswith("/0") for cidr in own) else own
+
+    @property
+    def nodeports_on_loopback(self) -> bool:
+        """Whether some node port answers on 127.0.0.0/8."""
+        cidrs = self.nodeport_cidrs(Family.V4)
+        return self.localhost_nodeports and (not cidrs or any(map(_LOOPBACK.overlaps, map(IPv4Network, cidrs))))
 
     def cluster_cidr(self, family: Family) -> str:
         """Return the pod network of one family, or "" when none is known."""

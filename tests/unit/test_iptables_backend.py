@@ -353,14 +353,32 @@ def test_a_hostile_name_never_reaches_the_text() -> None:
     assert "10.96.0.66" not in "".join(node.tables.restored)
 
 
-def test_node_ports_on_chosen_addresses_only() -> None:
-    settings = Settings(node_name="n", nodeport_addresses=("192.168.0.0/24", "fd00::/8"))
-    node = Node(web(node_port=30080), web_slice(), settings=settings)
+@pytest.mark.parametrize(
+    ("cidrs", "written", "route_localnet"),
+    [
+        (("192.168.0.0/24", "fd00::/8"), ["-d 192.168.0.0/24"], False),
+        (("192.168.0.0/24", "127.0.0.0/8"), ["-d 192.168.0.0/24", "-d 127.0.0.0/8"], True),
+        (("96.0.0.0/3",), ["-d 96.0.0.0/3"], True),
+        (("192.168.0.0/24", "0.0.0.0/0"), [""], True),
+        (("fd00::/8",), [""], True),  # a family that is not named is not restricted
+        ((), [""], True),
+    ],
+)
+def test_node_ports_answer_on_chosen_addresses(
+    cidrs: tuple[str, ...], written: list[str], route_localnet: bool
+) -> None:
+    node = Node(web(node_port=30080), web_slice(), settings=Settings(node_name="n", nodeport_addresses=cidrs))
     node.full()
-    assert [rule.partition(" -m")[0] for rule in node.rules("KUBE-SERVICES")[1:]] == ["-d 192.168.0.0/24"]
+    ends = [rule for rule in node.rules("KUBE-SERVICES") if rule.endswith("-j KUBE-NODEPORTS")]
+    assert [rule.partition("-m")[0].strip() for rule in ends] == written
+    assert (ROUTE_LOCALNET in node.sysctls.values) is route_localnet
 
 
 def test_node_ports_on_loopback_can_be_left_out() -> None:
+    chosen = Settings(node_name="n", localhost_nodeports=False, nodeport_addresses=("127.0.0.0/8",))
+    node = Node(web(node_port=30080), web_slice(), settings=chosen)
+    node.full()
+    assert not any("KUBE-NODEPORTS" in rule for rule in node.rules("KUBE-SERVICES"))
     settings = Settings(node_name="n", localhost_nodeports=False)
     node = Node(web(node_port=30080), web_slice(), settings=settings)
     node.full()

@@ -140,7 +140,7 @@ class IptablesBackend:
 
     def _prepare(self) -> None:
         """Make what rules refer to."""
-        if self._family is Family.V4 and self._settings.localhost_nodeports:
+        if self._family is Family.V4 and self._settings.nodeports_on_loopback:
             self._sysctls.ensure(ROUTE_LOCALNET, "1")
         self._hairpin.adopt()
 

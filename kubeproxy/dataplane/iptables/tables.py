@@ -5,6 +5,7 @@ there; they are recognised by where they start and where they lead, since iptabl
 """
 
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.model.addresses import Family
@@ -147,14 +148,14 @@ class Skeleton:
         why = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
         local = f"-m addrtype --dst-type LOCAL -j {names.NODEPORTS}\n"
         v4 = self._family is Family.V4
-        cidrs = [cidr for cidr in self._settings.nodeport_addresses if (":" in cidr) is not v4]
-        if self._settings.nodeport_addresses and not any(cidr.endswith("/0") for cidr in cidrs):
-            for cidr in cidrs:
+        loopback_too = v4 and self._settings.localhost_nodeports
+        cidrs = self._settings.nodeport_cidrs(self._family)
+        for cidr in cidrs:
+            if loopback_too or not ip_network(cidr).is_loopback:
                 yield f"-A {names.SERVICES} -d {cidr} {why} {local}"
-            return
-        loopback = "127.0.0.0/8" if v4 else "::1/128"
-        skip = "" if v4 and self._settings.localhost_nodeports else f"! -d {loopback} "
-        yield f"-A {names.SERVICES} {skip}{why} {local}"
+        if not cidrs:
+            skip = "" if loopback_too else f"! -d {'127.0.0.0/8' if v4 else '::1/128'} "
+            yield f"-A {names.SERVICES} {skip}{why} {local}"
 
     def _filter_rules(self) -> Iterator[str]:
         mark, forward = self._mark, names.FORWARD
