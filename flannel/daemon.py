@@ -18,7 +18,7 @@ from flannel.backoff import Backoff
 from flannel.config import Config
 from flannel.health import serve_health
 from flannel.lease import Lease
-from flannel.masquerade import Chain, MasqueradeRules, forward_chain, masquerade_chain
+from flannel.masquerade import MASQUERADE_CHAIN, Chain, MasqueradeRules, forward_chain, masquerade_chain
 from flannel.netconf import NetConf
 from flannel.overlay import usable_peers
 from flannel.reconciler import Reconciler
@@ -133,7 +133,7 @@ class Daemon:
             chains.append(forward_chain(netconf.network))
         if not chains:
             return None
-        flavour = await asyncio.to_thread(detect_flavour, self._execute, Family.V4)
+        flavour = await asyncio.to_thread(detect_flavour, self._execute, MASQUERADE_CHAIN)
         rules = MasqueradeRules(Iptables(self._execute, Family.V4, flavour), tuple(chains))
         await self._until_done(
             "writing the masquerading rules", KernelError, lambda: asyncio.to_thread(rules.ensure)

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.exec import CommandFailed, KernelError
 from kubeproxy.kernel.iptables import Iptables
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ MASQUERADE_CHAIN = "FLANNEL-POSTRTG"
 FORWARD_CHAIN = "FLANNEL-FWD"
 KUBE_PROXY_MARK = "0x4000/0x4000"
 MULTICAST = "224.0.0.0/4"
+RESOURCE_PROBLEM = 4
+"""iptables' exit status when somebody else held the xtables lock for too long, or the kernel was out of memory."""
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ def forward_chain(network: IPv4Network) -> Chain:
 
 
 class MasqueradeRules:
-    """Keeps chains in place. `ensure` blocks; `run` belongs to the event loop."""
+    """Keeps chains in place. `ensure` blocks; `keep` belongs to the event loop."""
 
     def __init__(self, iptables: Iptables, chains: tuple[Chain, ...]) -> None:
         self.rewrites = 0
@@ -119,12 +121,12 @@ class MasqueradeRules:
 
     def _has_jump(self, chain: Chain) -> bool:
         comment = ("-m", "comment", "--comment", chain.comment)
-        return (
-            self._iptables.run(
-                "-t", chain.table, "-C", chain.parent, *comment, "-j", chain.name, check=False
-            ).status
-            == 0
-        )
+        argv = ("-t", chain.table, "-C", chain.parent, *comment, "-j", chain.name)
+        result = self._iptables.run(*argv, check=False)
+        if result.status == RESOURCE_PROBLEM:
+            # Whether the jump stands was not found out: to write it would make a second one.
+            raise CommandFailed(argv, result.status, result.stderr)
+        return result.status == 0
 
     def _print(self, chain: Chain) -> str:
         return self._iptables.run("-t", chain.table, "-S", chain.name, check=False).stdout

@@ -82,7 +82,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _up(given: argparse.Namespace) -> int:
     from kubeproxy.lab import show
-    from kubeproxy.lab.launch import Launch
+    from kubeproxy.lab.launch import Launch, take_down_undisturbed
 
     console = show.console()
     # Whatever ends this command before the lab is ready takes the lab down with it.
@@ -94,7 +94,7 @@ def _up(given: argparse.Namespace) -> int:
         steps = show.follow(console, launch.reports())
         launch.detach()
     except BaseException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        take_down_undisturbed()
         if given.retain and isinstance(error, LabError):
             launch.abandon()
             raise LabError(f"{error}\nwhat it wrote is kept in {launch.lab.directory}/logs") from None

@@ -37,6 +37,7 @@ from kubeproxy.lab.workloads import (
     is_owned,
     status_patch,
 )
+from kubeproxy.model.decode import DecodeError
 from kubeproxy.store.base import StoreError, Unavailable
 from kubeproxy.store.informer import Informer
 from kubeproxy.store.kube import ApiError, KubeClient
@@ -109,7 +110,7 @@ class Controllers:
                 case _:
                     await self._remove_stranded()
                     await self._schedule()
-        except StoreError as error:
+        except (StoreError, DecodeError) as error:
             lost_race = isinstance(error, ApiError) and error.code in (404, 409)
             if not lost_race and not isinstance(error, Unavailable) and task not in self._complained:
                 self._complained.add(task)

@@ -7,7 +7,6 @@ removed in the end either way.
 
 import asyncio
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kubeproxy.lab import addons, layout, show
-from kubeproxy.lab.launch import Launch
+from kubeproxy.lab.launch import Launch, take_down_undisturbed
 from kubeproxy.lab.state import Lab
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import KubeClient
@@ -318,7 +317,7 @@ def run(name: str, *, nodes: int, mode: str, overlay: str, retain: bool) -> int:
         total = time.monotonic() - began
         failed = not all(row.held for row in rows)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        take_down_undisturbed()
         if failed and retain:
             launch.detach()
             console.print(f"The lab stays: `kubeproxy lab status {name}`, `kubeproxy lab down {name}`")

@@ -66,12 +66,20 @@ def run(lab: Lab, target: str, command: Sequence[str], *, namespace: str = "defa
         pod = pod_pid(lab, *parse_pod(target, namespace))
     elif target not in machines(lab):
         raise LabError(f'no machine "{target}" in the lab: there are {", ".join(machines(lab))}, and pod/NAME')
-    directory = Path.cwd()
+    directory = working_directory()
     _enter_lab(lab.record.init.pid)
     child = os.fork()
     if child:
         return _wait(child)
     return _become(target, pod, command, directory)
+
+
+def working_directory() -> str:
+    """Return where the user is; the root when that was removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/"
 
 
 def _enter_lab(pid: int) -> None:
@@ -93,7 +101,7 @@ def _enter_lab(pid: int) -> None:
         raise LabError(f"cannot enter the lab's namespaces: {error.filename}: {error.strerror}") from None
 
 
-def _become(target: str, pod: int, command: Sequence[str], directory: Path) -> NoReturn:
+def _become(target: str, pod: int, command: Sequence[str], directory: str) -> NoReturn:
     try:
         netns.die_with_parent()
         if pod:

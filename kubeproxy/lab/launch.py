@@ -105,6 +105,12 @@ class Launch:
         state.remove(self.lab)
 
 
+def take_down_undisturbed() -> None:
+    """Let no second Ctrl-C, and no closed terminal, leave half of a lab that is being taken down."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def write_kubeconfigs(lab: Lab) -> None:
     """Write kubectl's configuration for the host, and the one for commands that run inside."""
     inside = lab.directory / "kubeconfig.inside"

@@ -17,7 +17,7 @@ from flannel.overlay import ROUTE_PROTOCOL, Underlay, usable_peers
 from flannel.reconciler import CHECK_SECONDS, Reconciler
 from flannel.underlay import NoUnderlay, Wish, find_underlay
 from kubeproxy.clock import ManualClock
-from kubeproxy.kernel.exec import Result
+from kubeproxy.kernel.exec import KernelError, Result
 from kubeproxy.kernel.fake_interfaces import FakeInterfaces
 from kubeproxy.kernel.interfaces import HostAddress
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -279,6 +279,7 @@ class FakeTables:
     def __init__(self) -> None:
         self.chains: dict[tuple[str, str], list[str]] = {("nat", "POSTROUTING"): [], ("filter", "FORWARD"): []}
         self.restores = 0
+        self.locked = False
 
     def run(self, argv, *, stdin="", check=True, timeout=60.0):
         if argv[0].endswith("-restore"):
@@ -287,6 +288,8 @@ class FakeTables:
             return Result(status=0, stdout="", stderr="")
         table, verb, chain, *rule = argv[argv.index("-t") + 1 :]
         standing = self.chains.get((table, chain), [])
+        if verb == "-C" and self.locked:
+            return Result(status=4, stdout="", stderr="Another app is currently holding the xtables lock")
         if verb == "-C":
             wanted = " ".join(f'"{word}"' if " " in word else word for word in rule)
             return Result(status=0 if wanted in standing else 1, stdout="", stderr="")
@@ -325,4 +328,9 @@ def test_the_rules_are_flannels_and_are_repaired_as_a_whole():
     tables.chains["nat", "FLANNEL-POSTRTG"].pop(0)
     tables.chains["filter", "FORWARD"].clear()
     rules.ensure()
+    assert tables.chains == written
+    # Whether the jump stands cannot be asked for now: a second one must not be written.
+    tables.locked = True
+    with pytest.raises(KernelError, match="xtables lock"):
+        rules.ensure()
     assert tables.chains == written

@@ -127,6 +127,17 @@ def test_programs_write_only_below_the_labs_directory() -> None:
             assert path.startswith(("/run/lab/", "http://192.168.56.10:", "/coreos.com/network"))
 
 
+def test_exec_from_a_directory_that_is_gone_starts_at_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert lab_exec.working_directory() == str(gone)
+    gone.rmdir()
+    assert lab_exec.working_directory() == "/"
+
+
 def test_the_kubeconfig_is_private_and_names_the_hosts_port(tmp_path: Path) -> None:
     write_kubeconfigs(lab(tmp_path))
     assert (tmp_path / "kubeconfig").stat().st_mode & 0o777 == 0o600
