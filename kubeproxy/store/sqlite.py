@@ -195,9 +195,17 @@ class SqliteStore:
         return await self._loop.run_in_executor(self._thread, self._work, lambda: function(*args, **kwargs))
 
     def _work(self, call: Callable[[], T]) -> T:
+        with suppress(Unavailable):
+            # On a full disk no lease can be ended; what is there can still be read, and `_expire` says why.
+            self._end_leases()
+        with explained(self._path):
+            return call()
+
+    def _end_leases(self) -> float:
+        """End the leases that are due; return when the next one is."""
         with explained(self._path):
             self._engine.expire(self._clock.now())
-            return call()
+        return self._engine.next_expiry
 
     def _committed(self, revision: int, events: tuple[Event, ...]) -> None:
         """Hand events to the loop; it runs this before it resumes whoever awaits the transaction."""
@@ -253,13 +261,15 @@ class SqliteStore:
             self._expiry = asyncio.create_task(self._expire(at))
 
     async def _expire(self, at: float) -> None:
+        told = False
         while at < math.inf:
             await self._clock.sleep(at - self._clock.now())
             try:
-                at = await self._call(lambda: self._engine.next_expiry)
+                at, told = await self._call(self._end_leases), False
             except StoreError as error:
-                log.error("leases of store %s cannot be ended, trying again: %s", self._path, error)
-                at = self._clock.now() + 1.0
+                if not told:
+                    log.error("leases of store %s cannot be ended, trying again: %s", self._path, error)
+                at, told = self._clock.now() + 1.0, True
             self._expiry_at = at
 
     async def _compact_regularly(self) -> None:
