@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from kubeproxy.apiserver.allocate import Allocator, parse_ranges
 from kubeproxy.apiserver.app import api_app
-from kubeproxy.apiserver.bootstrap import ensure_cluster
+from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import SystemClock
@@ -64,7 +64,7 @@ async def api_bed(service_range: str = "10.96.0.0/12", ports: str = "30000-32767
     ranges = parse_ranges(service_range, ports)
     async with await SqliteStore.open(":memory:") as store:
         registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
-        await ensure_cluster(registry, ranges, "192.168.56.10", 8001)
+        await SystemObjects(registry, ranges, Reach("192.168.56.10", 8001)).ensure()
         async with TestClient(TestServer(api_app(registry, clock))) as client:
             yield Bed(client, registry)
 

@@ -1,54 +1,94 @@
-"""What a cluster has from the start: system namespaces, and the `kubernetes` Service that leads back here."""
+"""What a cluster always has: system namespaces, and the `kubernetes` Service that leads back here.
+
+Made at start and looked after from then on, as upstream does: `kubectl delete service --all` takes the
+`kubernetes` Service along, and it comes back.
+"""
 
 import logging
 from typing import Any
 
+import msgspec
+
 from kubeproxy.apiserver import status
 from kubeproxy.apiserver.allocate import Ranges
-from kubeproxy.apiserver.kinds import Kind, kind_of
+from kubeproxy.apiserver.kinds import kind_of
 from kubeproxy.apiserver.registry import Registry
+from kubeproxy.clock import Clock
 from kubeproxy.store import resources
+from kubeproxy.store.base import StoreError
 
 log = logging.getLogger(__name__)
 
 Obj = dict[str, Any]
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+KEEP_SECONDS = 10.0
+"""How often it is seen to that everything is there (upstream's controller has the same pace)."""
 _LABELS = {"component": "apiserver", "provider": "kubernetes"}
 
 
-async def ensure_cluster(registry: Registry, ranges: Ranges, address: str, port: int) -> None:
-    """Make what is missing, and point the `kubernetes` Service at this server."""
-    for name in NAMESPACES:
-        await _ensure(registry, resources.NAMESPACES, "", {"metadata": {"name": name}})
-    await _ensure(registry, resources.SERVICES, "default", _service(ranges, port))
-    if not address:
-        log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
-        return
-    await _ensure(registry, resources.ENDPOINTS, "default", _endpoints(address, port), "subsets")
-    slice_ = _endpoint_slice(address, port)
-    await _ensure(registry, resources.ENDPOINT_SLICES, "default", slice_, "endpoints", "ports")
+class Reach(msgspec.Struct, frozen=True):
+    """Where pods find this server; ``address`` "" when they cannot."""
+
+    address: str
+    port: int
 
 
-async def _ensure(
-    registry: Registry, resource: resources.Resource, namespace: str, obj: Obj, *fields: str
-) -> None:
-    """Create an object, or bring the named fields of the one that is there up to date."""
-    kind: Kind = kind_of(resource)
-    name = obj["metadata"]["name"]
-    try:
-        await registry.create(kind, namespace, obj)
-        return
-    except status.ApiProblem as problem:
-        if problem.reason != "AlreadyExists":
-            log.error("cannot make %s %s: %s", kind.name, name, problem)
+class SystemObjects:
+    """Makes what is missing, and points the `kubernetes` Service at this server."""
+
+    def __init__(self, registry: Registry, ranges: Ranges, reach: Reach) -> None:
+        self._registry = registry
+        self._ranges = ranges
+        self._reach = reach
+        self._told: set[str] = set()
+
+    async def keep(self, clock: Clock) -> None:
+        """Make anew what somebody deleted, until cancelled.
+
+        What is there stays as it is: another server on the same store may have written it.
+        """
+        while True:
+            await clock.sleep(KEEP_SECONDS)
+            try:
+                await self.ensure(refresh=False)
+            except StoreError as error:
+                log.debug("system objects cannot be looked after now: %s", error)
+
+    async def ensure(self, *, refresh: bool = True) -> None:
+        """Make what is missing; ``refresh``: bring what is there up to date too. Raises StoreError."""
+        for name in NAMESPACES:
+            await self._ensure(resources.NAMESPACES, "", {"metadata": {"name": name}})
+        await self._ensure(resources.SERVICES, "default", _service(self._ranges, self._reach.port))
+        if self._reach.address:
+            endpoints, slice_ = _endpoints(self._reach), _endpoint_slice(self._reach)
+            await self._ensure(resources.ENDPOINTS, "default", endpoints, *(("subsets",) if refresh else ()))
+            fields = ("endpoints", "ports") if refresh else ()
+            await self._ensure(resources.ENDPOINT_SLICES, "default", slice_, *fields)
+
+    async def _ensure(self, resource: resources.Resource, namespace: str, obj: Obj, *fields: str) -> None:
+        """Create an object, or bring the named fields of the one that is there up to date."""
+        what = f"{resource.kind} {obj['metadata']['name']}"
+        try:
+            await self._write(resource, namespace, obj, fields)
+            self._told.discard(what)
+        except status.ApiProblem as problem:
+            if what not in self._told:
+                self._told.add(what)
+                log.error("cannot keep %s: %s", what, problem)
+
+    async def _write(
+        self, resource: resources.Resource, namespace: str, obj: Obj, fields: tuple[str, ...]
+    ) -> None:
+        kind, name = kind_of(resource), obj["metadata"]["name"]
+        try:
+            await self._registry.read(kind, namespace, name)
+        except status.ApiProblem:
+            await self._registry.create(kind, namespace, obj)
             return
-
-    def change(old: Obj) -> Obj:
-        return {**old, **{field: obj[field] for field in fields}}
-
-    if fields:
-        await registry.update(kind, namespace, name, change)
+        if fields:
+            wanted = {field: obj[field] for field in fields}
+            await self._registry.update(kind, namespace, name, lambda old: {**old, **wanted})
 
 
 def _service(ranges: Ranges, port: int) -> Obj:
@@ -57,16 +97,17 @@ def _service(ranges: Ranges, port: int) -> Obj:
     return {"metadata": {"name": "kubernetes", "labels": dict(_LABELS)}, "spec": spec}
 
 
-def _endpoints(address: str, port: int) -> Obj:
-    subset = {"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}
+def _endpoints(reach: Reach) -> Obj:
+    ports = [{"name": "https", "port": reach.port, "protocol": "TCP"}]
     labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    subset = {"addresses": [{"ip": reach.address}], "ports": ports}
     return {"metadata": {"name": "kubernetes", "labels": labels}, "subsets": [subset]}
 
 
-def _endpoint_slice(address: str, port: int) -> Obj:
+def _endpoint_slice(reach: Reach) -> Obj:
     return {
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv6" if ":" in address else "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        "addressType": "IPv6" if ":" in reach.address else "IPv4",
+        "endpoints": [{"addresses": [reach.address], "conditions": {"ready": True}}],
+        "ports": [{"name": "https", "port": reach.port, "protocol": "TCP"}],
     }

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from kubeproxy.apiserver.allocate import Allocator, Ranges
 from kubeproxy.apiserver.app import api_app
-from kubeproxy.apiserver.bootstrap import ensure_cluster
+from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import Clock
@@ -70,13 +70,17 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         rng = random.SystemRandom()
         registry = Registry(store, Allocator(store, settings.ranges, rng), clock=clock, rng=rng)
         port = sockets.api[0].getsockname()[1]
-        await _bootstrap(registry, settings, port, clock)
+        system = SystemObjects(registry, settings.ranges, Reach(settings.advertise_address, port))
+        if not settings.advertise_address:
+            log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
+        await _bootstrap(system, clock)
         await _serve(api_app(registry, clock), sockets.api, stack)
         if sockets.clients:
             await _serve(gateway_app(store), sockets.clients, stack)
         url = _loopback_url(sockets.api[0])
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         beside = [
+            tasks.create_task(_kept_running("system objects", lambda: system.keep(clock), clock)),
             tasks.create_task(_kept_running("garbage collector", GarbageCollector(registry, clock).run, clock)),
             tasks.create_task(_kept_running("EndpointSlice controller", lambda: _control(url, clock), clock)),
         ]
@@ -126,12 +130,12 @@ def _loopback_url(bound: socket.socket) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-async def _bootstrap(registry: Registry, settings: Settings, port: int, clock: Clock) -> None:
+async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
     """Make what every cluster has; a store that is away is waited for."""
     pause = _FIRST_PAUSE
     while True:
         try:
-            await ensure_cluster(registry, settings.ranges, settings.advertise_address, port)
+            await system.ensure()
             return
         except Unavailable as error:
             log.warning("waiting for the store: %s", error)
@@ -140,7 +144,14 @@ async def _bootstrap(registry: Registry, settings: Settings, port: int, clock: C
 
 
 async def _serve(app: web.Application, sockets: list[socket.socket], stack: contextlib.AsyncExitStack) -> None:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, handle_signals=False)
+    # A client that leaves ends what was done for it, as upstream: else each watch stays until its time is over.
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+        handle_signals=False,
+        handler_cancellation=True,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     for bound in sockets:

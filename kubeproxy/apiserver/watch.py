@@ -16,7 +16,7 @@ from kubeproxy.apiserver.selectors import Selection
 from kubeproxy.apiserver.table import TableForm, row, table
 from kubeproxy.clock import Clock
 from kubeproxy.store import objects
-from kubeproxy.store.base import Compacted, Event, EventType, Store, prefix_end
+from kubeproxy.store.base import Compacted, Event, EventType, Range, Store, prefix_end
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 """Annotation of the bookmark after which a WatchList client has seen everything."""
@@ -67,11 +67,19 @@ class Watcher:
             self._seen = page.revision
             if self._query.initial_events:
                 yield self._line("BOOKMARK", self._bookmark_object({INITIAL_EVENTS_END: "true"}))
+        else:
+            await self._check_revision(self._query.revision)
         prefix = objects.collection_prefix(self._kind.prefix, namespace)
         async for batch in self._store.watch(prefix, prefix_end(prefix), self._seen + 1):
             out = [line for event in batch.events if (line := self._event(event))]
             self._seen = max(self._seen, batch.revision)
             yield b"".join(out)
+
+    async def _check_revision(self, asked: int) -> None:
+        """Refuse (410) a revision that is yet to come: it is of another store, and its client must begin anew."""
+        now = (await self._store.range(Range(key=b"\0", count_only=True))).revision
+        if asked > now:
+            raise status.expired(f"Too large resource version: {asked}, current: {now}")
 
     def _event(self, event: Event) -> bytes:
         selection, old = self._query.selection, event.previous

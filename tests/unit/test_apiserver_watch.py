@@ -144,3 +144,10 @@ async def test_initial_events_end_with_a_marked_bookmark():
             assert mark["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
             await made(bed, "two")
             assert seen(await event()) == ("ADDED", "two")
+
+
+async def test_a_revision_that_is_yet_to_come_is_of_another_store():
+    async with api_bed() as bed, watching(bed, CONFIG_MAPS, resourceVersion="123456") as event:
+        told = await event()
+        assert (told["type"], told["object"]["code"]) == ("ERROR", 410)
+        assert await event() is None

@@ -1,0 +1,66 @@
+"""The server as a whole: what it looks after by itself, and what a client that leaves costs."""
+
+import asyncio
+import contextlib
+from ipaddress import ip_network
+
+import aiohttp
+import pytest
+
+from kubeproxy.apiserver.allocate import Ranges
+from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, Reach, SystemObjects
+from kubeproxy.apiserver.server import Settings, running
+from kubeproxy.clock import ManualClock, SystemClock
+from tests.apiserver_bed import SERVICES, api_bed
+
+pytestmark = pytest.mark.unit
+
+RANGES = Ranges(networks=(ip_network("10.96.0.0/12"),))
+
+
+async def until(check):
+    async with asyncio.timeout(5):
+        while not await check():
+            await asyncio.sleep(0.01)
+
+
+async def test_the_kubernetes_service_comes_back():
+    async with api_bed() as bed:
+        clock = ManualClock()
+        keeping = asyncio.create_task(
+            SystemObjects(bed.registry, RANGES, Reach("192.168.56.99", 8001)).keep(clock)
+        )
+        await bed.call("DELETE", f"{SERVICES}/kubernetes")
+
+        async def back():
+            await clock.step(KEEP_SECONDS)
+            code, found = await bed.call("GET", f"{SERVICES}/kubernetes")
+            return code == 200 and found["spec"]["clusterIP"] == "10.96.0.1"
+
+        await until(back)
+        _, endpoints = await bed.call("GET", "/api/v1/namespaces/default/endpoints/kubernetes")
+        assert endpoints["subsets"][0]["addresses"] == [{"ip": "192.168.56.10"}]
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+
+
+def watches():
+    """Return how many watches this process serves: each waits for its next event in a task."""
+    return sum(getattr(task.get_coro(), "__name__", "") == "_following" for task in asyncio.all_tasks())
+
+
+async def test_a_watch_ends_when_its_client_leaves():
+    settings = Settings(store="sqlite::memory:", ranges=RANGES, port=0)
+    async with running(settings, SystemClock()) as url, aiohttp.ClientSession() as client:
+
+        async def serves(number):
+            return watches() == number
+
+        controllers = 4
+        await until(lambda: serves(controllers))
+        answers = [await client.get(f"{url}{SERVICES}?watch=1&resourceVersion=1") for _ in range(10)]
+        await until(lambda: serves(controllers + 10))
+        for answer in answers:
+            answer.close()
+        await until(lambda: serves(controllers))
