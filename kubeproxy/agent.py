@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kubeproxy import __version__, cleanup, logs
@@ -25,16 +25,24 @@ def main(argv: Sequence[str]) -> int:
     logs.configure(options.logging_format, options.verbosity)
     if options.cleanup:
         return cleanup.main([])
-    failures: Sequence[BaseException] = ()
+    failures: list[BaseException] = []
     try:
         if not options.master:
             Path(options.data_dir).mkdir(parents=True, exist_ok=True)
         asyncio.run(_until_signalled(options))
     except* (KernelError, StoreError, OSError) as group:
-        failures = group.exceptions
+        failures = list(_leaves(group))
     for failure in failures:
         print(f"Error: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
 
 
 async def _until_signalled(options: Options) -> None:

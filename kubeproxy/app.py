@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from kubeproxy.clock import Clock, SystemClock
@@ -19,6 +18,7 @@ from kubeproxy.health.http import health_app, metrics_app, serve
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
+from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
@@ -147,25 +147,26 @@ class Agent:
             for syncer in self._syncers:
                 syncer.synced()
 
-    def status(self) -> dict[str, Any]:
-        """Return what `kubeproxy status` shows, as JSON values."""
-        return {
-            "mode": "iptables",
-            "flavour": self._flavour,
-            "node": self._options.node_name,
-            "now": self._clock.wall(),
-            "informers": {
-                name: {
-                    "synced": informer.synced,
-                    "connected": informer.connected,
-                    "objects": len(informer.cache),
-                    "failures": informer.failures,
-                    "rejected": ["/".join(key) + ": " + why for key, why in informer.rejected.items()],
-                }
+    def status(self) -> AgentStatus:
+        """Return what `kubeproxy status` shows."""
+        return AgentStatus(
+            mode="iptables",
+            flavour=self._flavour,
+            node=self._options.node_name,
+            wall=self._clock.wall(),
+            clock=self._clock.now(),
+            informers={
+                name: InformerStatus(
+                    synced=informer.synced,
+                    connected=informer.connected,
+                    objects=len(informer.cache),
+                    failures=informer.failures,
+                    rejected=tuple(f"{'/'.join(key)}: {why}" for key, why in informer.rejected.items()),
+                )
                 for name, informer in zip(("services", "endpointslices", "node"), self._informers, strict=True)
             },
-            "families": [msgspec.to_builtins(syncer.status, str_keys=True) for syncer in self._syncers],
-        }
+            families=tuple(syncer.status for syncer in self._syncers),
+        )
 
 
 async def run_agent(options: Options, server: str) -> None:

@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import msgspec
 
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 DEBUG_VERBOSITY = 4
 """From this -v on (klog's "debug level"), debug lines are shown."""
 
@@ -58,8 +60,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def one_line(text: str) -> str:
-    """Escape what would let a hostile value forge a log line."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+    """Escape what would let a hostile value forge a line or command the terminal that shows it."""
+    return text.translate(_ESCAPED)
 
 
 def configure(logging_format: str = "text", verbosity: int = 0) -> None:

@@ -4,6 +4,7 @@ Every row works; a flag of kube-proxy's that is not built yet is refused as unkn
 and ignored, so that nobody believes in a setting that does nothing.
 """
 
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,7 @@ FLAGS = [
         "iptables-sync-period",
         duration,
         30.0,
-        "How often a failed sync is retried and drift is looked for, seconds",
+        "How long until a failed sync is tried again",
     ),
     Flag("iptables-min-sync-period", duration, 0.0, "Shortest time between two syncs, seconds"),
     Flag("nodeport-addresses", comma_list, (), "CIDRs of the addresses that node ports answer on; none means all"),
@@ -94,7 +95,7 @@ def _options(values: dict[str, Any]) -> Options:
     sync_period, min_sync_period = _periods(values)
     return Options(
         mode=_one_of("mode", get("mode"), MODES),
-        master=get("master"),
+        master=_server(get("master")),
         node_name=_node_name(get("hostname-override")),
         cluster_cidrs=_cidrs("cluster-cidr", values),
         masquerade_all=get("masquerade-all"),
@@ -119,6 +120,12 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise FlagError(f'invalid argument "{value}" for "--{name}" flag: must be one of {", ".join(allowed)}')
     return value
+
+
+def _server(url: str) -> str:
+    if url and not re.fullmatch(r"https?://[^\s/?#]+/?", url):
+        raise FlagError(f'invalid argument "{url}" for "--master" flag: must be http://HOST:PORT')
+    return url.rstrip("/")
 
 
 def _node_name(override: str) -> str:

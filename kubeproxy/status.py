@@ -1,18 +1,28 @@
 """`kubeproxy status`: what the agent on this node has programmed, what is late, and what is left out."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import aiohttp
+import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kubeproxy.flags import CommandLine, Flag, FlagError
 from kubeproxy.health.http import AddressError, parse_address
+from kubeproxy.health.statusz import AgentStatus, InformerStatus
+from kubeproxy.logs import one_line
 from kubeproxy.options import METRICS_PORT
+from kubeproxy.sync.syncer import SyncStatus
+
+LATE_SECONDS = 10.0
+"""A change that has waited longer for the kernel is worth a word."""
 
 COMMAND_LINE = CommandLine(
     "kubeproxy status",
@@ -24,12 +34,13 @@ COMMAND_LINE = CommandLine(
 def main(argv: Sequence[str]) -> int:
     """Print the status; return 1 when no agent answers and 3 when something is late or left out."""
     host, port = COMMAND_LINE.parse_or_exit(argv, check=_address)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        status = asyncio.run(_fetch(f"http://{host}:{port}/statusz.json"))
-    except (aiohttp.ClientError, TimeoutError) as error:
-        print(f"Error: no agent answers at {host}:{port}: {error}", file=sys.stderr)
+        status = asyncio.run(fetch(f"http://{where}/statusz.json"))
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+        print(f"Error: no agent answers at {where}: {_reason(error)}", file=sys.stderr)
         return 1
-    return _show(status, Console())
+    return show(status, Console())
 
 
 def _address(values: dict[str, Any]) -> tuple[str, int]:
@@ -39,68 +50,81 @@ def _address(values: dict[str, Any]) -> tuple[str, int]:
         raise FlagError(f"metrics-address: {error}") from None
 
 
-async def _fetch(url: str) -> dict[str, Any]:
+def _reason(error: Exception) -> str:
+    if isinstance(error, msgspec.DecodeError):
+        return f"something else does ({error})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
+
+
+async def fetch(url: str) -> AgentStatus:
+    """Ask an agent. Raises aiohttp.ClientError, TimeoutError, msgspec.DecodeError."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
         async with session.get(url, raise_for_status=True) as answer:
-            found: dict[str, Any] = await answer.json()
-            return found
+            return msgspec.json.decode(await answer.read(), type=AgentStatus)
 
 
-def _show(status: dict[str, Any], console: Console) -> int:
-    console.print(f"node [bold]{status['node']}[/]  mode {status['mode']} ({status['flavour']})")
-    console.print(_informers(status["informers"]))
-    console.print(_families(status))
+def show(status: AgentStatus, console: Console) -> int:
+    """Print a status; return the exit status that it deserves."""
+    console.print(Text(f"node {status.node}, mode {status.mode} ({status.flavour})"))
+    console.print("", _informers(status.informers), "", _families(status), "", sep="\n")
     complaints = list(_complaints(status))
     for line in complaints:
-        console.print(f"[red]•[/] {line}", highlight=False)
+        # Plain text: what is quoted in it comes from the cluster, and may try to be markup or a terminal's escape.
+        console.print(Text.assemble(("• ", "red"), one_line(line)), soft_wrap=True)
     return 3 if complaints else 0
 
 
-def _informers(informers: dict[str, Any]) -> Table:
-    table = Table("watch", "synced", "connected", "objects", "failures")
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+
+
+def _informers(informers: dict[str, InformerStatus]) -> Table:
+    table = _table("watch", "synced", "connected", "objects", "failures")
     for name, each in informers.items():
-        table.add_row(
-            name, _yes(each["synced"]), _yes(each["connected"]), str(each["objects"]), str(each["failures"])
-        )
+        table.add_row(name, _yes(each.synced), _yes(each.connected), str(each.objects), str(each.failures))
     return table
 
 
-def _families(status: dict[str, Any]) -> Table:
-    table = Table("family", "ports", "endpoints", "last sync", "took", "syncs", "failures", "drifts repaired")
-    for each in status["families"]:
-        last = each["last_success"]
-        age = "never" if last is None else f"{timedelta(seconds=round(status['now'] - last))} ago"
+def _families(status: AgentStatus) -> Table:
+    table = _table("family", "ports", "endpoints", "last sync", "took", "syncs", "failures", "drifts")
+    for each in status.families:
+        last = each.last_success
+        age = "never" if last is None else f"{timedelta(seconds=round(status.wall - last))} ago"
         table.add_row(
-            f"IPv{each['family']}",
-            str(each["ports"]),
-            str(each["endpoints"]),
+            each.family.label,
+            str(each.ports),
+            str(each.endpoints),
             age,
-            f"{each['duration'] * 1000:.0f} ms",
-            f"{each['syncs']} ({each['full_syncs']} full)",
-            str(each["failures"]),
-            str(each["drifts"]),
+            f"{each.duration * 1000:.0f} ms",
+            f"{each.syncs} ({each.full_syncs} full)",
+            str(each.failures),
+            str(each.drifts),
         )
     return table
 
 
-def _complaints(status: dict[str, Any]) -> Sequence[str]:
-    lines = []
-    for name, informer in status["informers"].items():
-        if not informer["synced"]:
-            lines.append(f"{name}: the API server has not answered yet")
-        elif not informer["connected"]:
-            lines.append(f"{name}: the API server is away; the last good state is kept")
-        lines += [f"{name} {text}" for text in informer["rejected"]]
-    for family in status["families"]:
-        if family["last_error"]:
-            lines.append(f"the last sync failed: {family['last_error']}")
-        lines += [f"{name} is left out: {why}" for name, why in family["quarantined"]]
-        lines += [
-            "{kind} {namespace}/{name}: {field} {value} is {reason}; it is left out".format(**rejection)
-            for rejection in family["rejected"]
-        ]
-    return lines
+def _complaints(status: AgentStatus) -> Iterator[str]:
+    for name, informer in status.informers.items():
+        if not informer.synced:
+            yield f"{name}: the API server has not answered yet"
+        elif not informer.connected:
+            yield f"{name}: the API server is away; the last good state is kept"
+        yield from (f"{name} {text}; it is left out" for text in informer.rejected)
+    for family in status.families:
+        yield from _troubles(family, status.clock)
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "[red]no[/]"
+def _troubles(family: SyncStatus, now: float) -> Iterator[str]:
+    if family.last_error:
+        yield f"the last sync failed: {family.last_error}"
+    if family.queued_since is not None and now - family.queued_since > LATE_SECONDS:
+        yield f"a change has waited {now - family.queued_since:.0f} s for the kernel"
+    yield from (f"{name} is left out: {why}" for name, why in family.quarantined)
+    yield from (f"{rejection}; it is left out" for rejection in family.rejected)
+
+
+def _yes(value: bool) -> Text:
+    return Text("yes") if value else Text("no", "red")

@@ -7,7 +7,6 @@ A port that is taken is no reason to leave a node without Services: it is logged
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,6 +14,7 @@ from aiohttp import web
 from kubeproxy.clock import Clock
 from kubeproxy.health.metrics import CONTENT_TYPE, Metrics
 from kubeproxy.health.proxy import ProxyHealth
+from kubeproxy.health.statusz import AgentStatus
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def parse_address(text: str, default_port: int) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _json(status: int, body: dict[str, Any]) -> web.Response:
+def _json(status: int, body: object) -> web.Response:
     headers = {"X-Content-Type-Options": "nosniff"}
     return web.Response(
         status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers
@@ -62,7 +62,7 @@ def health_app(health: ProxyHealth, metrics: Metrics, clock: Clock) -> web.Appli
     return app
 
 
-def metrics_app(metrics: Metrics, mode: str, status: Callable[[], dict[str, Any]]) -> web.Application:
+def metrics_app(metrics: Metrics, mode: str, status: Callable[[], AgentStatus]) -> web.Application:
     """Serve /metrics, /proxyMode, /healthz and /statusz.json (what `kubeproxy status` shows)."""
 
     async def show_metrics(_: web.Request) -> web.Response:

@@ -8,12 +8,14 @@ from kubeproxy.health.http import AddressError, health_app, metrics_app, parse_a
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
+from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Node
 from kubeproxy.sync.syncer import SyncStatus
 
 pytestmark = pytest.mark.unit
 
+STATUS = AgentStatus(mode="iptables", flavour="nft", node="n1", wall=0, clock=0, informers={}, families=())
 NODE = Node(name="n1")
 
 
@@ -113,7 +115,7 @@ async def test_the_servers_answer_as_kube_proxys_do() -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert {"lastUpdated", "currentTime", "nodeEligible", "healthy", "status"} == set(await answer.json())
         assert "nodeEligible" not in await (await client.get("/livez")).json()
-    async with TestClient(TestServer(metrics_app(metrics, "iptables", dict))) as client:
+    async with TestClient(TestServer(metrics_app(metrics, "iptables", lambda: STATUS))) as client:
         assert await (await client.get("/proxyMode")).text() == "iptables"
         text = await (await client.get("/metrics")).text()
         assert 'kubeproxy_proxy_healthz_total{code="200"} 1.0' in text

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.render import Fragment, Renderer, UnsafeName
+from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, Fragment, Renderer, Unrenderable
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Settings, Target
 from kubeproxy.model.ident import ServicePortName
@@ -202,5 +202,12 @@ def test_a_large_service_branches(count: int) -> None:
     ],
 )
 def test_a_name_that_could_break_out_is_refused(name: ServicePortName) -> None:
-    with pytest.raises(UnsafeName):
+    with pytest.raises(Unrenderable):
         render(changed(name=name))
+
+
+def test_more_endpoints_than_rules_can_carry_are_refused() -> None:
+    most = changed(endpoints=STATE.endpoints * ENDPOINTS_MAX)
+    assert len(render(most).chains) < 36**3
+    with pytest.raises(Unrenderable, match="100001 endpoints"):
+        render(changed(endpoints=STATE.endpoints * (ENDPOINTS_MAX + 1)))

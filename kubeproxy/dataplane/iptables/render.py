@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Settings, Target
-from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.objects import Protocol, Record
 
 LINEAR_MAX = 100
 """More endpoints than this are split into a tree: a chain of n rules costs each connection n/2 random draws."""
 FAN_OUT = 16
+ENDPOINTS_MAX = 100_000
+"""No cluster has that many; one hostile Service must fill neither the table nor `names.part_chain`'s numbers."""
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9./:-]{0,240}", re.ASCII)
 _PROBABILITY = tuple(f"{1 / n:.10f}" if n else "" for n in range(LINEAR_MAX + 1))
 
 
-class UnsafeName(ValueError):
-    """A name that must not reach a restore text; `decode` should have refused it."""
+class Unrenderable(ValueError):
+    """A port that must not become rules: too large, or its name is none (`decode` should have refused it)."""
 
 
 class Fragment(Record, frozen=True, kw_only=True):
@@ -56,8 +57,8 @@ class Renderer:
             self._cluster_source = f"! -s {cidr} " if cidr else None
 
     def render(self, state: ServiceState) -> Fragment:
-        """Render one port. Raises UnsafeName."""
-        label = _checked(state.name)
+        """Render one port. Raises Unrenderable."""
+        label = _checked(state)
         if not state.endpoints:
             return Fragment(chains=(), body="", nat_rules=(), filter_rules=self._refusals(state, label))
         suffix = names.port_hash(state.name)
@@ -141,10 +142,14 @@ def local_targets(state: ServiceState) -> list[tuple[str, Protocol, int]]:
     return [(each.address, protocol, each.port) for each in state.endpoints if each.may_be_local]
 
 
-def _checked(name: ServicePortName) -> str:
-    label = str(name)
+def _checked(state: ServiceState) -> str:
+    label = str(state.name)
     if _SAFE.fullmatch(label) is None:
-        raise UnsafeName(f"{label[:80]!r} is no name of a Service port")
+        raise Unrenderable(f"{label[:80]!r} is no name of a Service port")
+    if len(state.endpoints) > ENDPOINTS_MAX:
+        raise Unrenderable(
+            f"{len(state.endpoints)} endpoints are more than the {ENDPOINTS_MAX} that rules are for"
+        )
     return label
 
 

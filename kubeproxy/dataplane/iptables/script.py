@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
-from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, UnsafeName
+from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps, target
 from kubeproxy.model.ident import ServicePortName
 
@@ -88,7 +88,7 @@ class Script:
             try:
                 before = self._renderer.render(change.before) if change.before else NOTHING
                 after = self._renderer.render(change.after) if change.after else NOTHING
-            except UnsafeName as error:
+            except Unrenderable as error:
                 self.unsafe.append((change, str(error)))
                 continue
             body = after.body if after.body != before.body else ""

@@ -1,0 +1,29 @@
+"""What `/statusz.json` says and `kubeproxy status` shows: one shape, for the agent that writes and the command."""
+
+from kubeproxy.model.objects import Record
+from kubeproxy.sync.syncer import SyncStatus
+
+
+class InformerStatus(Record, frozen=True, kw_only=True):
+    """How well one kind of object is followed."""
+
+    synced: bool
+    connected: bool
+    objects: int
+    failures: int
+    rejected: tuple[str, ...]
+    """Objects that could not be decoded, and why."""
+
+
+class AgentStatus(Record, frozen=True, kw_only=True):
+    """Everything that an agent tells about itself."""
+
+    mode: str
+    flavour: str
+    node: str
+    wall: float
+    """The time now, in Unix seconds: what `SyncStatus.last_success` counts in."""
+    clock: float
+    """The same by Clock.now: what `SyncStatus.queued_since` counts in."""
+    informers: dict[str, InformerStatus]
+    families: tuple[SyncStatus, ...]
