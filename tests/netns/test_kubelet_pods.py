@@ -1,6 +1,7 @@
 """The lab's kubelet on a real node: what pods get, what a killed kubelet leaves, how a pod ends."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import kubeproxy.lab
 from tests.netns.kubelet_bed import KubeletBed, eventually, kubelet_bed, pod
 
 pytestmark = pytest.mark.netns
@@ -170,6 +172,35 @@ def test_a_pod_deleted_by_force_is_ended_too(bed: KubeletBed) -> None:
     bed.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
     eventually(lambda: Path(record["netns"]).name not in bed.run("ip", "netns"))
     assert bed.run("ps", "-o", "pid=", "-p", str(record["pid"])) == ""
+
+
+FLOOD = """
+import resource, socket, subprocess, sys, time
+few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+line = [sys.executable, "-I", "-S", sys.argv[1], "--pod", "p", "--node", "n", "--port", "8090/TCP"]
+server = subprocess.Popen(line, preexec_fn=few)
+clients = []
+while len(clients) < 200:
+    try:
+        clients.append(socket.create_connection(("127.0.0.1", 8090)))
+    except ConnectionRefusedError:
+        time.sleep(0.02)
+ticks = lambda: sum(map(int, open(f"/proc/{server.pid}/stat").read().rpartition(")")[2].split()[11:13]))
+time.sleep(0.3)
+before = ticks()
+time.sleep(0.5)
+print("busy", ticks() - before)
+clients[0].sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+print(clients[0].recv(15).decode())
+server.kill()
+"""
+
+
+def test_more_clients_than_descriptors_do_not_keep_the_responder_busy(bed: KubeletBed) -> None:
+    responder = str(Path(kubeproxy.lab.__file__).with_name("responder.py"))
+    busy, answer = bed.run(sys.executable, "-c", FLOOD, responder, check=True).splitlines()
+    assert int(busy.split()[1]) <= 5
+    assert answer == "HTTP/1.1 200 OK"
 
 
 def test_nothing_is_left_of_deleted_pods(bed: KubeletBed) -> None:
