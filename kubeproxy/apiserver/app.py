@@ -43,6 +43,10 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
             return _failure(problem)
         except web.HTTPRequestEntityTooLarge:
             return _failure(status.too_large(MAX_BODY))
+        except web.RequestPayloadError as error:
+            return _failure(
+                status.bad_request(f"the request's body cannot be read: {' '.join(str(error).split())}")
+            )
         except RecursionError:
             return _failure(status.bad_request("the object provided is nested too deeply"))
         except Refused as error:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 Obj = dict[str, Any]
 
 BOOKMARK_SECONDS = 60
+WRITE_SECONDS = 30
+"""A client that does not read for this long is cut off: what waits for it is held in memory."""
 WATCH_SECONDS = 3600
 """How long a watch lasts that names no timeoutSeconds."""
 
@@ -125,7 +127,7 @@ class Objects:
         self._watches.add(task)
         try:
             async with asyncio.timeout(seconds):
-                await _stream(response, watcher)
+                await _stream(request, response, watcher)
         except (TimeoutError, ConnectionResetError):
             pass  # the watch lasted as long as was asked, or the client left: both are its normal ends
         except StoreError as error:
@@ -229,7 +231,7 @@ class Objects:
         return _answer(await as_list(place.kind, page), Form())
 
 
-async def _stream(response: web.StreamResponse, watcher: Watcher) -> None:
+async def _stream(request: web.Request, response: web.StreamResponse, watcher: Watcher) -> None:
     """Send events as they come, and a bookmark when nothing was sent for a while."""
     lines = watcher.lines()
     loop = asyncio.get_running_loop()
@@ -250,13 +252,24 @@ async def _stream(response: web.StreamResponse, watcher: Watcher) -> None:
                 out, due = watcher.bookmark(), loop.time() + BOOKMARK_SECONDS
             if out:
                 due = loop.time() + BOOKMARK_SECONDS
-                await response.write(out)
+                await _write(request, response, out)
     finally:
         if pending is not None:
             pending.cancel()
             with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
                 await pending
         await lines.aclose()
+
+
+async def _write(request: web.Request, response: web.StreamResponse, out: bytes) -> None:
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await response.write(out)
+    except TimeoutError:
+        log.info("a watch of %s by %s was not read for %d s: cut off", request.path, request.remote, WRITE_SECONDS)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from None
 
 
 async def _following(lines: AsyncGenerator[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 import random
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -74,7 +75,7 @@ def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
     new["kind"], new["apiVersion"] = kind.name, kind.resource.api_version
 
 
-def check_preconditions(kind: Kind, obj: Obj, preconditions: dict[str, str]) -> None:
+def check_preconditions(kind: Kind, obj: Obj, preconditions: Mapping[str, str | None]) -> None:
     """Refuse a deletion meant for another incarnation of the object. Raises 409."""
     meta = obj["metadata"]
     for field, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):

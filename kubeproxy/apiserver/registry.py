@@ -60,7 +60,7 @@ class DeleteOptions(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     grace_period_seconds: int | None = None
     propagation_policy: str | None = None
     orphan_dependents: bool | None = None
-    preconditions: dict[str, str] | None = None
+    preconditions: dict[str, str | None] | None = None
     dry_run: list[str] | None = None
 
 

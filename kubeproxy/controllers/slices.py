@@ -8,6 +8,7 @@ endpoints in each, and an empty slice for a Service that selects nothing, so tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 
 import msgspec
 
@@ -97,9 +98,15 @@ def _addresses(pod: Pod) -> Iterator[tuple[str, str]]:
     texts = [entry.ip for entry in pod.status.pod_ips or ()] or [pod.status.pod_ip or ""]
     found: dict[str, str] = {}
     for text in texts:
-        if (address := canonical_ip(text)) is not None:
+        if (address := canonical_ip(text)) is not None and not _is_nobodys(address):
             found.setdefault(family_of(address).label, address)
     yield from found.items()
+
+
+def _is_nobodys(address: str) -> bool:
+    """The API refuses a slice with such an address, and with it all the other endpoints."""
+    known = ip_address(address)
+    return known.is_unspecified or known.is_loopback or known.is_link_local or known.is_multicast
 
 
 def _resolved_ports(service: Service, pod: Pod) -> Ports:

@@ -177,6 +177,14 @@ async def _answer_errors(
             log.warning("%s answered %d: %s", request.path, answer.status, answer.message)
     except web.HTTPRequestEntityTooLarge:
         answer = Failure(3, 400, "etcdserver: request is too large")
+    except web.RequestPayloadError as error:
+        answer = Failure(3, 400, " ".join(str(error).split()))
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:
+        # A bug of ours: the client learns of it as of any other failure, the log has the trace.
+        log.exception("%s failed", request.path)
+        answer = Failure(13, 500, "internal error (the server's log has more)")
     return web.Response(status=answer.status, body=answer.body(), content_type="application/json")
 
 

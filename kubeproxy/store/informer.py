@@ -103,6 +103,7 @@ class Informer(Generic[T]):
         }
         self._revision = ""
         self._pause = FIRST_PAUSE_SECONDS
+        self._relist_pause = 0.0
 
     async def run(self) -> None:
         """Follow until cancelled; nothing but cancellation ends it."""
@@ -116,9 +117,17 @@ class Informer(Generic[T]):
             except Compacted:
                 log.info("%s: the watch is too old, listing anew", self._resource.plural)
                 self._revision = ""
+                await self._rest_before_relist()
             except StoreError as error:
                 self.connected = False
                 await self._back_off(error)
+
+    async def _rest_before_relist(self) -> None:
+        """Lists that are too old as soon as they are there must not follow each other in a tight loop."""
+        pause = self._relist_pause
+        self._relist_pause = min(max(pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        if pause:
+            await self._clock.sleep(pause)
 
     async def _back_off(self, error: StoreError) -> None:
         if self._pause == FIRST_PAUSE_SECONDS:
@@ -160,6 +169,7 @@ class Informer(Generic[T]):
             self._heard()
             if event.type == "OPENED":
                 continue
+            self._relist_pause = 0.0
             key, revision = _identify(event.object)
             if event.type != "BOOKMARK":
                 self._apply(key, event)

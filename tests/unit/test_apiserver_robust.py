@@ -67,3 +67,15 @@ async def test_an_empty_namespace_in_the_object_is_the_paths():
         assert made["metadata"]["namespace"] == "default"
         code, _ = await bed.call("PATCH", f"{CONFIG_MAPS}/c", {"metadata": None, "data": {}}, Content_Type=MERGE)
         assert code == 200
+
+
+async def test_a_body_that_cannot_be_unpacked_is_a_400():
+    async with api_bed() as bed:
+        code, told = await bed.call("POST", SERVICES, b"no gzip", Content_Encoding="gzip")
+        assert (code, told["reason"]) == (400, "BadRequest")
+
+
+async def test_null_preconditions_ask_for_nothing():
+    async with api_bed() as bed:
+        await bed.made(SERVICES, service("a"))
+        assert (await bed.call("DELETE", f"{SERVICES}/a", {"preconditions": {"uid": None}}))[0] == 200

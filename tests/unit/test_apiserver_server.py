@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import logging
+import socket
 from ipaddress import ip_network
 
 import aiohttp
 import pytest
 
+from kubeproxy.apiserver import handlers
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, Reach, SystemObjects
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock
-from tests.apiserver_bed import SERVICES, api_bed
+from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed
 
 pytestmark = pytest.mark.unit
 
@@ -64,3 +67,21 @@ async def test_a_watch_ends_when_its_client_leaves():
         for answer in answers:
             answer.close()
         await until(lambda: serves(controllers))
+
+
+async def test_a_client_that_does_not_read_is_cut_off(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(handlers, "WRITE_SECONDS", 0.2)
+    async with api_bed() as bed:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect((bed.client.host, bed.client.port))
+            deaf.sendall(f"GET {CONFIG_MAPS}?watch=1&resourceVersion=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            for number in range(8):
+                await bed.made(CONFIG_MAPS, {"metadata": {"name": f"c{number}"}, "data": {"a": "x" * 1_000_000}})
+
+            async def cut():
+                return any("was not read" in record.getMessage() for record in caplog.records)
+
+            await until(cut)
+        assert (await bed.call("GET", f"{CONFIG_MAPS}/c7"))[0] == 200

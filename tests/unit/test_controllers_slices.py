@@ -158,6 +158,12 @@ def test_an_address_that_is_none_is_left_out():
     assert first(plan(service(), [pod("p", "10.0.0.1; rm")])).get("endpoints", ()) == ()
 
 
+def test_an_address_that_no_slice_may_hold_does_not_cost_the_others_theirs():
+    bad = [pod(f"b{n}", ip) for n, ip in enumerate(["127.0.0.1", "169.254.0.1", "224.0.0.1", "0.0.0.0"])]
+    made = first(plan(service(), [*bad, pod("p")]))
+    assert [each["addresses"] for each in made["endpoints"]] == [("10.244.0.1",)]
+
+
 def test_no_endpoints_is_said_by_one_empty_slice_that_stays():
     standing = plan(service(), [pod("p")]).creates
     emptied = plan(service(), [], standing)

@@ -161,6 +161,15 @@ async def test_compaction_relists_and_tells_only_the_difference(harness: Harness
     assert harness.synced_after == [1]
 
 
+async def test_lists_that_are_too_old_at_once_do_not_follow_each_other_in_a_tight_loop(harness: Harness) -> None:
+    harness.source.lists.extend(listing(5) for _ in range(100))
+    harness.source.watches.extend([Compacted(100)] for _ in range(100))
+    await harness.start()
+    for _ in range(100):
+        await harness.clock.step(0.1)
+    assert 3 < harness.source.listed < 12
+
+
 async def test_a_server_that_is_away_at_start_is_waited_for(harness: Harness) -> None:
     harness.source.lists.extend([Unavailable("refused"), Unavailable("refused"), listing(5, service("a", 1))])
     await harness.start()
