@@ -1,7 +1,7 @@
 """Log lines as Kubernetes' components write them: klog text or JSON, so that existing collectors parse them.
 
 Text: `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg` (klog's header); JSON: component-base's keys `ts`
-(milliseconds), `caller`, `msg`, `v`, and `err` for warnings and errors.
+(milliseconds), `caller`, `msg`, then `v` or, from warnings on, `level`; `err` has a trace.
 """
 
 import logging

@@ -12,7 +12,7 @@ from typing import Any
 from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, duration, integer
 from kubeproxy.health.http import AddressError, parse_address
-from kubeproxy.model.addresses import canonical_cidr
+from kubeproxy.model.addresses import canonical_cidr, canonical_ip
 from kubeproxy.model.objects import Record
 
 MODES = ("auto", "iptables")
@@ -177,6 +177,9 @@ def _address(name: str, values: dict[str, Any], port: int) -> tuple[str, int] | 
     if not text:
         return None
     try:
-        return parse_address(text, port)
+        address = parse_address(text, port)
     except AddressError as error:
         raise FlagError(f"{name}: {error}") from None
+    if canonical_ip(address[0]) is None:
+        raise FlagError(f'{name}: Invalid value: "{address[0]}": must be a valid IP')
+    return address

@@ -193,7 +193,7 @@ class Syncer:
     def _succeeded(self, applied: Applied | None, *, full: bool, started: float) -> None:
         status = self.status
         if status.last_error:
-            log.info("in sync again after %d failures", status.failures)
+            log.info("in sync again")
         if full:
             self._last_full = self._clock.now()
         self._publish(

@@ -35,6 +35,8 @@ def test_proxy_mode_is_mode() -> None:
         ("--iptables-sync-period=0s", "must be greater than 0"),
         ("--iptables-min-sync-period=1h", "between 0 and iptables-sync-period"),
         ("--healthz-bind-address=0.0.0.0:0", "between 1 and 65535"),
+        ("--metrics-bind-address=no..host:1", '"no..host": must be a valid IP'),
+        ("--api-bind-address=:8001", "must be a valid IP"),
         ("--service-cluster-ip-range=10.96.0.0", "10.96.0.0"),
         ("--service-node-port-range=9-1", "9-1"),
         ("--logging-format=xml", "must be one of text, json"),
