@@ -66,6 +66,8 @@ class Build:
         self.block = block
         self.runtime = runtime
         self.links: dict[str, Link] = {}
+        self.chain: Handler | None = None
+        """The links put together, once a server has done so."""
         self.tasks: list[Callable[[], Awaitable[None]]] = []
         self.pages: list[Page] = []
         self.binds: list[str] = []

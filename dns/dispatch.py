@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def link_chain(build: Build) -> Handler:
-    """Put a block's handlers together, the first of ORDER in front."""
-    handler: Handler = Refuse()
-    for name in reversed(ORDER):
-        if name in build.links:
-            handler = build.links[name](handler)
-    return handler
+    """Put a block's handlers together, the first of ORDER in front; one chain for all addresses that it serves."""
+    if build.chain is None:
+        handler: Handler = Refuse()
+        for name in reversed(ORDER):
+            if name in build.links:
+                handler = build.links[name](handler)
+        build.chain = handler
+    return build.chain
 
 
 class Dispatcher:

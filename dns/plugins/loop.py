@@ -24,12 +24,13 @@ PROBE_DELAY_SECONDS = 0.2
 PROBE_PAUSE_SECONDS = 2.0
 
 
-class Suspicion:
-    """What one server block knows of a loop; a query may come back at any address that the block serves."""
+class Loop:
+    """Stands right before `forward`."""
 
-    def __init__(self) -> None:
+    def __init__(self, following: Handler) -> None:
         self.broken = False
         """A loop was found: nothing is forwarded any more."""
+        self._next = following
         self._name = b""
         self._seen = 0
 
@@ -37,30 +38,17 @@ class Suspicion:
         """Watch for a probe of that name. One at a time, so that probes which nobody answered do not add up."""
         self._name, self._seen = name, 0
 
-    def saw(self, query: Query) -> None:
-        """Take note of a query that is about to be forwarded."""
-        if query.qtype != Type.HINFO or query.name != self._name:
-            return
-        self._seen += 1
-        if self._seen > ALLOWED_SIGHTINGS and not self.broken:
-            self.broken = True
-            log.error(
-                "plugin/loop: forwarded queries come back to this server. Foreign names get SERVFAIL from now "
-                "on; let `forward` (or the resolv.conf it names) point at another server and restart"
-            )
-
-
-class Loop:
-    """Stands right before `forward`."""
-
-    def __init__(self, following: Handler, suspicion: Suspicion) -> None:
-        self._next = following
-        self._suspicion = suspicion
-
     async def serve(self, query: Query) -> Reply:
         """See `Handler.serve`."""
-        self._suspicion.saw(query)
-        if self._suspicion.broken:
+        if query.qtype == Type.HINFO and query.name == self._name:
+            self._seen += 1
+            if self._seen > ALLOWED_SIGHTINGS and not self.broken:
+                self.broken = True
+                log.error(
+                    "plugin/loop: forwarded queries come back to this server. Foreign names get SERVFAIL from now "
+                    "on; let `forward` (or the resolv.conf it names) point at another server and restart"
+                )
+        if self.broken:
             raise Failure("forwarding is stopped: it leads back to this server")
         return await self._next.serve(query)
 
@@ -80,11 +68,10 @@ def setup(directive: Directive, build: Build) -> None:
     """Read the line."""
     if directive.args or directive.block:
         raise directive.wrong("loop takes no arguments")
-    suspicion = Suspicion()
     handlers: list[Loop] = []
 
     def link(following: Handler) -> Handler:
-        handlers.append(Loop(following, suspicion))
+        handlers.append(Loop(following))
         return handlers[-1]
 
     async def probe() -> None:
@@ -94,7 +81,7 @@ def setup(directive: Directive, build: Build) -> None:
             await build.runtime.clock.sleep(pause)
             pause = PROBE_PAUSE_SECONDS
             name = _random_name(build.zones[0])
-            suspicion.suspect(name)
+            handlers[0].suspect(name)
             try:
                 await handlers[0].serve(_probe_query(name))
             except Failure as failure:
