@@ -24,6 +24,7 @@ _ROOT_PATHS = [
     *(f"/apis/{name}" for name in discovery.group_versions()),
     "/healthz",
     "/livez",
+    "/openapi/v2",
     "/openapi/v3",
     "/readyz",
     "/version",
@@ -127,6 +128,8 @@ class _Documents:
 
     def answer(self, segments: list[str], request: web.Request) -> web.Response:
         path = "/".join(segments)
+        if path == "openapi/v2" and openapi.V2_PROTOBUF in request.headers.get("Accept", ""):
+            return web.Response(body=openapi.second_version_protobuf(), content_type="application/octet-stream")
         aggregated = path in ("api", "apis") and wants_aggregated(request.headers.get("Accept", ""))
         key = f"{path};aggregated" if aggregated else path
         if key not in self._encoded:
@@ -156,6 +159,8 @@ class _Documents:
                 return discovery.group(group)
             case ["apis", group, version]:
                 return discovery.resource_list(group, version)
+            case ["openapi", "v2"]:
+                return openapi.second_version()
             case ["openapi", "v3"]:
                 return openapi.index()
             case ["openapi", "v3", *rest] if found := openapi.paths().get("/".join(rest)):

@@ -37,6 +37,29 @@ def paths() -> dict[str, tuple[str, str]]:
     return found
 
 
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+
+
+def second_version() -> Obj:
+    """Return /openapi/v2: no definitions.
+
+    kubectl asks for it when the third version does not know a kind (`List`, a misspelt one); finding none, it
+    leaves the check to the server.
+    """
+    info = {"title": "Kubernetes", "version": GIT_VERSION}
+    return {"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}
+
+
+def second_version_protobuf() -> bytes:
+    """Return the same as kubectl wants it: a gnostic openapi.v2.Document of swagger (1), info (2), paths (8)."""
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    info = field(1, b"Kubernetes") + field(2, GIT_VERSION.encode())
+    return field(1, b"2.0") + field(2, info) + field(8, b"")
+
+
 def index() -> Obj:
     """Return /openapi/v3: where each document is; the hash lets clients cache it."""
     listed = {}

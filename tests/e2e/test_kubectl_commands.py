@@ -262,3 +262,21 @@ def test_deleting_a_namespace_waits_until_it_is_empty(cluster):
     cluster.kubectl("create", "deployment", "web", "--image=nginx", "-n", "going")
     assert "deleted" in cluster.kubectl("delete", "namespace", "going", "--timeout=20s")
     assert "NotFound" in cluster.refused("get", "namespace", "going")
+
+
+def test_what_a_list_shows_can_be_applied_again(cluster, space):
+    for name in ("one", "two"):
+        cluster.kubectl("create", "configmap", name, "--from-literal=a=b", "-n", space)
+    shown = cluster.kubectl("get", "configmaps", "-o", "yaml", "-n", space)
+    assert "kind: List" in shown
+    cluster.kubectl("delete", "configmap", "one", "-n", space)
+    assert "configmap/one created" in cluster.kubectl("apply", "-f", "-", text=shown)
+
+
+def test_a_kind_that_nobody_serves_is_named(cluster):
+    text = "apiVersion: v1\nkind: Servce\nmetadata: {name: a}\n"
+    assert 'no matches for kind "Servce" in version "v1"' in cluster.refused("apply", "-f", "-", text=text)
+
+
+def test_what_a_cluster_needs_is_not_deleted(cluster):
+    assert "this namespace may not be deleted" in cluster.refused("delete", "namespace", "default")

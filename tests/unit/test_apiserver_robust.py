@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from kubeproxy.apiserver import openapi
 from kubeproxy.store.base import put
 from tests.apiserver_bed import CONFIG_MAPS, MERGE, SERVICES, TABLE, api_bed, service
 
@@ -79,3 +80,11 @@ async def test_null_preconditions_ask_for_nothing():
     async with api_bed() as bed:
         await bed.made(SERVICES, service("a"))
         assert (await bed.call("DELETE", f"{SERVICES}/a", {"preconditions": {"uid": None}}))[0] == 200
+
+
+async def test_the_second_openapi_has_both_forms():
+    async with api_bed() as bed:
+        code, found = await bed.call("GET", "/openapi/v2")
+        assert (code, found["swagger"], found["definitions"]) == (200, "2.0", {})
+        async with bed.client.get("/openapi/v2", headers={"Accept": openapi.V2_PROTOBUF}) as answer:
+            assert (await answer.read()).startswith(b"\x0a\x032.0\x12")
