@@ -29,6 +29,7 @@ class CommandFailed(KernelError):
     """The program ended with a status other than 0."""
 
     def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        stderr = stderr.encode(errors="backslashreplace").decode()  # it goes on into logs and JSON
         lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         super().__init__(f"{' '.join(argv)}: exit status {status}: {lines[0] if lines else 'no message'}")
         self.argv = tuple(argv)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, htons, inet_pton
 
+from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink import (
     NETLINK_NETFILTER,
     NLA_F_NESTED,
@@ -29,7 +30,7 @@ Entry = tuple[str, Protocol, int]
 """Address, protocol and port of an endpoint."""
 
 SUBSYSTEM = 6 << 8
-CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL, CMD_TYPE = 2, 3, 7, 9, 10, 13
+CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL, CMD_HEADER, CMD_TYPE = 2, 3, 7, 9, 10, 12, 13
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
 ATTR_DATA, ATTR_ADT, ATTR_LINENO = 7, 8, 9
 DATA_IP, DATA_PORT, DATA_PROTO, DATA_MAXELEM, DATA_IP2 = 1, 4, 7, 19, 20
@@ -131,7 +132,7 @@ class Ipset:
         self._family = family
 
     def create(self, name: str) -> None:
-        """Make a set; one of this name and type may exist already. Raises NetlinkError when it is another's."""
+        """Make a set; one of this name and type may exist already, whatever its size. Raises KernelError."""
         (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family))
         revision = dict(attributes(answer[4:]))[ATTR_REVISION][0]
         body = encode_create(self._family, name, revision)
@@ -140,8 +141,14 @@ class Ipset:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            # Without EXCL the kernel compares type and family, and lets a set that is alike be.
-            self._request(CMD_CREATE, NLM_F_CREATE, name, body)
+            self._check_kind(name)
+
+    def _check_kind(self, name: str) -> None:
+        (answer,) = self._request(CMD_HEADER, 0, name, _head(self._family, name))
+        found = dict(attributes(answer[4:]))
+        af = AF_INET if self._family is Family.V4 else AF_INET6
+        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (TYPE.encode(), af):
+            raise KernelError(f"ipset {name}: somebody's set of another type has this name; ipset destroy {name}")
 
     def destroy(self, name: str) -> bool:
         """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""

@@ -88,6 +88,8 @@ def test_failures_are_told_apart() -> None:
         SystemExec().run(["sh", "-c", "echo complaint >&2; exit 2"])
     with pytest.raises(CommandFailed, match="did not end within"):
         SystemExec().run(["sleep", "5"], timeout=0.05)
+    with pytest.raises(CommandFailed, match=r"caf.udce9"):  # printable, and encodable
+        SystemExec().run(["sh", "-c", r"printf 'caf\351\n' >&2; exit 2"])
     assert SystemExec().run(["sh", "-c", "exit 3"], check=False).status == 3
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from kubeproxy import cleanup
-from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired, stream
@@ -208,6 +209,21 @@ def test_cleanup_finds_what_was_written_in_either_flavour(lab: PacketLab) -> Non
         assert lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout) == ""
         saves = lab.run("node", lambda: SystemExec().run(["iptables-nft-save"]).stdout)
         assert "KUBE" not in saves
+
+
+@pytest.mark.parametrize(("kind", "adopted"), [("hash:ip,port,ip maxelem 65536", True), ("hash:ip", False)])
+def test_a_set_that_is_there_is_adopted_if_it_is_of_our_type(lab: PacketLab, kind: str, adopted: bool) -> None:
+    """kube-proxy's IPVS mode has a set of this name and type, and another size."""
+    name, entries = "KUBE-LOOP-BACK", [("10.244.0.2", Protocol.TCP, 80)]
+    sets = Ipset(Family.V4)
+    lab.run("node", lambda: SystemExec().run(["ipset", "create", name, *kind.split()]))
+    if adopted:
+        lab.run("node", lambda: (sets.create(name), sets.add(name, entries)))
+        assert lab.run("node", lambda: sets.members(name)) == set(entries)
+    else:
+        with pytest.raises(KernelError, match="of another type has this name; ipset destroy KUBE-LOOP-BACK"):
+            lab.run("node", lambda: sets.create(name))
+    assert lab.run("node", lambda: sets.destroy(name))
 
 
 @pytest.mark.parametrize("family", list(Family))
