@@ -5,6 +5,7 @@ kernel, which refuses dangling jumps and deletions of chains in use; afterwards 
 fresh agent writes for the last World into an empty one, and foreign rules must stand.
 """
 
+import contextlib
 import os
 
 import msgspec
@@ -82,7 +83,10 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.tuples(st.just("delete slice"), st.sampled_from([f"{name}-{suffix}" for name in NAMES for suffix in "ab"])),
 )
 STEPS = st.lists(
-    st.tuples(st.lists(EVENTS, max_size=4), st.sampled_from(["sync"] * 6 + ["fail", "restart", "flush", "skip"])),
+    st.tuples(
+        st.lists(EVENTS, max_size=4),
+        st.sampled_from(["sync"] * 6 + ["fail", "restart", "flush", "surprise", "skip"]),
+    ),
     max_size=25 if LONG else 8,
 )
 
@@ -140,6 +144,12 @@ def play(agent: Agent, steps: list[tuple[list[Event], str]]) -> None:
             agent.restart()
         elif how == "flush":
             agent.tables.flush("filter")
+            agent.backend.observe()
+        elif how == "surprise":  # a change meets tables that were flushed since the last look
+            agent.tables.flush("nat")
+            agent.tables.tables["nat"][FOREIGN[0]].append(FOREIGN[1])
+            with contextlib.suppress(SyncFailed):
+                agent.sync()
             agent.backend.observe()
         elif how == "fail":
             agent.tables.fail_next = "busy"
