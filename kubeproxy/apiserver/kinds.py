@@ -5,7 +5,17 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy.apiserver import cluster, columns, service, shapes_apps, shapes_core, shapes_pod, slices, workloads
+from kubeproxy.apiserver import (
+    cluster,
+    columns,
+    service,
+    service_changes,
+    shapes_apps,
+    shapes_core,
+    shapes_pod,
+    slices,
+    workloads,
+)
 from kubeproxy.apiserver.columns import Column
 from kubeproxy.apiserver.names import NameCheck, is_dns1035_label, is_dns1123_label, is_dns1123_subdomain
 from kubeproxy.apiserver.schema import Shape
@@ -179,9 +189,9 @@ KINDS: tuple[Kind, ...] = (
         storage="services/specs",
         check_name=is_dns1035_label,
         default=service.default_service,
-        settle=service.settle_service,
+        settle=service_changes.settle_service,
         validate=service.validate_service,
-        validate_update=service.validate_service_update,
+        validate_update=service_changes.validate_service_update,
         fields=_readers("spec.clusterIP", "spec.type"),
     ),
     Kind(

@@ -123,3 +123,16 @@ async def test_a_dry_run_of_an_update_finds_a_taken_port_and_shows_the_revision(
         assert (await bed.call("PATCH", path, patch, Content_Type=MERGE))[0] == 422
         code, shown = await bed.call("PATCH", path, {"spec": {"selector": {"a": "b"}}}, Content_Type=MERGE)
         assert (code, shown["metadata"]["resourceVersion"]) == (200, made["metadata"]["resourceVersion"])
+
+
+async def test_a_second_family_comes_and_goes_with_the_policy():
+    async with api_bed("10.96.0.0/12,fd00::/108") as bed:
+        before = await claimed(bed)
+        made = await bed.made(SERVICES, service("s"))
+        both = await changed(bed, "s", ipFamilyPolicy="PreferDualStack")
+        assert both["spec"]["clusterIPs"][0] == made["spec"]["clusterIP"]
+        assert both["spec"]["ipFamilies"] == ["IPv4", "IPv6"]
+        assert (await claimed(bed)).keys() - before.keys() == set(both["spec"]["clusterIPs"])
+        one = await changed(bed, "s", ipFamilyPolicy="SingleStack")
+        assert (one["spec"]["clusterIPs"], one["spec"]["ipFamilies"]) == (made["spec"]["clusterIPs"], ["IPv4"])
+        assert (await claimed(bed)).keys() - before.keys() == set(one["spec"]["clusterIPs"])
