@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -113,18 +113,25 @@ class Labs:
         return found
 
 
-def host_sight() -> Mapping[str, str]:
-    """Return what a leak would show in: names of network namespaces, interfaces, mounts, rules of this machine."""
+def host_sight() -> frozenset[str]:
+    """Return what a leak would show in: this machine's network namespaces, interfaces, routes and mounts."""
     looks = {
-        "namespaces": ["ip", "netns", "list"],
-        "interfaces": ["ip", "-o", "link", "show"],
-        "routes": ["ip", "route", "show", "table", "all"],
-        "mounts": ["findmnt", "--noheadings", "--list", "--output", "TARGET"],
+        "namespace": ["ip", "netns", "list"],
+        "interface": ["ip", "-o", "link", "show"],
+        "route": ["ip", "route", "show", "table", "all"],
+        "mount": ["findmnt", "--noheadings", "--list", "--output", "TARGET"],
     }
-    sight = {name: subprocess.run(argv, capture_output=True, text=True).stdout for name, argv in looks.items()}
-    # Another test's namespaces on the same machine are not ours to judge.
-    sight["interfaces"] = "\n".join(line.split(":")[1] for line in sight["interfaces"].splitlines())
-    return sight
+    seen = set()
+    for kind, argv in looks.items():
+        for line in subprocess.run(argv, capture_output=True, text=True).stdout.splitlines():
+            name = line.split(":")[1].strip() if kind == "interface" else line.strip()
+            seen.add(f"{kind} {name}")
+    return frozenset(seen)
+
+
+def leaked(before: frozenset[str]) -> frozenset[str]:
+    """Return what shows on the machine that did not before; what another test removed meanwhile is not ours."""
+    return host_sight() - before
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
