@@ -129,13 +129,31 @@ def _pod_ready(obj: Obj, _now: float) -> str:
 
 def _pod_status(obj: Obj, _now: float) -> str:
     status = obj.get("status") or {}
+    if obj["metadata"].get("deletionTimestamp"):
+        return "Terminating"
     reason = str(status.get("reason") or status.get("phase") or "Unknown")
+    initialising = _init_status(status, len(obj["spec"].get("initContainers") or ()))
+    if initialising:
+        return initialising
     for container in status.get("containerStatuses") or ():
         state = container.get("state") or {}
         waiting = (state.get("waiting") or {}).get("reason")
         ended = (state.get("terminated") or {}).get("reason")
         reason = waiting or ended or reason
-    return "Terminating" if obj["metadata"].get("deletionTimestamp") else reason
+    return reason
+
+
+def _init_status(status: Obj, total: int) -> str:
+    """Say which init container is at work or in trouble, in upstream's words; "" when all have succeeded."""
+    for index, container in enumerate(status.get("initContainerStatuses") or ()):
+        state = container.get("state") or {}
+        ended, waiting = state.get("terminated"), (state.get("waiting") or {}).get("reason")
+        if ended is not None and ended.get("exitCode") == 0:
+            continue
+        if ended is not None:
+            return f"Init:{ended.get('reason') or 'ExitCode:' + str(ended.get('exitCode'))}"
+        return f"Init:{waiting}" if waiting not in (None, "PodInitializing") else f"Init:{index}/{total}"
+    return ""
 
 
 def _restarts(obj: Obj, _now: float) -> int:

@@ -17,6 +17,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     subresource: str = ""
 
 
+STREAMING = ("log", "exec", "attach", "portforward")
+
+
 def place(segments: Sequence[str]) -> Place:
     """Resolve the segments of a path below the root. Raises 404 for one that is not served."""
     if len(segments) >= 3 and segments[0] == "api":
@@ -38,6 +41,8 @@ def place(segments: Sequence[str]) -> Place:
         and subresource not in kind.subresources
         and (kind.name, subresource) != ("Namespace", "finalize")
     ):
+        if kind.name == "Pod" and subresource in STREAMING:
+            raise status.streaming_not_served(name, subresource)
         raise status.path_not_found()
     if name and kind.resource.namespaced and not namespace:
         raise status.path_not_found()

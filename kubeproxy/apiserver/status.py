@@ -138,6 +138,15 @@ def path_not_found() -> ApiProblem:
     return ApiProblem(404, "NotFound", "the server could not find the requested resource")
 
 
+def streaming_not_served(name: str, subresource: str) -> ApiProblem:
+    """kubectl logs, exec, attach and port-forward need a kubelet's streaming server; the lab has another door."""
+    message = (
+        f'pods {_quoted(name)}: "{subresource}" is not served here; '
+        f"in a lab use `kubeproxy lab exec LAB pod/{name} -- COMMAND`"
+    )
+    return ApiProblem(405, "MethodNotAllowed", message, _details("", "pods", name))
+
+
 def already_exists(group: str, plural: str, name: str) -> ApiProblem:
     """An object of that name is there already."""
     message = f"{qualified(plural, group)} {_quoted(name)} already exists"

@@ -225,7 +225,7 @@ class Controllers:
             "metadata": {"name": name, "namespace": namespace},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         }
-        await self._client.create(_bindings_of(name), namespace, body)
+        await self._client.create(PODS, namespace, body, name=name, subresource="binding")
         # The next plan must count it, whether the informer has shown the binding by then or not.
         bound = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=node))
         if pod.metadata.key in self._pods.cache:
@@ -251,11 +251,6 @@ class Controllers:
         nodes = {name for _, name in self._nodes.cache}
         for pod in list(stranded(self._pods.cache.values(), nodes)):
             await self._client.delete(PODS, *pod.metadata.key, grace_period_seconds=0)
-
-
-def _bindings_of(pod: str) -> Resource:
-    """Return the collection that a pod's binding is created in."""
-    return Resource(plural=f"{PODS.plural}/{pod}/binding", kind="Binding")
 
 
 async def _serve(server: str) -> None:
