@@ -21,7 +21,7 @@ NODE_PORT = ("192.168.56.11", 32600)
 ROUNDS = 5
 DEADLINE_SECONDS = 60.0
 
-# The node port refuses by ICMP until endpoints are there, and the kernel limits ICMP to one a second after a burst:
+# The node port refuses by ICMP until endpoints are there, and the kernel limits ICMP to one a second after a few:
 # an attempt that hears nothing must be given up soon, or its patience is what is measured.
 ASK_UNTIL_ANSWERED = f"""
 import socket, time
