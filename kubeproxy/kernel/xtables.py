@@ -11,7 +11,8 @@ import socket
 import struct
 from pathlib import Path
 
-from kubeproxy.kernel.netlink import NETLINK_NETFILTER, NetlinkError, NetlinkSocket, attributes
+from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, attributes
 from kubeproxy.model.addresses import Family
 
 _SO_GET_INFO = 64

@@ -2,8 +2,9 @@ import struct
 
 import pytest
 
-from kubeproxy.kernel.ipset import ATTR_ADT, BATCH, Entry, decode_members, encode_create, encode_entries
-from kubeproxy.kernel.netlink import NetlinkError, attribute, attributes, message
+from kubeproxy.kernel.ipset_messages import ATTR_ADT, BATCH, Entry, decode_members, encode_create, encode_entries
+from kubeproxy.kernel.netlink import NetlinkError
+from kubeproxy.kernel.netlink_messages import attribute, attributes, message
 from kubeproxy.kernel.sysctl import FakeSysctls, ProcSysctls, SysctlRefused
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable
 
 from kubeproxy.kernel.exec import Result
-from kubeproxy.kernel.ipset import Entry
+from kubeproxy.kernel.ipset_messages import Entry
 from kubeproxy.kernel.iptables import RestoreFailed
 
 BUILT_IN = {

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from kubeproxy.dataplane.base import Change
 from kubeproxy.dataplane.iptables.render import local_targets
-from kubeproxy.kernel.ipset import Entry
+from kubeproxy.kernel.ipset_messages import Entry
 
 BATCH = 800
 
