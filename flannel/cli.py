@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from flannel.allocation import OutOfSubnets
 from flannel.backends.base import BackendError
@@ -17,6 +17,7 @@ from flannel.subnets import LeaseLost
 from flannel.underlay import NoUnderlay
 from kubeproxy import __version__, logs
 from kubeproxy.clock import SystemClock
+from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.interfaces import Rtnetlink
 from kubeproxy.store.etcd import EtcdStore
@@ -43,7 +44,7 @@ async def _serve(config: Config) -> int:
     try:
         await _until_signal(Daemon(config, store, Rtnetlink(), SystemExec(), SystemClock()))
     except* FATAL as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             log.error("%s", error)
         status = 1
     finally:
@@ -60,11 +61,3 @@ async def _until_signal(daemon: Daemon) -> None:
         await running
     except asyncio.CancelledError:
         log.info("stopped; the lease and the kernel's state stay")
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

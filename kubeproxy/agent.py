@@ -4,11 +4,12 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from kubeproxy import __version__, cleanup, logs
 from kubeproxy.app import run_agent
+from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.options import Options, parse
 from kubeproxy.store.base import StoreError
@@ -31,18 +32,10 @@ def main(argv: Sequence[str]) -> int:
             Path(options.data_dir).mkdir(parents=True, exist_ok=True)
         asyncio.run(_until_signalled(options))
     except* (KernelError, StoreError, OSError) as group:
-        failures = list(_leaves(group))
+        failures = list(leaves(group))
     for failure in failures:
         print(f"Error: {failure}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each
 
 
 async def _until_signalled(options: Options) -> None:
