@@ -22,6 +22,7 @@ from pathlib import Path
 import kubeproxy
 from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
+from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.lab import addons, checks, layout, network, programs, state
 from kubeproxy.lab.init import Report, send
@@ -215,16 +216,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         asyncio.run(Supervisor(lab.record, control, given.listen_fd, SystemClock()).run())
     except* (NotReady, StoreError, KernelError, OSError) as group:
-        message = "; ".join(_messages(group))
+        message = "; ".join(str(error) for error in leaves(group))
         log.error("the lab did not come up: %s", message)
         send(control, Report(error=message))
     return 1
-
-
-def _messages(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [message for inner in error.exceptions for message in _messages(inner)]
-    return [str(error)]
 
 
 if __name__ == "__main__":
