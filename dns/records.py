@@ -9,19 +9,17 @@ names under Services with a cluster IP, PTR for every ready endpoint, SRV weight
 dns/README.md lists where we differ and why.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from dns.rrtypes import Type
 from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.model.names import is_label
 from kubeproxy.model.objects import EndpointSlice, Record, Service, ServiceType
 
 SPEC_VERSION = "1.1.0"
 """What TXT dns-version says: the version of the specification that these records follow."""
-
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class Srv(Record, frozen=True, kw_only=True):
@@ -77,7 +75,7 @@ def service_records(
     if identity is None:
         return ServiceRecords()
     name = service.name if service else slices[0].service
-    if _LABEL.fullmatch(name) is None:
+    if not is_label(name):
         return ServiceRecords()
     base = f"{name}.{identity.namespace}.svc"
     ready = [] if options.noendpoints else _ready(slices, options)
@@ -124,7 +122,7 @@ def _ready(slices: Iterable[EndpointSlice], options: Options) -> list[_ReadyEndp
             if not endpoint.conditions.ready:
                 continue
             label = endpoint.hostname
-            if not label and options.endpoint_pod_names and _LABEL.fullmatch(endpoint.pod_name):
+            if not label and options.endpoint_pod_names and is_label(endpoint.pod_name):
                 label = endpoint.pod_name
             label = label.lower() or endpoint_label(endpoint.address)
             found.append(_ReadyEndpoint(label=label, address=endpoint.address, ports=ports))

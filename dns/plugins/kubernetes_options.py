@@ -4,7 +4,6 @@ Options of CoreDNS that are not built yet are refused by name; an option that wo
 taken and not obeyed.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from dns.corefile import Directive, zone_names
 from dns.names import is_reverse
 from dns.records import Options
 from dns.zone import DEFAULT_TTL, Settings
+from kubeproxy.model.names import is_label
 
 MAX_TTL = 3600
 DEFAULT_ENDPOINT = "http://127.0.0.1:8001"
 """Where `kubeproxy` serves the API on a machine that has nothing else."""
-_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class KubernetesOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +100,7 @@ def _namespaces(option: Directive, values: Values) -> None:
     if not option.args:
         raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
     for name in option.args:
-        if _NAMESPACE.fullmatch(name) is None:
+        if not is_label(name):
             raise option.wrong(f"'{name[:80]}' is no namespace")
     values["namespaces"] = (*values.get("namespaces", ()), *option.args)
 

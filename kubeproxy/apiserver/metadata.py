@@ -3,26 +3,20 @@
 import random
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from kubeproxy.apiserver import status
 from kubeproxy.apiserver.kinds import Kind
+from kubeproxy.model.names import SAFE_ALPHABET
 from kubeproxy.store.base import Compare, Store, Target, get
 
 Obj = dict[str, Any]
 
-_NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _OTHER_NAMESPACE = "the namespace of the provided object does not match the namespace sent on the request"
 NAMESPACE_PREFIX = b"/registry/namespaces/"
-
-
-def timestamp(seconds: float) -> str:
-    """Return Unix seconds as the API writes times."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def new_uid(rng: random.Random) -> str:
@@ -32,7 +26,7 @@ def new_uid(rng: random.Random) -> str:
 
 def new_name(rng: random.Random, prefix: str) -> str:
     """Return generateName with five random characters."""
-    return prefix[:58] + "".join(rng.choices(_NAME_ALPHABET, k=5))
+    return prefix[:58] + "".join(rng.choices(SAFE_ALPHABET, k=5))
 
 
 def accept_meta(kind: Kind, namespace: str, obj: Obj) -> None:

@@ -22,10 +22,10 @@ from kubeproxy.apiserver.metadata import (
     check_preconditions,
     new_name,
     new_uid,
-    timestamp,
 )
 from kubeproxy.apiserver.names import validate_meta
 from kubeproxy.clock import Clock
+from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store import objects
 from kubeproxy.store.base import (
     Compare,

@@ -35,6 +35,7 @@ from kubeproxy.controllers.slices import MANAGED_BY_LABEL, MANAGER, SlicePlan, p
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.model.decode import ZONE_LABEL
+from kubeproxy.model.names import SAFE_ALPHABET
 from kubeproxy.store.base import StoreError, Unavailable
 from kubeproxy.store.informer import Informer
 from kubeproxy.store.kube import ApiError, KubeClient
@@ -44,13 +45,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""What the API server's generateName draws from: no vowels, so no words."""
-
 
 def generated_name(prefix: str, choose: Callable[[str], str] = random.choice) -> str:
     """Return ``prefix`` and five random characters, as the API server's generateName does."""
-    return prefix[: 253 - 5] + "".join(choose(NAME_ALPHABET) for _ in range(5))
+    return prefix[: 253 - 5] + "".join(choose(SAFE_ALPHABET) for _ in range(5))
 
 
 class EndpointSliceController:
@@ -65,7 +63,6 @@ class EndpointSliceController:
         self._synced = 0
         self._ready = asyncio.Event()
         self._complained: set[Key] = set()
-        self.writes = 0
         self.failures = 0
         self._clock = clock
         managed = f"{MANAGED_BY_LABEL}={MANAGER}"
@@ -189,14 +186,11 @@ class EndpointSliceController:
             made = await self._client.create(ENDPOINT_SLICES, each.metadata.namespace, _body(each))
             name = made["metadata"]["name"]
             self._unseen.made((each.metadata.namespace, name), each)
-            self.writes += 1
         for each in plan.updates:
             await self._client.replace(ENDPOINT_SLICES, *each.metadata.key, _body(each))
-            self.writes += 1
         for each in plan.deletes:
             self._unseen.seen([each.metadata.key])
             await self._delete(each.metadata.key)
-            self.writes += 1
 
     async def _delete(self, key: Key) -> None:
         try:

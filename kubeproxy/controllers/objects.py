@@ -6,15 +6,12 @@ object whose identity could not be a Kubernetes name is refused (`DecodeError`) 
 path, a log line or a request. ``shape`` turns one back into the JSON that the API takes.
 """
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from kubeproxy.model.decode import DecodeError
-
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+from kubeproxy.model.names import is_label, is_subdomain
 
 Key = tuple[str, str]
 """(namespace, name)."""
@@ -261,9 +258,9 @@ _SLICE = msgspec.json.Decoder(EndpointSlice)
 
 def check_identity(meta: Meta, *, namespaced: bool = True) -> None:
     """Raise DecodeError when name or namespace are none that the API would have admitted."""
-    if namespaced and _LABEL.fullmatch(meta.namespace) is None:
+    if namespaced and not is_label(meta.namespace):
         raise DecodeError(f"metadata.namespace: {meta.namespace[:80]!r} is no DNS label")
-    if _SUBDOMAIN.fullmatch(meta.name) is None or ".." in meta.name:
+    if not is_subdomain(meta.name) or ".." in meta.name:
         raise DecodeError(f"metadata.name: {meta.name[:80]!r} is no DNS subdomain")
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.controllers.timestamps import timestamp
 from kubeproxy.lab.containerprocess import ContainerProcess
 from kubeproxy.lab.podspec import ContainerSpec
 from kubeproxy.lab.podstatus import ContainerReport, Ended
 from kubeproxy.lab.probes import Check, ProbeSpec, follow
+from kubeproxy.model.timestamps import timestamp
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.controllers.endpointslices import generated_name
 from kubeproxy.controllers.objects import Key, Node, Pod, decode_node, decode_pod
-from kubeproxy.controllers.timestamps import timestamp
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.lab.deployments import plan_deployment
@@ -38,6 +37,7 @@ from kubeproxy.lab.workloads import (
     status_patch,
 )
 from kubeproxy.model.decode import DecodeError
+from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store.base import StoreError, Unavailable
 from kubeproxy.store.informer import Informer
 from kubeproxy.store.kube import ApiError, KubeClient

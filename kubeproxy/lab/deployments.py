@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from kubeproxy.controllers.objects import Condition, shape
-from kubeproxy.controllers.timestamps import seconds_of, timestamp
 from kubeproxy.lab.workloads import (
     HASH_LABEL,
     REVISION,
@@ -24,6 +23,7 @@ from kubeproxy.lab.workloads import (
     template_hash,
     with_label,
 )
+from kubeproxy.model.timestamps import seconds_of, timestamp
 
 
 class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):

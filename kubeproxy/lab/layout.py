@@ -18,7 +18,6 @@ INSIDE = Path("/run/lab")
 NETNS = Path("/run/netns")
 
 LAN_PREFIX = "192.168.56"
-LAN = f"{LAN_PREFIX}.0/24"
 GATEWAY = f"{LAN_PREFIX}.1"
 CONTROL = f"{LAN_PREFIX}.10"
 OUTSIDE = f"{LAN_PREFIX}.200"

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy.controllers.timestamps import timestamp
 from kubeproxy.lab import podetc
 from kubeproxy.lab.asking import check_for
 from kubeproxy.lab.containerprocess import ContainerProcess, Sandbox, adopt, run, start
@@ -32,6 +31,7 @@ from kubeproxy.lab.podstatus import ContainerReport, PodFacts
 from kubeproxy.lab.probes import Check, ProbeSpec
 from kubeproxy.lab.publishing import StatusPublisher
 from kubeproxy.lab.teardown import tear_down
+from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError
 from kubeproxy.store.resources import PODS

@@ -15,10 +15,10 @@ import msgspec
 from kubeproxy.controllers.objects import Condition, ContainerPort, Meta, Shape, check_identity
 from kubeproxy.lab.probes import ExecAction, ProbeSpec
 from kubeproxy.model.decode import DecodeError
+from kubeproxy.model.names import is_label
 
 DEFAULT_GRACE_SECONDS = 30
 
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*", re.ASCII)
 _REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_.-][A-Za-z0-9_.-]*)\))")
@@ -233,7 +233,7 @@ def decode_lab_pod(data: bytes) -> LabPod:
     for volume in pod.spec.volumes or ():
         _check_volume(volume)
     for name in (pod.spec.hostname, pod.spec.subdomain):
-        _require(not name or _LABEL.fullmatch(name) is not None, "spec.hostname", "is no DNS label")
+        _require(not name or is_label(name), "spec.hostname", "is no DNS label")
     return pod
 
 
@@ -243,7 +243,7 @@ def _require(holds: bool, field: str, complaint: str) -> None:
 
 
 def _check_container(container: ContainerSpec) -> None:
-    _require(_LABEL.fullmatch(container.name) is not None, "spec.containers[].name", "is no DNS label")
+    _require(is_label(container.name), "spec.containers[].name", "is no DNS label")
     for port in container.ports or ():
         _require(0 < port.container_port < 65536, "containerPort", "is no port")
         _require(port.protocol in ("TCP", "UDP", "SCTP"), "ports[].protocol", "is none of TCP, UDP, SCTP")
@@ -259,7 +259,7 @@ def _check_container(container: ContainerSpec) -> None:
 
 
 def _check_volume(volume: Volume) -> None:
-    _require(_LABEL.fullmatch(volume.name) is not None, "volumes[].name", "is no DNS label")
+    _require(is_label(volume.name), "volumes[].name", "is no DNS label")
     if volume.config_map is not None:
         for item in volume.config_map.items or ():
             _require(is_inside(item.path), "configMap.items[].path", "leaves its volume")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from kubeproxy.controllers.objects import Condition
-from kubeproxy.controllers.timestamps import timestamp
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.podspec import LabPod
 from kubeproxy.lab.podstatus import PodFacts, pod_status
+from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError
 from kubeproxy.store.resources import PODS

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from kubeproxy import __version__
-from kubeproxy.controllers.timestamps import micro_timestamp, timestamp
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.nodestatus import (
     HEARTBEAT_SECONDS,
@@ -22,6 +21,7 @@ from kubeproxy.lab.nodestatus import (
     node_object,
     node_status,
 )
+from kubeproxy.model.timestamps import micro_timestamp, timestamp
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError
 from kubeproxy.store.resources import LEASES, NAMESPACES, NODES

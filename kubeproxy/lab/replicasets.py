@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from kubeproxy.controllers.objects import Pod, shape
-from kubeproxy.controllers.timestamps import seconds_of
 from kubeproxy.lab.workloads import ReplicaSet, ReplicaSetStatus, owner
+from kubeproxy.model.timestamps import seconds_of
 
 MAX_AT_ONCE = 500
 """Pods that one plan makes or deletes at most; the rest follows (upstream: BurstReplicas)."""

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import select
 import shutil
 import signal
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+from kubeproxy.model.names import is_label
+
 RECORD = "lab.json"
 STATUS = "status.json"
 _LOCK_TRIES = 20
@@ -124,7 +124,7 @@ def myself() -> Owner:
 
 def check_name(name: str) -> str:
     """Return ``name`` if a lab may have it, else raise LabError."""
-    if not NAME.fullmatch(name):
+    if not is_label(name):
         raise LabError(f'"{name}" is not a valid lab name: use lower-case letters, digits and "-", at most 63')
     return name
 
@@ -190,7 +190,7 @@ def every() -> tuple[Lab, ...]:
     """Return this user's labs, by name."""
     root = labs_directory()
     names = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
-    found = (read(root / name) for name in names if NAME.fullmatch(name))
+    found = (read(root / name) for name in names if is_label(name))
     return tuple(lab for lab in found if lab is not None)
 
 

@@ -7,11 +7,10 @@ import msgspec
 
 from kubeproxy.controllers.objects import Condition, Meta, OwnerReference, Shape, check_identity
 from kubeproxy.model.decode import DecodeError
+from kubeproxy.model.names import SAFE_ALPHABET
 
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
-
-_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
 class RollingUpdate(Shape, frozen=True, kw_only=True):
@@ -153,7 +152,7 @@ def template_hash(template: Mapping[str, Any]) -> str:
     number = 0x811C9DC5
     for byte in msgspec.json.encode(template, order="deterministic"):
         number = ((number ^ byte) * 0x01000193) & 0xFFFFFFFF
-    return "".join(_ALPHABET[ord(digit) % len(_ALPHABET)] for digit in str(number))
+    return "".join(SAFE_ALPHABET[ord(digit) % len(SAFE_ALPHABET)] for digit in str(number))
 
 
 def with_label(labelled: Mapping[str, Any], key: str, value: str) -> dict[str, Any]:

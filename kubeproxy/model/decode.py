@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from kubeproxy.model.addresses import canonical_cidr, canonical_ip
+from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.model.objects import (
     Conditions,
     Endpoint,
@@ -34,8 +35,6 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?\.?", re.ASCII)
 
 
@@ -183,18 +182,14 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", data: bytes) -> Any:
         raise DecodeError(str(error)) from None
 
 
-def _is_label(text: str) -> bool:
-    return _LABEL.fullmatch(text) is not None
-
-
 def _identity(meta: _Meta) -> tuple[str, str]:
-    if not _is_label(meta.namespace):
+    if not is_label(meta.namespace):
         raise DecodeError(f"metadata.namespace: {meta.namespace[:80]!r} is no DNS label")
     return meta.namespace, _object_name(meta)
 
 
 def _object_name(meta: _Meta) -> str:
-    if _SUBDOMAIN.fullmatch(meta.name) is None:
+    if not is_subdomain(meta.name):
         raise DecodeError(f"metadata.name: {meta.name[:80]!r} is no DNS subdomain")
     return meta.name
 
@@ -223,7 +218,7 @@ def _service_ports(ports: list[_Port] | None) -> tuple[ServicePort, ...]:
     found = []
     for port in ports or ():
         protocol, name, number = _protocol(port.protocol), port.name or "", _port_or_zero(port.port)
-        if protocol is None or not number or (name and not _is_label(name)):
+        if protocol is None or not number or (name and not is_label(name)):
             continue
         node_port = _port_or_zero(port.node_port)
         found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=node_port))
@@ -283,7 +278,7 @@ def _slice_ports(ports: list[_Port] | None) -> tuple[SlicePort, ...]:
         protocol, number = _protocol(port.protocol), _port_or_zero(port.port)
         if port.name is None or protocol is None or not number:
             continue
-        if port.name and not _is_label(port.name):
+        if port.name and not is_label(port.name):
             continue
         found.append(SlicePort(name=port.name, protocol=protocol, port=number))
     return tuple(found)
@@ -313,7 +308,7 @@ def _endpoint(raw: _Endpoint) -> Endpoint | None:
         address=address,
         conditions=_conditions(raw.conditions),
         node_name=raw.node_name or "",
-        hostname=hostname if _is_label(hostname) else "",
+        hostname=hostname if is_label(hostname) else "",
         zone=raw.zone or "",
         hint_zones=tuple(hint.name for hint in hints.for_zones or ()),
         hint_nodes=tuple(hint.name for hint in hints.for_nodes or ()),
@@ -331,7 +326,7 @@ def decode_endpoint_slice(data: bytes) -> EndpointSlice:
     return EndpointSlice(
         namespace=namespace,
         name=name,
-        service=service if _SUBDOMAIN.fullmatch(service) else "",
+        service=service if is_subdomain(service) else "",
         address_type=raw.address_type,
         headless=HEADLESS_LABEL in labels,
         ports=_slice_ports(raw.ports),
@@ -360,6 +355,6 @@ def decode_namespace(data: bytes) -> Namespace:
     """Decode a core/v1 Namespace. Raises `DecodeError` when its name is no DNS label."""
     raw = _decode(_NAMESPACE, data)
     name = _object_name(raw.metadata)
-    if not _is_label(name):
+    if not is_label(name):
         raise DecodeError(f"metadata.name: {name[:80]!r} is no DNS label")
     return Namespace(name=name, labels=tuple(sorted((raw.metadata.labels or {}).items())))
