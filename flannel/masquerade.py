@@ -88,7 +88,6 @@ class MasqueradeRules:
     """Keeps chains in place. `ensure` blocks; `keep` belongs to the event loop."""
 
     def __init__(self, iptables: Iptables, chains: tuple[Chain, ...]) -> None:
-        self.rewrites = 0
         self.failures = 0
         self._iptables = iptables
         self._chains = chains
@@ -137,4 +136,3 @@ class MasqueradeRules:
             lines.append(f"-A {chain.parent} {chain.jump()}")
         self._iptables.restore("\n".join([*lines, "COMMIT", ""]))
         self._printed[chain.name] = self._print(chain)
-        self.rewrites += 1

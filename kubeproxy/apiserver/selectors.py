@@ -12,7 +12,6 @@ import msgspec
 
 from kubeproxy.apiserver.status import bad_request
 
-LabelMatch = Callable[[Mapping[str, str]], bool]
 FieldReader = Callable[[Mapping[str, Any]], str]
 
 _TERM = re.compile(

@@ -25,7 +25,6 @@ MS_NOEXEC = 0x8
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
-MS_SLAVE = 0x80000
 
 _PR_SET_PDEATHSIG = 1
 
@@ -65,7 +64,7 @@ def is_own_namespace(path: str | Path, name: str) -> bool:
 
 
 def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Mount, bind (MS_BIND) or change propagation (MS_PRIVATE, MS_SLAVE) at ``target``."""
+    """Mount, bind (MS_BIND) or change propagation (MS_PRIVATE) at ``target``."""
     result = _libc.mount(
         source.encode(),
         os.fsencode(target),

@@ -1,8 +1,8 @@
 """World: what the store says, indexed the way the node asks for it.
 
 Informers hand over batches; `World` keeps the newest object of each kind and key and answers which Services
-a batch touched. Everybody reads the same World: the proxy, DNS and `trace`. So headless and ExternalName
-Services stay in it; who does not want them skips them (`services.py`).
+a batch touched. It is made for every consumer, not for the proxy alone, so headless and ExternalName Services
+stay in it; who does not want them skips them (`services.py`).
 
 An address that no endpoint or virtual IP may have (loopback, unspecified, link-local, multicast, or not of its
 slice's family: the API server refuses them too) is taken out at this door and remembered in `World.rejected`,

@@ -88,7 +88,6 @@ class Informer(Generic[T]):
         """Whether the server answers; while it does not, the cache may be old."""
         self.rejected: dict[Key, str] = {}
         """Objects that could not be decoded, and why; they are as good as absent."""
-        self.relists = 0
         self.failures = 0
         self._source = source
         self._resource = resource
@@ -145,7 +144,6 @@ class Informer(Generic[T]):
     async def _list(self) -> None:
         listing = await self._source.list(self._resource, **self._scope)
         self._heard()
-        self.relists += 1
         fresh: dict[Key, T] = {}
         self.rejected.clear()
         for data in listing.items:

@@ -33,7 +33,6 @@ PAGE_LIMIT = 1000
 """Objects a list request asks for at once."""
 
 MERGE_PATCH = "application/merge-patch+json"
-STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 _NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 

@@ -174,8 +174,9 @@ class IptablesBackend:
             for change in changes:
                 self._ledger.enter(change)
 
-        liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
-        skeleton = Skeleton(self._settings, self._family, drop_invalid=not liberal)
+        # Only a full plan writes the chain that this sysctl decides about.
+        drop_invalid = plan.full and self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
+        skeleton = Skeleton(self._settings, self._family, drop_invalid=drop_invalid)
         script = Script(plan, self._renderer, skeleton, observer.saved, on_change, self._hairpin.flush)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
