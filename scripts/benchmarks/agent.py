@@ -7,7 +7,6 @@ agent started against it. The clock runs from the agent's start to its first com
 import argparse
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from namespace import run_inside
 
 from kubeproxy.store.base import Unavailable
 from kubeproxy.store.kube import KubeClient
@@ -109,9 +110,7 @@ def measure(services: int, flavour: str) -> dict[str, Any]:
 
 
 def in_own_namespace(services: int, flavour: str) -> dict[str, Any]:
-    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
-    argv = [*unshare, sys.executable, __file__, "--inside", str(services), "--flavour", flavour]
-    result: dict[str, Any] = json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    result: dict[str, Any] = run_inside(__file__, "--inside", str(services), "--flavour", flavour)
     return result
 
 

@@ -1,6 +1,6 @@
 """Full-load and one-change times of iptables mode beside the bare iptables-restore of the same text.
 
-    python scripts/benchmarks/dataplane.py [--services 1000,10000] [--flavour legacy] [--json]
+`scripts/bench --only full-load,one-change` runs it.
 
 Every size is measured in a process and a network namespace of its own: N Services x 3 endpoints in a World; the
 time from that World to the kernel holding it (full load), and from one changed EndpointSlice, or one new Service,
@@ -10,17 +10,14 @@ that a busy machine slows both; figures are medians, the ratio is that of the me
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from namespace import run_inside
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
@@ -147,38 +144,13 @@ def measure(services: int, flavour: Flavour) -> dict[str, Any]:
 
 
 def in_own_namespace(services: int, flavour: Flavour) -> dict[str, Any]:
-    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
-    argv = [*unshare, sys.executable, __file__, "--inside", str(services), "--flavour", flavour]
-    return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def show(results: list[dict[str, Any]]) -> None:
-    table = Table(title=f"iptables mode, Services x {ENDPOINTS} endpoints (ms, medians)")
-    for column in ("Services", "flavour", "what", "kubeproxy", "bare restore", "ratio", "process MB"):
-        table.add_column(column, justify="left" if column in ("flavour", "what") else "right")
-    for result in results:
-        for what in ("full load", "endpoints of one Service change", "one Service is added"):
-            row = result[what]
-            figures = (f"{row['ours_ms']:.1f}", f"{row['bare_ms']:.1f}", f"{row['ratio']:.2f}")
-            table.add_row(
-                f"{result['services']:,}", result["flavour"], what, *figures, f"{result['resident_mb']:.0f}"
-            )
-    Console().print(table)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--services", default="1000,10000", help="sizes, with commas between")
-    parser.add_argument("--flavour", default="legacy", choices=list(Flavour), type=Flavour)
-    parser.add_argument("--json", action="store_true", help="print figures for programs")
-    parser.add_argument("--inside", type=int, default=0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.inside:
-        print(json.dumps(measure(options.inside, options.flavour)))
-        return
-    results = [in_own_namespace(int(size), options.flavour) for size in options.services.split(",")]
-    print(json.dumps(results)) if options.json else show(results)
+    result: dict[str, Any] = run_inside(__file__, "--inside", str(services), "--flavour", flavour)
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--inside", type=int, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--flavour", required=True, choices=list(Flavour), type=Flavour)
+    given = parser.parse_args()
+    print(json.dumps(measure(given.inside, given.flavour)))
