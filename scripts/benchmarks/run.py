@@ -1,8 +1,9 @@
 """`scripts/bench`: run the benchmarks that are asked for, print one table, and write JSON for programs.
 
 Every row stands beside a floor measured in the same run, because these machines are noisy: the ratio is the
-figure to keep. JSON: a list of objects with `what`, `mode`, `flavour`, `services`, `p50_ms`, `floor_ms`, `ratio`
-and `rss_mib` (the process that computes, renders and writes); null where a row has no such figure.
+figure to keep. JSON: a list of objects with `what`, `mode`, `flavour` (iptables' or the store), `services`,
+`p50_ms`, `p99_ms`, `floor_ms`, `ratio` and `rss_mib` (the process that does the work); null where a row has no
+such figure.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import agent
+import api
 import dataplane
 import first_answer
 from rich.console import Console
@@ -24,6 +26,7 @@ WHATS = {
     "one-change": ("endpoints of one Service change", "one Service is added"),
     "agent": (),
     "first-answer": (),
+    "api": (),
 }
 
 
@@ -49,6 +52,24 @@ def agent_rows(sizes: list[int], flavour: Flavour) -> list[dict[str, Any]]:
     return rows
 
 
+def api_rows(sizes: list[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": result.what,
+            "mode": "api",
+            "flavour": result.store,
+            "services": size,
+            "p50_ms": result.p50 * 1000,
+            "p99_ms": None if result.p99 is None else result.p99 * 1000,
+            "floor_ms": result.floor * 1000,
+            "ratio": result.p50 / result.floor,
+            "rss_mib": result.rss_mib,
+        }
+        for size in sizes
+        for result in api.measure(size)
+    ]
+
+
 def first_answer_rows() -> list[dict[str, Any]]:
     return [
         {
@@ -66,16 +87,18 @@ def first_answer_rows() -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("what", "flavour", "Services", "ms (median)", "floor ms", "ratio", "process MiB")
+    table = Table("what", "flavour", "Services", "ms (median)", "p99 ms", "floor ms", "ratio", "process MiB")
     for row in rows:
-        figures = (_figure(row["p50_ms"], 1), _figure(row["floor_ms"], 1), _figure(row["ratio"], 2))
+        row.setdefault("p99_ms", None)
+        figures = [_figure(row[name], 1) for name in ("p50_ms", "p99_ms", "floor_ms")]
+        figures.append(_figure(row["ratio"], 2))
         memory = _figure(row["rss_mib"], 0)
         table.add_row(row["what"], row["flavour"], f"{row['services']:,}", *figures, memory)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(
         "floor: the bare iptables-restore of the same text, in the same run; "
-        "for kubectl apply, the start of kubectl itself"
+        "for kubectl apply, the start of kubectl itself; for the API, the bare store doing the same"
     )
 
 
@@ -102,6 +125,8 @@ def main() -> int:
         rows += agent_rows(sizes, given.flavour)
     if "first-answer" in only:
         rows += first_answer_rows()
+    if "api" in only:
+        rows += api_rows(sizes)
     show(rows)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))
