@@ -195,7 +195,7 @@ class Registry:
                 raise status.conflict(kind.group, kind.plural, name, status.OBJECT_MODIFIED)
             carry_meta(kind, old, new)
             if kind.has_status:
-                _keep_other_half(new, old, subresource)
+                _keep_other_half(kind, new, old, subresource)
             if kind.name == "Namespace" and subresource != "finalize":
                 new["spec"] = old.get("spec") or {}  # Its finalizers, which only the one who empties it takes off.
             # Binding a pod is the one way to give it a node; a plain update may not.
@@ -314,8 +314,12 @@ def _spec(obj: Obj) -> Obj:
     return {key: value for key, value in obj.items() if key not in ("metadata", "status")}
 
 
-def _keep_other_half(new: Obj, old: Obj, subresource: str) -> None:
-    """The main resource cannot write status, and the status subresource can write nothing else."""
+def _keep_other_half(kind: Kind, new: Obj, old: Obj, subresource: str) -> None:
+    """The main resource cannot write status; the status subresource can write nothing but that and annotations.
+
+    flanneld publishes its lease as annotations through nodes/status. Labels pass too, as with upstream, but not a
+    Deployment's.
+    """
     if subresource != "status":
         new.pop("status", None)
         if "status" in old:
@@ -324,8 +328,9 @@ def _keep_other_half(new: Obj, old: Obj, subresource: str) -> None:
     for field in [key for key in new if key not in ("status", "metadata")]:
         del new[field]
     new.update({key: value for key, value in old.items() if key not in ("status", "metadata")})
-    kept = {key: value for key, value in old["metadata"].items() if key != "resourceVersion"}
-    new["metadata"] = kept | {"resourceVersion": new["metadata"].get("resourceVersion")}
+    passing = ("resourceVersion", "annotations", *(() if kind.name == "Deployment" else ("labels",)))
+    kept = {key: value for key, value in old["metadata"].items() if key not in passing}
+    new["metadata"] = kept | {key: new["metadata"][key] for key in passing if key in new["metadata"]}
 
 
 def _keep_fixed(kind: Kind, new: Obj, old: Obj) -> None:

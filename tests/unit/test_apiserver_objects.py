@@ -74,9 +74,11 @@ async def test_status_and_spec_are_written_apart_and_generation_counts_the_spec(
         made = await bed.made(DEPLOYMENTS, deployment("web") | {"status": {"replicas": 9}})
         assert made["status"] == {}
         assert made["metadata"]["generation"] == 1
-        new = {**made, "status": {"replicas": 4}, "spec": {**made["spec"], "replicas": 7}}
+        meta = {**made["metadata"], "labels": {"from": "status"}, "annotations": {"from": "status"}}
+        new = {**made, "metadata": meta, "status": {"replicas": 4}, "spec": {**made["spec"], "replicas": 7}}
         _, after = await bed.call("PUT", f"{DEPLOYMENTS}/web/status", new)
         assert (after["status"], after["spec"]["replicas"]) == ({"replicas": 4}, 1)
+        assert ("labels" in after["metadata"], after["metadata"]["annotations"]) == (False, {"from": "status"})
         assert after["metadata"]["generation"] == 1
         patch = {"spec": {"replicas": 3}, "status": {"replicas": 8}}
         _, after = await bed.call("PATCH", f"{DEPLOYMENTS}/web", patch, Content_Type=STRATEGIC)
