@@ -5,7 +5,7 @@ was disconnected and one that was not end with equal books. flannel's own diff o
 and vanished subnets, so a lease whose MAC or address changed meanwhile stays dead; here it is CHANGED.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
@@ -88,6 +88,15 @@ class LeaseChange(msgspec.Struct, frozen=True, kw_only=True):
     kind: ChangeKind
     lease: Lease
 
+    def __str__(self) -> str:
+        return f"subnet {self.lease.subnet} of node {self.lease.attrs.public_ip}: {self.kind}"
+
+
+def changes_between(before: Mapping[str, Lease], now: Mapping[str, Lease]) -> tuple[LeaseChange, ...]:
+    """Return how one state of all leases, by key, differs from another."""
+    gone = (_removed(lease) for key, lease in before.items() if key not in now)
+    return (*gone, *(change for key, lease in now.items() if (change := _change(before.get(key), lease))))
+
 
 class LeaseBook:
     """Every lease in the store by key, one's own included, and what there was that is no lease."""
@@ -102,11 +111,7 @@ class LeaseBook:
         self.rejected = {}
         for kv in found:
             self._take(kv)
-        gone = [_removed(lease) for key, lease in before.items() if key not in self.leases]
-        return (
-            *gone,
-            *(change for key, lease in self.leases.items() if (change := _change(before.get(key), lease))),
-        )
+        return changes_between(before, self.leases)
 
     def apply(self, events: Iterable[Event]) -> tuple[LeaseChange, ...]:
         """Take events in order and return what they changed."""

@@ -1,30 +1,38 @@
-"""The `flanneld` command: parse, run, and turn what went wrong into one line and an exit status."""
+"""The `flanneld` command: parse, run, and turn what went wrong into one line and an exit status.
+
+The only module that names the concrete subnet managers, kernel and clock.
+"""
 
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 
 from flannel.allocation import OutOfSubnets
 from flannel.backends.base import BackendError
 from flannel.config import Config, make_config
 from flannel.daemon import Daemon
 from flannel.flags import COMMAND_LINE
+from flannel.kube_subnets import KubeSubnetManager, NoNode, find_node
+from flannel.manager import LeaseLost, SubnetManager
 from flannel.netconf import NetConfError
-from flannel.subnets import LeaseLost
+from flannel.subnets import StoreSubnetManager
 from flannel.underlay import NoUnderlay
 from kubeproxy import __version__, logs
-from kubeproxy.clock import SystemClock
+from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.interfaces import Rtnetlink
 from kubeproxy.store.etcd import EtcdStore
+from kubeproxy.store.kube import KubeClient
 
 log = logging.getLogger("flannel")
 
-FATAL = (BackendError, KernelError, LeaseLost, NetConfError, NoUnderlay, OSError, OutOfSubnets)
+FATAL = (BackendError, KernelError, LeaseLost, NetConfError, NoNode, NoUnderlay, OSError, OutOfSubnets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,21 +47,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: Config) -> int:
-    store = EtcdStore(config.etcd_endpoints)
     status = 0
     try:
-        await _until_signal(Daemon(config, store, Rtnetlink(), SystemExec(), SystemClock()))
+        await _until_signal(_run(config))
     except* FATAL as group:
         for error in leaves(group):
             log.error("%s", error)
         status = 1
-    finally:
-        await store.close()
     return status
 
 
-async def _until_signal(daemon: Daemon) -> None:
-    running = asyncio.create_task(daemon.run())
+async def _run(config: Config) -> None:
+    async with _manager(config, SystemClock()) as manager:
+        await Daemon(config, manager, Rtnetlink(), SystemExec(), SystemClock()).run()
+
+
+@asynccontextmanager
+async def _manager(config: Config, clock: Clock) -> AsyncIterator[SubnetManager]:
+    if not config.kube_subnet_mgr:
+        async with EtcdStore(config.etcd_endpoints) as store:
+            yield StoreSubnetManager(
+                store,
+                prefix=config.etcd_prefix,
+                clock=clock,
+                chooser=random.Random(),
+                renew_margin_seconds=config.renew_margin_seconds,
+            )
+        return
+    async with KubeClient(config.kube_api_url) as client:
+        yield KubeSubnetManager(
+            client,
+            node=await find_node(os.environ, client, clock),
+            names=config.annotation_names,
+            net_conf=config.net_config_path,
+            set_network_available=config.set_node_network_unavailable,
+            clock=clock,
+        )
+
+
+async def _until_signal(work: Coroutine[None, None, None]) -> None:
+    running = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.cancel)

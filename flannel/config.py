@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from flannel.nodes import AnnotationNames, annotation_names
 from flannel.underlay import Wish
 from kubeproxy.flags import FlagError
 
@@ -18,6 +19,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     etcd_endpoints: tuple[str, ...]
     etcd_prefix: str
+    kube_subnet_mgr: bool
+    kube_api_url: str
+    annotation_names: AnnotationNames
+    net_config_path: Path
+    set_node_network_unavailable: bool
     wish: Wish
     subnet_file: Path
     renew_margin_seconds: float
@@ -36,6 +42,11 @@ def make_config(flags: Mapping[str, Any]) -> Config:
     return Config(
         etcd_endpoints=_endpoints(flags["etcd-endpoints"]),
         etcd_prefix=_prefix(flags["etcd-prefix"]),
+        kube_subnet_mgr=flags["kube-subnet-mgr"],
+        kube_api_url=_api_url(flags),
+        annotation_names=_annotation_names(flags["kube-annotation-prefix"]),
+        net_config_path=Path(flags["net-config-path"]),
+        set_node_network_unavailable=flags["set-node-network-unavailable"],
         wish=Wish(
             names=flags["iface"],
             patterns=_patterns(flags["iface-regex"]),
@@ -73,6 +84,23 @@ def _prefix(text: str) -> str:
     if not prefix.isprintable() or len(prefix) == 1:
         raise FlagError(f"-etcd-prefix: {text[:128]!r} is no key prefix such as /coreos.com/network")
     return prefix
+
+
+def _api_url(flags: Mapping[str, Any]) -> str:
+    text: str = flags["kube-api-url"]
+    if flags["kube-subnet-mgr"] and not text:
+        raise FlagError("-kube-subnet-mgr needs -kube-api-url: credentials are not built yet")
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise FlagError(f"-kube-api-url: {text[:128]!r} is no URL such as https://10.0.0.1:6443")
+    return text.rstrip("/")
+
+
+def _annotation_names(prefix: str) -> AnnotationNames:
+    try:
+        return annotation_names(prefix)
+    except ValueError as error:
+        raise FlagError(f"-kube-annotation-prefix: {prefix[:128]!r}: {error}") from None
 
 
 def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""flanneld, put together: the only module that names the concrete store, kernel and clock.
+"""One node's flanneld: subnet manager, backend, kernel and files, in the order in which they need each other.
 
 Order: find the underlay, read the configuration, prepare the backend, hold a lease, program the kernel, write
 the firewall's rules, write subnet.env, and then keep all of it true until a signal comes. A stop leaves lease,
@@ -7,10 +7,11 @@ devices, routes and rules as they are: traffic goes on, and the next start finds
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+import msgspec
 
 from flannel.backends.base import Backend, Context
 from flannel.backends.registry import make_backend
@@ -18,19 +19,18 @@ from flannel.backoff import Backoff
 from flannel.config import Config
 from flannel.health import serve_health
 from flannel.lease import Lease
+from flannel.manager import SubnetManager
 from flannel.masquerade import MASQUERADE_CHAIN, Chain, MasqueradeRules, forward_chain, masquerade_chain
 from flannel.netconf import NetConf
 from flannel.overlay import usable_peers
 from flannel.reconciler import Reconciler
 from flannel.subnet_env import read_subnet_env, render_subnet_env, write_subnet_env
-from flannel.subnets import SubnetManager
 from flannel.underlay import find_underlay
 from kubeproxy.clock import Clock
 from kubeproxy.kernel.exec import Exec, KernelError
 from kubeproxy.kernel.interfaces import Interfaces
 from kubeproxy.kernel.iptables import Iptables, detect_flavour
 from kubeproxy.model.addresses import Family
-from kubeproxy.store.base import Store
 
 log = logging.getLogger(__name__)
 
@@ -40,34 +40,32 @@ BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 class Daemon:
     """One node's flanneld. `run` ends by cancellation, or by an exception that says why it cannot go on."""
 
-    def __init__(self, config: Config, store: Store, interfaces: Interfaces, execute: Exec, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, manager: SubnetManager, interfaces: Interfaces, execute: Exec, clock: Clock
+    ) -> None:
         self._config = config
-        self._store = store
+        self._manager = manager
         self._interfaces = interfaces
         self._execute = execute
         self._clock = clock
-        self._manager: SubnetManager | None = None
         self._reconciler: Reconciler | None = None
         self._started = False
         self._refused: frozenset[str] = frozenset()
 
-    def is_ready(self) -> bool:
-        """Whether subnet.env is written, the overlay's devices stand, and the leases are in step."""
-        manager, reconciler = self._manager, self._reconciler
-        return (
-            self._started
-            and manager is not None
-            and manager.synced
-            and reconciler is not None
-            and reconciler.linked.is_set()
-        )
+    def missing(self) -> str:
+        """Return why this node is not ready: "" when subnet.env is written, and devices and leases are in step."""
+        if self._reconciler is None or not self._started:
+            return self._manager.waiting_for or "it is starting"
+        if not self._manager.synced:
+            return "the leases are not being watched"
+        return "" if self._reconciler.linked.is_set() else "the overlay's devices do not stand"
 
     async def run(self) -> None:
         """Run until cancelled. Raises what makes going on pointless: no interface, no subnet, a bad backend."""
         config = self._config
         health = None
         if config.healthz_port:
-            health = await serve_health(config.healthz_ip, config.healthz_port, self.is_ready)
+            health = await serve_health(config.healthz_ip, config.healthz_port, self.missing)
         try:
             await self._run()
         finally:
@@ -75,23 +73,17 @@ class Daemon:
                 await health.cleanup()
 
     async def _run(self) -> None:
-        config = self._config
-        underlay = await asyncio.to_thread(find_underlay, self._interfaces, config.wish)
+        config, manager = self._config, self._manager
+        given = await manager.public_ip()
+        wish = msgspec.structs.replace(config.wish, public_ip=given or config.wish.public_ip)
+        underlay = await asyncio.to_thread(find_underlay, self._interfaces, wish)
         log.info("interface %s, address %s, public %s", underlay.link, underlay.address, underlay.public_ip)
-        self._manager = manager = SubnetManager(
-            self._store,
-            prefix=config.etcd_prefix,
-            public_ip=underlay.public_ip,
-            clock=self._clock,
-            chooser=random.Random(),
-            renew_margin_seconds=config.renew_margin_seconds,
-        )
         netconf = await manager.netconf()
         log.info(
             "network %s, subnets /%d, backend %s", netconf.network, netconf.subnet_length, netconf.backend.type
         )
         backend = make_backend(Context(netconf=netconf, underlay=underlay, interfaces=self._interfaces))
-        own = await self._acquire(manager, netconf, backend)
+        own = await self._acquire(netconf, backend, underlay.public_ip)
         self._reconciler = reconciler = Reconciler(backend, self._interfaces, self._clock)
 
         def follow_leases(leases: tuple[Lease, ...]) -> None:
@@ -111,17 +103,15 @@ class Daemon:
             await self._write_subnet_env(netconf, own.subnet, backend.mtu)
             self._started = True
             log.info("running: subnet %s, MTU %d", own.subnet, backend.mtu)
+            tasks.create_task(manager.mark_up())
             if rules is not None:
                 tasks.create_task(rules.keep(config.iptables_resync, self._clock))
 
-    async def _acquire(self, manager: SubnetManager, netconf: NetConf, backend: Backend) -> Lease:
+    async def _acquire(self, netconf: NetConf, backend: Backend, public_ip: IPv4Address) -> Lease:
         previous = await asyncio.to_thread(read_subnet_env, self._config.subnet_file)
-        standing = await manager.standing_lease()
+        standing = await self._manager.standing_lease(public_ip)
         attrs = await asyncio.to_thread(backend.attributes, standing.attrs if standing else None)
-        lease = await manager.acquire(netconf, attrs, previous.subnet)
-        kind = "a reservation" if lease.id == 0 else "for 24 h"
-        log.info("subnet %s is leased to this node, %s", lease.subnet, kind)
-        return lease
+        return await self._manager.acquire(netconf, attrs, previous.subnet)
 
     async def _masquerade(self, netconf: NetConf, subnet: IPv4Network) -> MasqueradeRules | None:
         chains: list[Chain] = []

@@ -4,6 +4,7 @@ Flags that flanneld has and this does not have yet are known and refused by name
 they are in force.
 """
 
+from flannel.nodes import DEFAULT_PREFIX
 from kubeproxy.flags import CommandLine, Flag, Style, boolean, integer
 
 FLAGS = (
@@ -43,6 +44,14 @@ FLAGS = (
     Flag("iptables-forward-rules", boolean, True, "add default accept rules to FORWARD chain in iptables"),
     Flag("healthz-ip", str, "0.0.0.0", "the IP address for healthz server to listen"),
     Flag("healthz-port", integer, 0, "the port for healthz server to listen (0 to disable)"),
+    Flag("kube-subnet-mgr", boolean, False, "contact the Kubernetes API for subnet assignment instead of etcd"),
+    Flag("kube-api-url", str, "", "Kubernetes API server URL. Does not need to be specified if running in a pod"),
+    Flag(
+        "kubeconfig-file", str, "", "kubeconfig file location. Does not need to be specified if running in a pod"
+    ),
+    Flag("kube-annotation-prefix", str, DEFAULT_PREFIX, "Kubernetes annotation prefix"),
+    Flag("net-config-path", str, "/etc/kube-flannel/net-conf.json", "path to the network configuration file"),
+    Flag("set-node-network-unavailable", boolean, True, "set NodeNetworkUnavailable after ready"),
     Flag("version", boolean, False, "print version and exit"),
     Flag("v", integer, 0, "number for the log level verbosity"),
 )
@@ -55,13 +64,7 @@ NOT_BUILT = frozenset(
         "etcd-username",
         "etcd-password",
         "public-ipv6",
-        "kube-subnet-mgr",
-        "kube-api-url",
-        "kube-annotation-prefix",
-        "kubeconfig-file",
         "ip-blackhole-route",
-        "net-config-path",
-        "set-node-network-unavailable",
         "vmodule",
         "log_backtrace_at",
     }

@@ -1,20 +1,24 @@
-"""/healthz: the daemon runs. /readyz: subnet.env is written, the devices stand, the leases are being watched."""
+"""/healthz: the daemon runs. /readyz: subnet.env is written, the devices stand, the leases are being watched.
+
+What is not ready says why, so that `kubectl describe pod` does.
+"""
 
 from collections.abc import Callable
 
 from aiohttp import web
 
 
-def health_app(is_ready: Callable[[], bool]) -> web.Application:
+def health_app(missing: Callable[[], str]) -> web.Application:
     """Return the application with flanneld's two answers."""
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="flanneld is running")
 
     async def readyz(request: web.Request) -> web.Response:
-        if is_ready():
-            return web.Response(text="flanneld is ready")
-        return web.Response(status=503, text="flanneld is not ready")
+        why_not = missing()
+        if why_not:
+            return web.Response(status=503, text=f"flanneld is not ready: {why_not}")
+        return web.Response(text="flanneld is ready")
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
@@ -22,9 +26,9 @@ def health_app(is_ready: Callable[[], bool]) -> web.Application:
     return app
 
 
-async def serve_health(address: str, port: int, is_ready: Callable[[], bool]) -> web.AppRunner:
+async def serve_health(address: str, port: int, missing: Callable[[], str]) -> web.AppRunner:
     """Serve on an address and return what `cleanup` ends it with. Raises OSError when it is taken."""
-    runner = web.AppRunner(health_app(is_ready), access_log=None)
+    runner = web.AppRunner(health_app(missing), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, address, port).start()
     return runner

@@ -100,17 +100,29 @@ def decode_attrs(data: bytes) -> LeaseAttrs:
         raise LeaseError(f"the value has {len(data)} bytes")
     try:
         raw = _DECODER.decode(data)
-        public_ip = IPv4Address(raw.public_ip)
-    except (msgspec.DecodeError, UnicodeDecodeError, AddressValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LeaseError(f"the value is no lease: {error}") from None
-    if public_ip.is_unspecified or public_ip.is_multicast or public_ip.is_loopback:
-        raise LeaseError(f"PublicIP {public_ip} is no address of a host")
-    backend_data = bytes(raw.backend_data)
+    return make_attrs(raw.public_ip, raw.backend_type or "", bytes(raw.backend_data))
+
+
+def make_attrs(public_ip: str, backend_type: str, backend_data: bytes) -> LeaseAttrs:
+    """Check what another node says of its lease; ``backend_data`` may be JSON's null. Raises `LeaseError`."""
     return LeaseAttrs(
-        public_ip=public_ip,
-        backend_type=raw.backend_type or "",
+        public_ip=host_address(public_ip),
+        backend_type=backend_type,
         backend_data=b"" if backend_data == b"null" else backend_data,
     )
+
+
+def host_address(text: str) -> IPv4Address:
+    """Return an address that packets may be sent to. Raises `LeaseError`."""
+    try:
+        address = IPv4Address(text)
+    except AddressValueError:
+        raise LeaseError(f"PublicIP {text[:64]!r} is no IPv4 address") from None
+    if address.is_unspecified or address.is_multicast or address.is_loopback:
+        raise LeaseError(f"PublicIP {address} is no address of a host")
+    return address
 
 
 def decode_lease(key: str, value: bytes, *, lease_id: int = 0, revision: int = 0) -> Lease:

@@ -24,6 +24,7 @@ import msgspec
 from flannel.allocation import Chooser, LeaseBook, LeaseChange, choose_subnet, lease_of
 from flannel.backoff import Backoff
 from flannel.lease import Lease, LeaseAttrs, encode_attrs, subnet_key
+from flannel.manager import LeaseLost
 from flannel.netconf import NetConf, NetConfError, parse_netconf
 from kubeproxy.clock import Clock
 from kubeproxy.store.base import (
@@ -48,32 +49,25 @@ LEASE_SECONDS = 24 * 3600
 CONFIG_RETRY_SECONDS = 1.0
 
 
-class LeaseLost(Exception):
-    """Another node holds our subnet now."""
-
-
-class SubnetManager:
-    """One node's view of the leases. Lives on one event loop."""
+class StoreSubnetManager:
+    """One node's view of the leases in the store; see `flannel.manager.SubnetManager`."""
 
     def __init__(
         self,
         store: Store,
         *,
         prefix: str,
-        public_ip: IPv4Address,
         clock: Clock,
         chooser: Chooser,
         renew_margin_seconds: float = 3600.0,
     ) -> None:
         self.own: Lease | None = None
-        """The lease of this node, once acquired; follows what the store says of it."""
-        self.book = LeaseBook()
         self.synced = False
-        """Whether all leases have been seen and the watch stands."""
+        self.waiting_for = ""
+        self.book = LeaseBook()
         self._store = store
         self._config_key = f"{prefix.rstrip('/')}/config".encode()
         self._subnets = f"{prefix.rstrip('/')}/subnets/"
-        self._public_ip = public_ip
         self._clock = clock
         self._chooser = chooser
         self._renew_after = LEASE_SECONDS - renew_margin_seconds
@@ -82,28 +76,34 @@ class SubnetManager:
 
     # --- before the overlay runs -------------------------------------------------------------------------
 
+    async def public_ip(self) -> IPv4Address | None:
+        """A node's address is its own to say here."""
+        return None
+
     async def netconf(self) -> NetConf:
         """Return the network configuration, waiting until the store has a valid one."""
-        complaint = ""
         while True:
             try:
                 kv = await get(self._store, self._config_key)
                 if kv is not None:
-                    return parse_netconf(kv.value)
+                    netconf = parse_netconf(kv.value)
+                    self.waiting_for = ""
+                    return netconf
                 problem = f"there is no key {self._config_key.decode()} in the store yet"
             except (StoreError, NetConfError) as error:
                 problem = str(error)
-            if problem != complaint:
-                log.warning("no network configuration: %s; trying every second", problem)
-                complaint = problem
+            complaint = f"no network configuration: {problem}"
+            if complaint != self.waiting_for:
+                log.warning("%s; trying every second", complaint)
+                self.waiting_for = complaint
             await self._clock.sleep(CONFIG_RETRY_SECONDS)
 
-    async def standing_lease(self) -> Lease | None:
+    async def standing_lease(self, public_ip: IPv4Address) -> Lease | None:
         """Return the lease that this node holds from before, if there is one."""
         backoff = Backoff("reading the leases", self._clock, log)
         while True:
             try:
-                return lease_of(self._public_ip, await self._list())
+                return lease_of(public_ip, await self._list())
             except StoreError as error:
                 await backoff.wait(error)
 
@@ -118,6 +118,8 @@ class SubnetManager:
                 await backoff.wait(error)
                 continue
             if lease is not None:
+                kind = "a reservation" if lease.id == 0 else "for 24 h"
+                log.info("subnet %s is leased to this node, %s", lease.subnet, kind)
                 self.own = lease
                 return lease
 
@@ -125,7 +127,7 @@ class SubnetManager:
         self, netconf: NetConf, attrs: LeaseAttrs, previous: IPv4Network | None
     ) -> Lease | None:
         leases = await self._list()
-        own = lease_of(self._public_ip, leases)
+        own = lease_of(attrs.public_ip, leases)
         if own is not None and netconf.fits(own.subnet):
             log.info("found the lease of this node, %s; reusing it", own.subnet)
             return await self._take_over(own, attrs)
@@ -184,6 +186,9 @@ class SubnetManager:
             return await self._store.lease_keep_alive(lease_id) >= LEASE_SECONDS
         except LeaseNotFound:
             return False
+
+    async def mark_up(self) -> None:
+        """Nobody asks the store whether a node's network is up."""
 
     # --- while it runs -----------------------------------------------------------------------------------
 
@@ -272,11 +277,11 @@ class SubnetManager:
             log.warning("the lease of %s was revoked or expired; taking it again", self.own.subnet)
             created = await self._create(self.own.subnet, self.own.attrs)
             if created is None:
-                found = lease_of(self._public_ip, await self._list())
+                found = lease_of(self.own.attrs.public_ip, await self._list())
                 if found is None or found.key != self.own.key:
                     raise LeaseLost(f"subnet {self.own.subnet} was leased by another node")
             self.own = created or found
-        elif found.attrs.public_ip != self._public_ip:
+        elif found.attrs.public_ip != self.own.attrs.public_ip:
             raise LeaseLost(f"subnet {self.own.subnet} was leased by {found.attrs.public_ip}")
         elif found.revision >= self.own.revision:
             self.own = found
@@ -288,6 +293,4 @@ class SubnetManager:
         own_key = self.own.key if self.own else ""
         for change in changes:
             if change.lease.key != own_key:
-                log.info(
-                    "subnet %s of node %s: %s", change.lease.subnet, change.lease.attrs.public_ip, change.kind
-                )
+                log.info("%s", change)

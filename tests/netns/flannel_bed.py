@@ -178,9 +178,13 @@ class Bed:
 
     # --- daemons -----------------------------------------------------------------------------------------
 
+    def command(self, number: int) -> tuple[str, ...]:
+        """Return how a node's daemon is started, up to where it finds its lease."""
+        return sys.executable, "-m", "flannel", "-etcd-endpoints", self.endpoint
+
     def start(self, number: int, *flags: str) -> None:
         argv = [
-            *(sys.executable, "-m", "flannel", "-etcd-endpoints", self.endpoint, "--iface=eth0"),
+            *(*self.command(number), "--iface=eth0"),
             *(
                 "-subnet-file",
                 str(self.env_file(number)),

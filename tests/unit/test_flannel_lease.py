@@ -173,7 +173,9 @@ def test_flags_are_gos():
     ("arguments", "environment", "complaint"),
     [
         (["-frobnicate"], {}, "flag provided but not defined: -frobnicate"),
-        (["-kube-subnet-mgr"], {}, "-kube-subnet-mgr is not built yet"),
+        (["-public-ipv6=::1"], {}, "-public-ipv6 is not built yet"),
+        (["-kube-annotation-prefix=org"], {}, "-kube-annotation-prefix: 'org': prefix must be in a format"),
+        (["-kube-api-url=here"], {}, "-kube-api-url: 'here' is no URL"),
         ([], {"FLANNELD_ETCD_CAFILE": "/x"}, "FLANNELD_ETCD_CAFILE is set"),
         (["-etcd-prefix"], {}, "needs an argument"),
         (["-ip-masq=maybe"], {}, "strconv.ParseBool"),

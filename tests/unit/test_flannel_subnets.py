@@ -11,8 +11,9 @@ import pytest
 
 from flannel.allocation import OutOfSubnets
 from flannel.lease import Lease, LeaseAttrs, encode_attrs, encode_vtep
+from flannel.manager import LeaseLost
 from flannel.netconf import NetConf, parse_netconf
-from flannel.subnets import LEASE_SECONDS, LeaseLost, SubnetManager
+from flannel.subnets import LEASE_SECONDS, StoreSubnetManager
 from kubeproxy.clock import ManualClock
 from kubeproxy.store.base import Delete, Put, Range, Store, Unavailable, get, prefix_end, put
 from kubeproxy.store.sqlite import SqliteStore
@@ -75,10 +76,8 @@ async def store(clock: ManualClock) -> AsyncIterator[Any]:
     await engine.close()
 
 
-def manager(store: Any, clock: ManualClock, number: int = 1) -> SubnetManager:
-    return SubnetManager(
-        store, prefix=PREFIX, public_ip=attrs(number).public_ip, clock=clock, chooser=random.Random(number)
-    )
+def manager(store: Any, clock: ManualClock, number: int = 1) -> StoreSubnetManager:
+    return StoreSubnetManager(store, prefix=PREFIX, clock=clock, chooser=random.Random(number))
 
 
 async def until(condition: Callable[[], object], clock: ManualClock | None = None) -> None:
@@ -93,7 +92,7 @@ async def until(condition: Callable[[], object], clock: ManualClock | None = Non
 
 
 @asynccontextmanager
-async def following(node: SubnetManager) -> AsyncIterator[list[dict[str, str]]]:
+async def following(node: StoreSubnetManager) -> AsyncIterator[list[dict[str, str]]]:
     """Run `follow`; the list gets {subnet: public address} at each call."""
     seen: list[dict[str, str]] = []
 
@@ -160,7 +159,7 @@ async def test_a_second_start_takes_the_lease_over_without_writing(store, clock)
     again = await manager(store, clock).acquire(NETCONF, attrs(1))
     assert again == first
     assert await remaining(store, again) == LEASE_SECONDS
-    assert await manager(store, clock).standing_lease() == first
+    assert await manager(store, clock).standing_lease(attrs(1).public_ip) == first
 
 
 async def test_new_attributes_are_written_into_the_standing_lease(store, clock):
@@ -197,8 +196,7 @@ async def test_a_subnet_that_overlaps_any_lease_is_not_free(store, clock):
 
 async def test_racing_nodes_get_different_subnets(store, clock):
     same_choice = [
-        SubnetManager(store, prefix=PREFIX, public_ip=attrs(n).public_ip, clock=clock, chooser=random.Random(1))
-        for n in range(1, 9)
+        StoreSubnetManager(store, prefix=PREFIX, clock=clock, chooser=random.Random(1)) for n in range(1, 9)
     ]
     leases = await asyncio.gather(*(node.acquire(NETCONF, attrs(n + 1)) for n, node in enumerate(same_choice)))
     assert len({lease.subnet for lease in leases}) == 8
