@@ -27,12 +27,23 @@ from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.interfaces import Rtnetlink
+from kubeproxy.store.base import Unauthenticated
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.kube import KubeClient
 
 log = logging.getLogger("flannel")
 
-FATAL = (BackendError, KernelError, LeaseLost, NetConfError, NoNode, NoUnderlay, OSError, OutOfSubnets)
+FATAL = (
+    BackendError,
+    KernelError,
+    LeaseLost,
+    NetConfError,
+    NoNode,
+    NoUnderlay,
+    OSError,
+    OutOfSubnets,
+    Unauthenticated,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +76,7 @@ async def _run(config: Config) -> None:
 @asynccontextmanager
 async def _manager(config: Config, clock: Clock) -> AsyncIterator[SubnetManager]:
     if not config.kube_subnet_mgr:
-        async with EtcdStore(config.etcd_endpoints) as store:
+        async with EtcdStore(config.etcd_endpoints, access=config.etcd_access) as store:
             yield StoreSubnetManager(
                 store,
                 prefix=config.etcd_prefix,

@@ -12,6 +12,7 @@ import msgspec
 from flannel.nodes import AnnotationNames, annotation_names
 from flannel.underlay import Wish
 from kubeproxy.flags import FlagError
+from kubeproxy.store.etcd_access import EtcdAccess
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     annotation_names: AnnotationNames
     net_config_path: Path
     set_node_network_unavailable: bool
+    etcd_access: EtcdAccess
     wish: Wish
     subnet_file: Path
     renew_margin_seconds: float
@@ -39,8 +41,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_config(flags: Mapping[str, Any]) -> Config:
     """Check what the flags say. Raises `FlagError` with the flag's name."""
+    endpoints = _endpoints(flags["etcd-endpoints"])
     return Config(
-        etcd_endpoints=_endpoints(flags["etcd-endpoints"]),
+        etcd_endpoints=endpoints,
+        etcd_access=_access(flags, endpoints),
         etcd_prefix=_prefix(flags["etcd-prefix"]),
         kube_subnet_mgr=flags["kube-subnet-mgr"],
         kube_api_url=_api_url(flags),
@@ -68,15 +72,25 @@ def make_config(flags: Mapping[str, Any]) -> Config:
 
 def _endpoints(text: str) -> tuple[str, ...]:
     endpoints = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
-    for endpoint in endpoints:
-        parts = urlsplit(endpoint)
-        if parts.scheme == "https":
-            raise FlagError(f"-etcd-endpoints: {endpoint}: TLS is not built yet; use http")
-        if parts.scheme != "http" or not parts.hostname:
-            raise FlagError(f"-etcd-endpoints: {endpoint[:128]!r} is no URL such as http://127.0.0.1:2379")
     if not endpoints:
         raise FlagError("-etcd-endpoints: needs at least one URL")
     return endpoints
+
+
+def _access(flags: Mapping[str, Any], endpoints: tuple[str, ...]) -> EtcdAccess:
+    """Upstream speaks TLS when key and certificate are given; here a CA alone, or an https URL, will do too."""
+    access = EtcdAccess(
+        cafile=flags["etcd-cafile"],
+        certfile=flags["etcd-certfile"],
+        keyfile=flags["etcd-keyfile"],
+        username=flags["etcd-username"],
+        password=flags["etcd-password"],
+    )
+    try:
+        access.check(endpoints)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
+    return access
 
 
 def _prefix(text: str) -> str:

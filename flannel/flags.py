@@ -15,6 +15,11 @@ FLAGS = (
         "a comma-delimited list of etcd endpoints",
     ),
     Flag("etcd-prefix", str, "/coreos.com/network", "etcd prefix"),
+    Flag("etcd-keyfile", str, "", "SSL key file used to secure etcd communication"),
+    Flag("etcd-certfile", str, "", "SSL certification file used to secure etcd communication"),
+    Flag("etcd-cafile", str, "", "SSL Certificate Authority file used to secure etcd communication"),
+    Flag("etcd-username", str, "", "username for BasicAuth to etcd"),
+    Flag("etcd-password", str, "", "password for BasicAuth to etcd; FLANNELD_ETCD_PASSWORD keeps it out of ps"),
     Flag(
         "iface",
         str,
@@ -55,11 +60,6 @@ FLAGS = (
 
 NOT_BUILT = frozenset(
     {
-        "etcd-keyfile",
-        "etcd-certfile",
-        "etcd-cafile",
-        "etcd-username",
-        "etcd-password",
         "public-ipv6",
         "kubeconfig-file",
         "ip-blackhole-route",

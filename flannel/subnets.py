@@ -38,6 +38,7 @@ from kubeproxy.store.base import (
     Store,
     StoreError,
     Target,
+    Unauthenticated,
     WatchBatch,
     get,
     prefix_end,
@@ -81,7 +82,7 @@ class StoreSubnetManager:
         return None
 
     async def netconf(self) -> NetConf:
-        """Return the network configuration, waiting until the store has a valid one."""
+        """Return the network configuration, waiting until the store has a valid one. Raises Unauthenticated."""
         while True:
             try:
                 kv = await get(self._store, self._config_key)
@@ -90,6 +91,8 @@ class StoreSubnetManager:
                     self.waiting_for = ""
                     return netconf
                 problem = f"there is no key {self._config_key.decode()} in the store yet"
+            except Unauthenticated:
+                raise
             except (StoreError, NetConfError) as error:
                 problem = str(error)
             complaint = f"no network configuration: {problem}"

@@ -12,7 +12,7 @@ from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, wants_aggregat
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.routes import place
 from kubeproxy.clock import Clock
-from kubeproxy.store.base import Range, Refused, StoreError
+from kubeproxy.store.base import NoSpace, Range, Refused, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
             return _failure(status.bad_request("the object provided is nested too deeply"))
         except Refused as error:
             return _failure(status.bad_request(str(error)))
+        except NoSpace as error:
+            away.report_full(error)
+            return _failure(status.store_full())
         except StoreError as error:
             away.report(error)
             return _failure(status.unavailable(f"the store does not answer: {error}"))
@@ -75,18 +78,34 @@ class _StoreState:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._away = False
+        self._full = False
 
-    async def check(self) -> None:
-        """Read from the store. Raises StoreError."""
+    async def check(self) -> str:
+        """Read from the store and return what /readyz says. Raises StoreError.
+
+        A full store is still ready: reads go on, and all servers of a cluster would leave their load balancer.
+        """
         await self._registry.store.range(Range(key=b"/registry/health", count_only=True))
         self.clear()
+        self._full = "NOSPACE" in await self._registry.store.alarms()
+        return "ok, but the store is full and refuses every write (NOSPACE)" if self._full else "ok"
 
     def report(self, error: StoreError) -> None:
         if not self._away:
             log.warning("the store does not answer; requests get 503 until it does: %s", error)
         self._away = True
 
-    def clear(self) -> None:
+    def report_full(self, error: NoSpace) -> None:
+        if not self._full:
+            log.error(
+                "the store is full, writes are refused until there is room: on etcd compact, defragment every "
+                "member, then `etcdctl alarm disarm`; for SQLite free the disk (%s)",
+                error,
+            )
+        self._full = True
+
+    def clear(self, *, wrote: bool = False) -> None:
+        self._full = self._full and not wrote
         if self._away:
             log.info("the store answers again")
         self._away = False
@@ -98,14 +117,12 @@ async def _answer(
     segments = [segment for segment in request.path.split("/") if segment]
     if segments and (segments[0] in ("api", "apis")) and len(segments) >= (3 if segments[0] == "api" else 4):
         answer = await objects.handle(request, place(segments))
-        store.clear()
+        store.clear(wrote=request.method not in ("GET", "HEAD"))
         return answer
     if request.method not in ("GET", "HEAD"):
         raise status.path_not_found()
     if segments and segments[0] in _HEALTH:
-        if segments[0] != "livez":
-            await store.check()
-        return web.Response(text="ok")
+        return web.Response(text="ok" if segments[0] == "livez" else await store.check())
     return documents.answer(segments, request)
 
 

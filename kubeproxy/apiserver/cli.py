@@ -12,14 +12,23 @@ from kubeproxy import logs
 from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
-from kubeproxy.flags import CommandLine, Flag, FlagError, comma_list, integer
+from kubeproxy.flags import CommandLine, Flag, FlagError, comma_list, duration, integer
 from kubeproxy.model.addresses import canonical_ip
 from kubeproxy.store.base import StoreError
+from kubeproxy.store.etcd_access import EtcdAccess, read_file
 
 log = logging.getLogger(__name__)
 
 FLAGS = [
     Flag("store", str, "", "Where objects are kept: sqlite:PATH, or the URLs of an etcd cluster"),
+    Flag("etcd-servers", comma_list, (), "URLs of an etcd cluster; the same as --store with these"),
+    Flag("etcd-cafile", str, "", "CA that signed etcd's certificates"),
+    Flag("etcd-certfile", str, "", "Client certificate for etcd"),
+    Flag("etcd-keyfile", str, "", "Key of that certificate"),
+    Flag("etcd-username", str, "", "User name at etcd"),
+    Flag("etcd-password", str, "", "Password at etcd; everybody on the machine can read a command line"),
+    Flag("etcd-password-file", str, "", "File with the password at etcd"),
+    Flag("etcd-compaction-interval", duration, 300.0, "How often etcd's history is compacted; 0: never"),
     Flag("bind-address", str, "127.0.0.1", "Address that the API answers on"),
     Flag("port", integer, 8001, "Port that the API answers on (0: any free one)"),
     Flag("advertise-address", str, "", "Address under which pods find this server, for the kubernetes Service"),
@@ -31,10 +40,11 @@ FLAGS = [
     Flag("v", integer, 0, "Log verbosity; 4 and more shows debug lines"),
 ]
 
+NOT_BUILT = ("etcd-prefix",)
+
 
 def _settings(values: dict[str, Any]) -> Settings:
-    if not values["store"]:
-        raise FlagError("--store is required: sqlite:PATH or http://HOST:PORT")
+    store, etcd = _store(values)
     if canonical_ip(values["bind-address"]) is None:
         raise FlagError(f"bind-address {values['bind-address']!r} is no IP address")
     if not 0 <= values["port"] <= 65535:
@@ -46,7 +56,9 @@ def _settings(values: dict[str, Any]) -> Settings:
     except ValueError as error:
         raise FlagError(str(error)) from None
     return Settings(
-        store=values["store"],
+        store=store,
+        etcd=etcd,
+        compaction_seconds=_compaction_seconds(values["etcd-compaction-interval"]),
         ranges=ranges,
         bind_address=values["bind-address"],
         port=values["port"],
@@ -54,6 +66,37 @@ def _settings(values: dict[str, Any]) -> Settings:
         listen_fds=tuple(int(text) for text in values["listen-fd"]),
         client_urls=values["listen-client-urls"],
     )
+
+
+def _store(values: dict[str, Any]) -> tuple[str, EtcdAccess]:
+    if bool(values["store"]) == bool(values["etcd-servers"]):
+        raise FlagError("one of --store and --etcd-servers is required: sqlite:PATH or http://HOST:PORT")
+    if values["etcd-password"] and values["etcd-password-file"]:
+        raise FlagError("--etcd-password and --etcd-password-file are two passwords for one user")
+    store = values["store"] or ",".join(values["etcd-servers"])
+    try:
+        secret = values["etcd-password-file"]
+        password = read_file("etcd-password-file", secret).decode().strip() if secret else values["etcd-password"]
+        access = EtcdAccess(
+            cafile=values["etcd-cafile"],
+            certfile=values["etcd-certfile"],
+            keyfile=values["etcd-keyfile"],
+            username=values["etcd-username"],
+            password=password,
+        )
+        if not store.startswith("sqlite:"):
+            access.check(store.split(","))
+        elif access != EtcdAccess():
+            raise ValueError(f"flags for etcd are given, and the store is {store}")
+    except ValueError as error:
+        raise FlagError(f"--{error}" if str(error).startswith("etcd-") else str(error)) from None
+    return store, access
+
+
+def _compaction_seconds(seconds: float) -> float:
+    if seconds < 0:
+        raise FlagError("etcd-compaction-interval is negative")
+    return seconds
 
 
 def _advertised(text: str, bind_address: str) -> str:
@@ -80,7 +123,9 @@ async def _until_signalled(settings: Settings) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
-    command = CommandLine("kubeproxy apiserver", "Serve the Kubernetes API over a store.", FLAGS)
+    command = CommandLine(
+        "kubeproxy apiserver", "Serve the Kubernetes API over a store.", FLAGS, not_built=NOT_BUILT
+    )
     values: dict[str, Any] = {}
 
     def check(parsed: dict[str, Any]) -> Settings:

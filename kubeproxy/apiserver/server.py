@@ -23,7 +23,9 @@ from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import Clock
 from kubeproxy.controllers.endpointslices import EndpointSliceController
 from kubeproxy.store.base import Store, Unavailable
+from kubeproxy.store.compaction import compact_regularly
 from kubeproxy.store.etcd import EtcdStore
+from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.gateway import gateway_app
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.sqlite import SqliteStore
@@ -48,15 +50,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where pods find this server; "" when no address of it can be reached from them."""
     listen_fds: tuple[int, ...] = ()
     client_urls: tuple[str, ...] = ()
+    etcd: EtcdAccess = EtcdAccess()
+    compaction_seconds: float = 300.0
+    """How often the history of an etcd is compacted (SQLite does it by itself); 0: never."""
 
 
-async def open_store(text: str, clock: Clock) -> Store:
+async def open_store(text: str, clock: Clock, access: EtcdAccess) -> Store:
     """Open the store that a --store value names. Raises ValueError, StoreError."""
     scheme, _, rest = text.partition(":")
     if scheme == "sqlite" and rest:
         return await SqliteStore.open(rest, clock=clock)
     if scheme in ("http", "https"):
-        return EtcdStore(text.split(","))
+        return EtcdStore(text.split(","), access=access)
     raise ValueError(f"store {text!r}: must be sqlite:PATH or http://HOST:PORT")
 
 
@@ -65,7 +70,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
     """Serve; yield the URL of the API. Raises OSError when an address cannot be had, StoreError, ValueError."""
     async with contextlib.AsyncExitStack() as stack:
         sockets = _bind(settings, stack)
-        store = await open_store(settings.store, clock)
+        store = await open_store(settings.store, clock, settings.etcd)
         stack.push_async_callback(store.close)
         rng = random.SystemRandom()
         registry = Registry(store, Allocator(store, settings.ranges, rng), clock=clock, rng=rng)
@@ -84,6 +89,8 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
             tasks.create_task(_kept_running("garbage collector", GarbageCollector(registry, clock).run, clock)),
             tasks.create_task(_kept_running("EndpointSlice controller", lambda: _control(url, clock), clock)),
         ]
+        if settings.compaction_seconds and isinstance(store, EtcdStore):
+            beside.append(tasks.create_task(compact_regularly(store, clock, settings.compaction_seconds)))
         try:
             yield url
         finally:

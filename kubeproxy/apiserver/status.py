@@ -199,6 +199,11 @@ def unavailable(message: str) -> ApiProblem:
     return ApiProblem(503, "ServiceUnavailable", message, {"retryAfterSeconds": 1})
 
 
+def store_full() -> ApiProblem:
+    """The store has no room: as upstream passes on an error of etcd's that it does not know."""
+    return ApiProblem(500, "", "etcdserver: mvcc: database space exceeded")
+
+
 def method_not_allowed() -> ApiProblem:
     """The path exists, the verb does not."""
     message = "the server does not allow this method on the requested resource"

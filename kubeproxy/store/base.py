@@ -23,6 +23,10 @@ class Unavailable(StoreError):
     """The store cannot be reached or did not answer in time: retry with back-off; a write may have happened."""
 
 
+class NoSpace(Unavailable):
+    """The store is full: the write did certainly not happen, reads go on; somebody must make room."""
+
+
 class Compacted(StoreError):
     """The asked revision is gone: list anew and go on from there (``revision``: the oldest one still held)."""
 
@@ -45,6 +49,10 @@ class LeaseExists(StoreError):
 
 class Refused(StoreError):
     """The request itself is wrong (a key put twice in one transaction, an empty key) or not permitted."""
+
+
+class Unauthenticated(Refused):
+    """The store does not take our name and password: no retry helps."""
 
 
 class KeyValue(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -238,6 +246,10 @@ class Store(Protocol):
 
     async def lease_list(self) -> tuple[int, ...]:
         """Return the ids of all leases."""
+        ...
+
+    async def alarms(self) -> tuple[str, ...]:
+        """Say what the store complains of, in etcd's words: NOSPACE (no write is taken), CORRUPT."""
         ...
 
     async def close(self) -> None:

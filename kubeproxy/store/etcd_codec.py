@@ -19,6 +19,7 @@ from kubeproxy.store.base import (
     KeyValue,
     LeaseExists,
     LeaseNotFound,
+    NoSpace,
     Operation,
     OperationResult,
     Put,
@@ -44,6 +45,9 @@ _OPERANDS = {
 }
 
 
+_TOKEN_REFUSED = ("invalid auth token", "user name is empty", "revision of auth store is old")
+
+
 def range_request(request: Range) -> dict[str, Any]:
     """Build RangeRequest."""
     return {
@@ -56,8 +60,9 @@ def range_request(request: Range) -> dict[str, Any]:
     }
 
 
-PROBE = range_request(Range(key=b"\0", count_only=True))
-"""The cheapest question that a server which has lost its cluster cannot answer."""
+def probe(key: bytes) -> dict[str, Any]:
+    """Build the cheapest question that a server which has lost its cluster cannot answer."""
+    return range_request(Range(key=key, count_only=True))
 
 
 def txn_request(
@@ -228,6 +233,23 @@ class LeasesResponse(msgspec.Struct, frozen=True):
     leases: tuple[LeaseResponse, ...] = ()
 
 
+class AuthenticateResponse(msgspec.Struct, frozen=True):
+    """AuthenticateResponse."""
+
+    token: str = ""
+
+
+class MemberStatus(msgspec.Struct, frozen=True):
+    """StatusResponse of the maintenance service."""
+
+    errors: tuple[str, ...] = ()
+
+    def alarms(self) -> tuple[str, ...]:
+        """Return the names of the alarms, from "memberID:123 alarm:NOSPACE "."""
+        named = (text.partition("alarm:")[2].strip() for text in self.errors)
+        return tuple(dict.fromkeys(name for name in named if name))
+
+
 class EventMessage(msgspec.Struct, frozen=True):
     """mvccpb.Event."""
 
@@ -285,9 +307,19 @@ class WatchLine(msgspec.Struct, frozen=True):
             raise Unavailable("etcd: a watch answered neither a result nor an error")
         if self.result.compact_revision:
             raise Compacted(self.result.compact_revision)
+        if self.result.canceled and "permission denied" in self.result.cancel_reason:
+            raise Refused(self.result.cancel_reason)
         if self.result.canceled:
             raise Unavailable(f"etcd canceled the watch: {self.result.cancel_reason or 'no reason given'}")
         return self.result
+
+
+class TokenRefused(Refused):
+    """The request needs a token, or a new one (client/v3/retry_interceptor.go: shouldRefreshToken)."""
+
+
+class AuthNotEnabled(Refused):
+    """There is no token to be had: anybody may do anything."""
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -317,6 +349,14 @@ def _meaning(code: int, message: str) -> StoreError:
             return LeaseNotFound(message)
         case 9 if "lease already exists" in message:
             return LeaseExists(message)
+        case 8 if "space exceeded" in message:
+            return NoSpace(message)
+        case 8 if "larger than max" in message:
+            return Refused(message)
+        case 9 if "authentication is not enabled" in message:
+            return AuthNotEnabled(message)
         case 1 | 4 | 8 | 13 | 14:
             return Unavailable(message)
+        case _ if any(text in message for text in _TOKEN_REFUSED):
+            return TokenRefused(message)
     return Refused(message)

@@ -1,9 +1,9 @@
 """etcd v3's JSON gateway over any store: what curl, flanneld and `kubeproxy.store.etcd` speak to.
 
 Served are /v3/kv/{range,put,deleterange,txn,compaction}, /v3/lease/* (and the older /v3/kv/lease/*),
-/v3/watch, /version and /health. Requests and answers are translated by `kubeproxy.store.gateway_codec`;
-watches stream in `kubeproxy.store.gateway_watch`. There is no authentication: bind it to loopback or to a
-network that is trusted.
+/v3/watch, /v3/maintenance/status, /version and /health. Requests and answers are translated by
+`kubeproxy.store.gateway_codec`; watches stream in `kubeproxy.store.gateway_watch`. There is no authentication:
+bind it to loopback or to a network that is trusted.
 """
 
 import logging
@@ -15,6 +15,7 @@ from aiohttp import web
 
 from kubeproxy.store.base import LeaseNotFound, Range, Store, StoreError
 from kubeproxy.store.gateway_codec import (
+    MEMBER,
     CompactionRequest,
     DeleteRangeRequest,
     Failure,
@@ -87,6 +88,7 @@ class _Calls:
             "/v3/kv/compaction": self.compaction,
             "/v3/lease/grant": self.grant,
             "/v3/lease/keepalive": self.keep_alive,
+            "/v3/maintenance/status": self.status,
             **{f"/v3/lease/{name}": call for name, call in leases.items()},
             **{f"/v3/kv/lease/{name}": call for name, call in leases.items()},
         }
@@ -156,6 +158,10 @@ class _Calls:
     async def leases(self, _: bytes) -> dict[str, Any]:
         ids = await self._store.lease_list()
         return lean(header=header(await self.revision()), leases=[lean(ID=lease_id) for lease_id in ids])
+
+    async def status(self, _: bytes) -> dict[str, Any]:
+        errors = [f"memberID:{MEMBER} alarm:{alarm} " for alarm in await self._store.alarms()]
+        return lean(header=header(await self.revision()), version=API_VERSION, leader=MEMBER, errors=errors)
 
 
 def _unary(call: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -21,6 +21,7 @@ from kubeproxy.store.base import (
     KeyValue,
     LeaseExists,
     LeaseNotFound,
+    NoSpace,
     Operation,
     OperationResult,
     Operator,
@@ -35,6 +36,9 @@ from kubeproxy.store.base import (
 )
 
 M = TypeVar("M", bound="Message")
+
+MEMBER = 1
+"""The id of the cluster's one member."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +199,7 @@ def lean(**fields: Any) -> dict[str, Any]:
 
 def header(revision: int) -> dict[str, Any]:
     """Build a response's header: a cluster of one."""
-    return lean(cluster_id=1, member_id=1, revision=revision, raft_term=1)
+    return lean(cluster_id=1, member_id=MEMBER, revision=revision, raft_term=1)
 
 
 def key_value(kv: KeyValue) -> dict[str, Any]:
@@ -285,6 +289,8 @@ def failure(error: StoreError) -> Failure:
             return Failure(9, 412, "etcdserver: lease already exists")
         case Refused():
             return Failure(3, 400, f"etcdserver: {error}")
+        case NoSpace():
+            return Failure(8, 429, "etcdserver: mvcc: database space exceeded")
         case Unavailable():
             return Failure(14, 503, f"etcdserver: {error}")
     return Failure(13, 500, f"etcdserver: {error}")

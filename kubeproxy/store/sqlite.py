@@ -28,6 +28,7 @@ from kubeproxy.store.base import (
     Event,
     Lease,
     LeaseStatus,
+    NoSpace,
     Operation,
     Range,
     RangeResult,
@@ -78,6 +79,8 @@ class SqliteStore:
         self._recent: dict[int, tuple[int, tuple[Event, ...]]] = {}
         """By revision: the size of its events, and they; the revisions are consecutive."""
         self._recent_bytes = 0
+        self._full = False
+        """Whether the last write found no room."""
         self._moved = asyncio.Event()
         self._expiry_at = math.inf
         self._expiry: asyncio.Task[None] | None = None
@@ -181,6 +184,11 @@ class SqliteStore:
         """See `Store.lease_list`."""
         return await self._call(self._engine.lease_list)
 
+    async def alarms(self) -> tuple[str, ...]:
+        """See `Store.alarms`."""
+        self._check_open()
+        return ("NOSPACE",) if self._full else ()
+
     # The thread
 
     def _start(self) -> int:
@@ -198,8 +206,12 @@ class SqliteStore:
         with suppress(Unavailable):
             # On a full disk no lease can be ended; what is there can still be read, and `_expire` says why.
             self._end_leases()
-        with explained(self._path):
-            return call()
+        try:
+            with explained(self._path):
+                return call()
+        except NoSpace:
+            self._full = True
+            raise
 
     def _end_leases(self) -> float:
         """End the leases that are due; return when the next one is."""
@@ -209,6 +221,7 @@ class SqliteStore:
 
     def _committed(self, revision: int, events: tuple[Event, ...]) -> None:
         """Hand events to the loop; it runs this before it resumes whoever awaits the transaction."""
+        self._full = False
         self._loop.call_soon_threadsafe(self._publish, revision, events)
 
     def _check_open(self) -> None:

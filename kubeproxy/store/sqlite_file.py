@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kubeproxy.store.base import StoreError, Unavailable
+from kubeproxy.store.base import NoSpace, StoreError, Unavailable
 
 MEMORY = ":memory:"
 AT_BITS = 24
@@ -135,6 +135,8 @@ def explained(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise NoSpace(f"store {path}: {error}") from error
         raise Unavailable(f"store {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"store {path} is damaged or no store ({error}): move it away to start empty") from error

@@ -26,7 +26,8 @@ from kubeproxy.store.base import (
     StoreError,
     Target,
 )
-from tests.store_engines import LONG, engine_params, etcd_process, opened
+from tests.etcd_bed import etcd_process
+from tests.store_engines import LONG, engine_params, opened
 from tests.store_model import Model, inside
 
 EXAMPLES = {"memory": 150, "file": 30, "gateway": 30, "etcd": 12}

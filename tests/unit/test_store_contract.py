@@ -35,7 +35,8 @@ from kubeproxy.store.base import (
     prefix_end,
     put,
 )
-from tests.store_engines import engine_params, etcd_process, opened
+from tests.etcd_bed import etcd_process
+from tests.store_engines import engine_params, opened
 
 _folders = itertools.count()
 

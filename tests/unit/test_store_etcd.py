@@ -12,7 +12,8 @@ from aiohttp import web
 from kubeproxy.store.base import Compacted, Put, Range, Refused, StoreError, Unavailable, get, put
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.sqlite import SqliteStore
-from tests.store_engines import free_port, served
+from tests.etcd_bed import free_port
+from tests.store_engines import served
 
 pytestmark = pytest.mark.unit
 

@@ -6,8 +6,10 @@ import logging
 import pytest
 
 from kubeproxy.clock import ManualClock
-from kubeproxy.store.base import Range, Unavailable, get, put
+from kubeproxy.store.base import NoSpace, Range, get, put
+from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.sqlite import SqliteStore
+from tests.store_engines import served
 
 pytestmark = pytest.mark.unit
 
@@ -25,8 +27,9 @@ async def test_reads_go_on_and_writes_come_back(tmp_path, caplog):
     await put(store, b"leased", b"x", lease.id)
     await put(store, b"kept", b"x")
     limit(store, 1)
-    with pytest.raises(Unavailable, match="full"):
+    with pytest.raises(NoSpace, match="full"):
         await put(store, b"big", b"v" * 1_000_000)
+    assert await store.alarms() == ("NOSPACE",)
     store._file.db.execute("PRAGMA query_only = 1")  # now not even the end of a lease can be written
     caplog.set_level(logging.ERROR)
     for _ in range(5):
@@ -40,7 +43,18 @@ async def test_reads_go_on_and_writes_come_back(tmp_path, caplog):
     store._file.db.execute("PRAGMA query_only = 0")
     limit(store, 1_000_000)
     await put(store, b"big", b"v" * 1_000_000)
+    assert await store.alarms() == ()
     assert await get(store, b"leased") is None
     await store.close()
     async with await SqliteStore.open(path, clock=clock) as again:
         assert (await get(again, b"big")).version == 1
+
+
+async def test_the_gateway_tells_it_as_etcd_does(tmp_path):
+    async with await SqliteStore.open(tmp_path / "s.db", clock=ManualClock()) as store:
+        async with served(store) as url, EtcdStore([url]) as client:
+            assert await client.alarms() == ()
+            limit(store, 1)
+            with pytest.raises(NoSpace, match="mvcc: database space exceeded"):
+                await put(client, b"big", b"v" * 1_000_000)
+            assert await client.alarms() == ("NOSPACE",)

@@ -165,6 +165,28 @@ class TestFile:
             await get(store, b"a")
 
 
+async def test_the_time_of_day_does_not_matter() -> None:
+    """A lease lives as long as it was granted for, wherever somebody or NTP sets the machine's clock."""
+
+    class Jumping(ManualClock):
+        jump = 0.0
+
+        def wall(self) -> float:
+            return self.now() + self.jump
+
+    clock = Jumping()
+    async with await SqliteStore.open(":memory:", clock=clock) as store:
+        lease = await store.lease_grant(60)
+        await put(store, b"a", b"", lease.id)
+        for jump in (3600.0, -3600.0, 1e9):
+            clock.jump = jump
+            await clock.step(15)
+            assert (await store.lease_time_to_live(lease.id)).remaining > 0
+        clock.jump = -1e9
+        await clock.step(16)
+        assert await get(store, b"a") is None
+
+
 class TestCrashes:
     @pytest.mark.parametrize("attempt", range(20 if LONG else 3))
     async def test_a_killed_process_loses_no_acknowledged_write(self, path: Path, attempt: int) -> None:

@@ -1,0 +1,142 @@
+"""Real etcd on loopback: one member or a cluster, each a process that a test may kill, pause and start again."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Member:
+    """One etcd process and its folder."""
+
+    def __init__(self, name: str, folder: Path, flags: Sequence[str] = (), scheme: str = "http") -> None:
+        self.name, self.flags = name, flags
+        self.url = f"{scheme}://127.0.0.1:{free_port()}"
+        self.peer = f"http://127.0.0.1:{free_port()}"
+        self._data, self._log = folder / name, folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, cluster: Sequence["Member"]) -> None:
+        arguments = {
+            "name": self.name,
+            "data-dir": self._data,
+            "listen-client-urls": self.url,
+            "advertise-client-urls": self.url,
+            "listen-peer-urls": self.peer,
+            "initial-advertise-peer-urls": self.peer,
+            "initial-cluster": ",".join(f"{member.name}={member.peer}" for member in cluster),
+            "unsafe-no-fsync": "true",  # Killed processes lose nothing; only the tests' time is at stake.
+        }
+        command = ["etcd", *(f"--{name}={value}" for name, value in arguments.items()), *self.flags]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def pause(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def is_healthy(self) -> bool:
+        """Whether it answers a linearizable read (its /health does one)."""
+        if self.url.startswith("https"):
+            return b"ready to serve client requests" in self._log.read_bytes()
+        return _asked(f"{self.url}/health").get("health") == "true"
+
+    def status(self) -> dict[str, Any]:
+        return _asked(f"{self.url}/v3/maintenance/status", b"{}")
+
+    def wait_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_healthy():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"etcd did not come up: {self._log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+
+class Cluster:
+    """Some members; `urls` is what a client is given."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = members
+        self.urls = [member.url for member in members]
+
+    def start(self, member: Member) -> None:
+        member.start(self.members)
+
+    def leader(self) -> Member:
+        """Find the leader; wait for one to be elected."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            for member in self.members:
+                status = member.status()
+                if status and status.get("leader") == status["header"]["member_id"]:
+                    return member
+            time.sleep(0.05)
+        raise RuntimeError("the cluster elects no leader")
+
+
+@contextlib.contextmanager
+def etcd_cluster(size: int, *flags: str, scheme: str = "http") -> Iterator[Cluster]:
+    """Run a cluster with more flags; end its processes, however they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster([Member(f"m{number}", Path(folder), flags, scheme) for number in range(size)])
+        try:
+            for member in cluster.members:
+                cluster.start(member)
+            for member in cluster.members:
+                member.wait_healthy()
+            yield cluster
+        finally:
+            for member in cluster.members:
+                member.kill()
+
+
+@contextlib.contextmanager
+def etcd_process() -> Iterator[str]:
+    """Run one etcd; yield its URL."""
+    with etcd_cluster(1) as cluster:
+        yield cluster.urls[0]
+
+
+def poll(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until something of a real process holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def _asked(url: str, body: bytes | None = None) -> dict[str, Any]:
+    """Ask; {} when there is no answer in time."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=1) as answer:
+            return dict(json.loads(answer.read()))
+    except (OSError, ValueError):
+        return {}
