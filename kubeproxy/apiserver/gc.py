@@ -17,6 +17,7 @@ from kubeproxy.apiserver import status
 from kubeproxy.apiserver.kinds import BY_KIND, KINDS, Kind
 from kubeproxy.apiserver.registry import DeleteOptions, Registry
 from kubeproxy.clock import Clock
+from kubeproxy.controllers.election import Guard, unguarded
 from kubeproxy.store.base import Compacted, Event, EventType, KeyValue, Range, StoreError, prefix_end
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,11 @@ class _Node(msgspec.Struct, frozen=True):
 
 
 class GarbageCollector:
-    """Deletes what nothing holds any more. Run `run` as a task."""
+    """Deletes what nothing holds any more. Run `run` as a task; ``guard`` is asked before each write."""
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry, clock: Clock, guard: Guard = unguarded) -> None:
         self._registry = registry
+        self._guard = guard
         self._clock = clock
         self._objects: dict[bytes, _Node] = {}
         self._by_uid: dict[str, bytes] = {}
@@ -206,6 +208,7 @@ class GarbageCollector:
             await self._change(node, _without("foregroundDeletion"))
 
     async def _delete(self, node: _Node, policy: str | None = None) -> None:
+        self._guard()
         meta, options = node.meta, DeleteOptions(preconditions={"uid": node.meta.uid}, propagation_policy=policy)
         try:
             await self._registry.delete(node.kind, meta.namespace, meta.name, options)
@@ -213,6 +216,8 @@ class GarbageCollector:
             self._tell(node, problem)
 
     async def _change(self, node: _Node, transform: Any, subresource: str = "") -> None:
+        self._guard()
+
         def guarded(obj: dict[str, Any]) -> dict[str, Any]:
             changed: dict[str, Any] = transform(obj)
             changed["metadata"].pop("resourceVersion", None)

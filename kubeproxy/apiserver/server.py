@@ -1,7 +1,7 @@
-"""The API server put together: store, registry, HTTP sites, garbage collector and EndpointSlice controller.
+"""The API server put together: store, registry, HTTP sites, and the controllers of whichever server leads.
 
 `running` is for the command and for the agent's embedded server alike: it opens everything, yields, and closes
-everything. What runs beside the requests (collector, controller) is restarted when it dies, with growing pauses.
+everything. What runs beside the requests is restarted when it dies, with growing pauses.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ import contextlib
 import logging
 import random
 import socket
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,6 +23,7 @@ from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import Clock
+from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.endpointslices import EndpointSliceController
 from kubeproxy.store.base import Store, Unavailable
 from kubeproxy.store.compaction import compact_regularly
@@ -35,6 +38,8 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS = 2.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
+_LEASE = "kube-controller-manager"
+"""Upstream's name for who runs these loops: a real controller manager on the same cluster would wait for us."""
 _STEADY_SECONDS = 60.0
 """A task that ran this long before it died starts over with the short pause."""
 
@@ -82,12 +87,13 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         await _serve(api_app(registry, clock), sockets.api, stack)
         if sockets.clients:
             await _serve(gateway_app(store), sockets.clients, stack)
-        url = _loopback_url(sockets.api[0])
+        url, identity = _loopback_url(sockets.api[0]), _identity(settings.store)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         beside = [
             tasks.create_task(_kept_running("system objects", lambda: system.keep(clock), clock)),
-            tasks.create_task(_kept_running("garbage collector", GarbageCollector(registry, clock).run, clock)),
-            tasks.create_task(_kept_running("EndpointSlice controller", lambda: _control(url, clock), clock)),
+            tasks.create_task(
+                _kept_running("controllers", lambda: _control(url, registry, clock, identity), clock)
+            ),
         ]
         if settings.compaction_seconds and isinstance(store, EtcdStore):
             beside.append(tasks.create_task(compact_regularly(store, clock, settings.compaction_seconds)))
@@ -165,9 +171,33 @@ async def _serve(app: web.Application, sockets: list[socket.socket], stack: cont
         await web.SockSite(runner, bound).start()
 
 
-async def _control(url: str, clock: Clock) -> None:
+def _identity(store: str) -> str:
+    """Return this process' name in elections: host_uuid, as upstream's.
+
+    A SQLite store has one process at a time (it holds the file's lock), which may go by the same name each time:
+    killed and started again, it leads at once. On etcd nothing says that the last one has ended, so it is waited
+    for like any other.
+    """
+    scheme, _, path = store.partition(":")
+    unique = uuid.uuid5(uuid.NAMESPACE_URL, Path(path).resolve().as_uri()) if scheme == "sqlite" else uuid.uuid4()
+    return f"{socket.gethostname()}_{unique}"
+
+
+async def _control(url: str, registry: Registry, clock: Clock, identity: str) -> None:
+    """Run, while this server is the leader, what only one may run at a time."""
     async with KubeClient(url) as client:
-        await EndpointSliceController(client, clock=clock).run()
+        election = Election(client, _LEASE, identity, clock=clock)
+        collector = GarbageCollector(registry, clock, election.ensure_held)
+
+        async def slices() -> None:
+            await EndpointSliceController(client, clock=clock).run()
+
+        async def work() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_kept_running("garbage collector", collector.run, clock))
+                tasks.create_task(_kept_running("EndpointSlice controller", slices, clock))
+
+        await election.run(work)
 
 
 async def _kept_running(name: str, run: Callable[[], Awaitable[None]], clock: Clock) -> None:
