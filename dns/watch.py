@@ -13,6 +13,7 @@ from dns.zone import ClusterZone
 from kubeproxy.clock import Clock
 from kubeproxy.model.decode import decode_endpoint_slice, decode_namespace, decode_service
 from kubeproxy.model.objects import EndpointSlice, Namespace, Service
+from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, ObjectSource
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES
@@ -76,7 +77,7 @@ class ClusterWatch:
             self._zone.touch(int(self._clock.wall()))
 
 
-async def follow(zone: ClusterZone, endpoint: str, clock: Clock, on_synced: Callable[[], None]) -> None:
-    """Follow the API server at a URL until cancelled."""
-    async with KubeClient(endpoint) as client:
+async def follow(zone: ClusterZone, access: Access, clock: Clock, on_synced: Callable[[], None]) -> None:
+    """Follow an API server until cancelled."""
+    async with KubeClient(access) as client:
         await ClusterWatch(zone, client, clock, on_synced).run()

@@ -29,6 +29,7 @@ from kubeproxy.model.desired import Settings
 from kubeproxy.model.objects import EndpointSlice, Node, Service
 from kubeproxy.model.world import World
 from kubeproxy.options import Options
+from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES
@@ -169,9 +170,9 @@ class Agent:
         )
 
 
-async def run_agent(options: Options, server: str) -> None:
-    """Run the agent against the API server at a URL until cancelled. Raises CommandMissing without iptables."""
+async def run_agent(options: Options, access: Access) -> None:
+    """Run the agent against an API server until cancelled. Raises CommandMissing without iptables."""
     flavour = await asyncio.to_thread(detect_flavour, SystemExec(), names.CANARY)
-    log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, server)
-    async with KubeClient(server) as client:
+    log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, access.server)
+    async with KubeClient(access) as client:
         await Agent(options, client, flavour, SystemClock()).run()

@@ -4,7 +4,6 @@ Every row works; a flag of kube-proxy's that is not built yet is refused as unkn
 and ignored, so that nobody believes in a setting that does nothing.
 """
 
-import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, d
 from kubeproxy.health.http import AddressError, parse_address
 from kubeproxy.model.addresses import canonical_cidr, canonical_ip
 from kubeproxy.model.objects import Record
+from kubeproxy.store.kubeconfig import is_server_url
 
 MODES = ("auto", "iptables")
 """What --mode takes now; ipvs and nftables come with their own backends."""
@@ -24,7 +24,14 @@ API_PORT = 8001
 
 FLAGS = [
     Flag("mode", str, "auto", f"How Services reach the kernel: {', '.join(MODES)}", "proxy-mode"),
-    Flag("master", str, "", "URL of the API server; without it an embedded store and API are used"),
+    Flag("kubeconfig", str, "", "Path of the kubeconfig file, or several with colons between, as in KUBECONFIG"),
+    Flag(
+        "master",
+        str,
+        "",
+        "URL of the API server (overrides any value in kubeconfig); with neither, the cluster that we run in, "
+        "or else an embedded store and API",
+    ),
     Flag("hostname-override", str, "", "Name of this node, when it is not the host's name"),
     Flag("cluster-cidr", comma_list, (), "CIDR of the pods; traffic to cluster IPs from elsewhere is masqueraded"),
     Flag("masquerade-all", boolean, False, "Masquerade all traffic to cluster IPs"),
@@ -64,6 +71,7 @@ class Options(Record, frozen=True, kw_only=True):
     """The agent's validated options; periods in seconds."""
 
     mode: str
+    kubeconfig: str
     master: str
     node_name: str
     cluster_cidrs: tuple[str, ...]
@@ -95,6 +103,7 @@ def _options(values: dict[str, Any]) -> Options:
     sync_period, min_sync_period = _periods(values)
     return Options(
         mode=_one_of("mode", get("mode"), MODES),
+        kubeconfig=get("kubeconfig"),
         master=_server(get("master")),
         node_name=_node_name(get("hostname-override")),
         cluster_cidrs=_cidrs("cluster-cidr", values),
@@ -123,8 +132,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _server(url: str) -> str:
-    if url and not re.fullmatch(r"https?://[^\s/?#]+/?", url):
-        raise FlagError(f'invalid argument "{url}" for "--master" flag: must be http://HOST:PORT')
+    if url and not is_server_url(url):
+        raise FlagError(f'invalid argument "{url}" for "--master" flag: must be https://HOST:PORT')
     return url.rstrip("/")
 
 

@@ -21,13 +21,13 @@ class Authority:
         certificate = self._build(name, self._key, x509.BasicConstraints(ca=True, path_length=None))
         self.cafile.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Sign a certificate for 127.0.0.1, for servers and clients alike; return the paths of it and its key."""
+    def issue(self, name: str, host: str = "127.0.0.1") -> tuple[Path, Path]:
+        """Sign a certificate for an address or DNS name, for both ends; return its path and its key's."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._build(
             name,
             key,
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([_host(host)]),
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
         )
         certfile, keyfile = self._folder / f"{name}.crt", self._folder / f"{name}.key"
@@ -59,3 +59,10 @@ class Authority:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _host(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(IPv4Address(text))
+    except ValueError:
+        return x509.DNSName(text)

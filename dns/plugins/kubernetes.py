@@ -108,7 +108,7 @@ class ClusterSource:
         from dns.watch import follow
 
         self.zone.touch(int(self._clock.wall()))
-        await follow(self.zone, self._options.endpoint, self._clock, self.mark_synced)
+        await follow(self.zone, self._options.access, self._clock, self.mark_synced)
 
     def mark_synced(self) -> None:
         """Everything was listed once: from now on, what is not known does not exist."""
@@ -125,7 +125,7 @@ def setup(directive: Directive, build: Build) -> None:
     """Read the line and its options."""
     if "kubernetes" in build.links:
         raise directive.wrong("only one kubernetes section allowed per server block")
-    options = read_options(directive, build.zones)
+    options = read_options(directive, build.zones, build.runtime.clock)
     zone = ClusterZone(options.settings, rotate=build.rotate)  # loadbalance stands earlier in ORDER
     source = ClusterSource(zone, options, build.runtime.clock)
     build.table = zone.table

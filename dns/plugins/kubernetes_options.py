@@ -5,18 +5,19 @@ taken and not obeyed.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
 from dns.corefile import Directive, zone_names
 from dns.names import is_reverse
 from dns.records import Options
 from dns.zone import DEFAULT_TTL, Settings
+from kubeproxy.access import find_access
+from kubeproxy.clock import Clock
 from kubeproxy.model.names import is_label
+from kubeproxy.store.credentials import Access
+from kubeproxy.store.kubeconfig import KubeconfigError, is_server_url
 
 MAX_TTL = 3600
 DEFAULT_ENDPOINT = "http://127.0.0.1:8001"
@@ -27,7 +28,8 @@ class KubernetesOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the block says."""
 
     settings: Settings
-    endpoint: str = DEFAULT_ENDPOINT
+    access: Access
+    """How to reach the API server."""
     fallthrough: tuple[str, ...] = ()
     """Zones in which a name that we do not know is the next plugin's."""
 
@@ -35,8 +37,8 @@ class KubernetesOptions(msgspec.Struct, frozen=True, kw_only=True):
 Values = dict[str, Any]
 
 
-def read_options(directive: Directive, block_zones: tuple[str, ...]) -> KubernetesOptions:
-    """Read a kubernetes line. Raises CorefileError."""
+def read_options(directive: Directive, block_zones: tuple[str, ...], clock: Clock) -> KubernetesOptions:
+    """Read a kubernetes line, and the files that it names. Raises CorefileError."""
     words = [zone for arg in directive.args for zone in zone_names(arg, directive.word)]
     zones = tuple(dict.fromkeys(words or block_zones))
     forward = tuple(zone for zone in zones if not is_reverse(zone))
@@ -61,39 +63,45 @@ def read_options(directive: Directive, block_zones: tuple[str, ...]) -> Kubernet
             ignore_empty_service="ignore" in values,
         ),
     )
-    endpoint = values.get("kubeconfig") or values.get("endpoint") or DEFAULT_ENDPOINT
-    return KubernetesOptions(settings=settings, endpoint=endpoint, fallthrough=values.get("fallthrough", ()))
-
-
-def _url(text: str, option: Directive) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise option.wrong(f"'{text[:80]}' is no URL of an API server (http://ADDRESS:PORT)")
-    if parts.scheme == "https":
-        raise option.wrong("https to the API server is not built yet")
-    return text
+    return KubernetesOptions(
+        settings=settings, access=_access(directive, values, clock), fallthrough=values.get("fallthrough", ())
+    )
 
 
 def _endpoint(option: Directive, values: Values) -> None:
+    """As in CoreDNS, which still reads several URLs and uses the first."""
     if not option.args:
         raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
-    values["endpoint"] = _url(option.args[0], option)
+    if not is_server_url(option.args[0]):
+        raise option.wrong(f"'{option.args[0][:80]}' is no URL of an API server (https://ADDRESS:PORT)")
+    values["endpoint"] = option.args[0]
+
+
+def _tls(option: Directive, values: Values) -> None:
+    if len(option.args) != 3:
+        raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
+    values["tls"] = option.args
 
 
 def _kubeconfig(option: Directive, values: Values) -> None:
-    """Only the server of the current (or named) context: credentials come with an issue of their own."""
     if not 1 <= len(option.args) <= 2:
         raise option.wrong(f"wrong argument count or unexpected line ending after '{option.name}'")
+    values["kubeconfig"] = option.args
+
+
+def _access(directive: Directive, values: Values, clock: Clock) -> Access:
+    """Find the API server: a kubeconfig, an endpoint with `tls` or without, or the cluster that we run in."""
     try:
-        config = yaml.safe_load(Path(option.args[0]).read_text("utf-8"))
-        context = option.args[1] if len(option.args) == 2 else config["current-context"]
-        cluster = next(one["context"]["cluster"] for one in config["contexts"] if one["name"] == context)
-        server = next(one["cluster"]["server"] for one in config["clusters"] if one["name"] == cluster)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise option.wrong(f"kubeconfig {option.args[0]}: {error}") from None
-    except (KeyError, TypeError, StopIteration):
-        raise option.wrong(f"kubeconfig {option.args[0]}: no server for its context") from None
-    values["kubeconfig"] = _url(str(server), option)
+        if "kubeconfig" in values:
+            path, context = (*values["kubeconfig"], "")[:2]
+            found = find_access(clock, kubeconfig=path, context=context)
+        elif "tls" in values:
+            found = find_access(clock, master=values.get("endpoint", ""), certificates=values["tls"])
+        else:
+            found = find_access(clock, master=values.get("endpoint", ""))
+    except KubeconfigError as error:
+        raise directive.wrong(str(error)) from None
+    return found or Access(server=DEFAULT_ENDPOINT)
 
 
 def _namespaces(option: Directive, values: Values) -> None:
@@ -140,6 +148,7 @@ def _ignore(option: Directive, values: Values) -> None:
 
 _READERS: dict[str, Callable[[Directive, Values], None]] = {
     "endpoint": _endpoint,
+    "tls": _tls,
     "kubeconfig": _kubeconfig,
     "namespaces": _namespaces,
     "pods": _pods,
@@ -150,6 +159,6 @@ _READERS: dict[str, Callable[[Directive, Values], None]] = {
     "ignore": _ignore,
 }
 _LATER = frozenset(
-    {"tls", "labels", "namespace_labels", "multicluster", "zonal", "startup_timeout", "apiserver_qps"}
+    {"labels", "namespace_labels", "multicluster", "zonal", "startup_timeout", "apiserver_qps"}
     | {"apiserver_burst", "apiserver_max_inflight"}
 )

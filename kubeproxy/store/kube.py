@@ -9,9 +9,9 @@ Errors: `ApiError` is the server's own answer (a Status); `Unavailable` is no an
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
+from contextlib import asynccontextmanager
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
@@ -19,6 +19,7 @@ import msgspec
 
 from kubeproxy import __version__
 from kubeproxy.store.base import Compacted, StoreError, Unavailable
+from kubeproxy.store.credentials import Access
 from kubeproxy.store.resources import Resource
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ PAGE_LIMIT = 1000
 
 MERGE_PATCH = "application/merge-patch+json"
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
@@ -108,6 +110,8 @@ def _error(code: int, body: bytes) -> StoreError:
         status = _Status(message=body[:200].decode(errors="replace"))
     if code == 410 or status.code == 410:
         return Compacted(0)
+    if 300 <= code < 400:
+        return Unavailable(f"HTTP {code}: a redirect; this is no API server")
     if code in (429, 502, 503, 504):
         return Unavailable(f"HTTP {code}: {status.message}")
     causes = frozenset(cause.reason for cause in status.details.causes)
@@ -115,14 +119,14 @@ def _error(code: int, body: bytes) -> StoreError:
 
 
 class KubeClient:
-    """Talks to one API server. Use from one event loop; calls may run concurrently."""
+    """Talks to one API server. Use from one event loop; calls may run concurrently.
 
-    def __init__(self, server: str, *, token: str = "", tls: ssl.SSLContext | None = None) -> None:
-        self._server = server.rstrip("/")
-        self._headers = {"Accept": "application/json", "User-Agent": f"kubeproxy/{__version__}"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._tls = tls
+    A URL stands for anonymous access to it.
+    """
+
+    def __init__(self, access: Access | str) -> None:
+        self._access = Access(server=access) if isinstance(access, str) else access
+        self._server = self._access.server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -146,10 +150,40 @@ class KubeClient:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
+            headers = {"Accept": "application/json", "User-Agent": f"kubeproxy/{__version__}"}
             timeout = aiohttp.ClientTimeout(total=60, sock_connect=5)
-            self._session = aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=timeout)
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout)
         return self._session
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, headers: Mapping[str, str] = _NO_HEADERS, **request: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make a request; the answer is no refusal. A 401 is tried once more if there are new credentials."""
+        url = self._server + path
+        credentials = self._access.credentials
+        try:
+            for last in (False, True):
+                identity = await credentials.current()
+                async with self._http().request(
+                    method,
+                    url,
+                    headers={**headers, **identity.headers},
+                    ssl=identity.tls or True,
+                    server_hostname=self._access.server_name or None,
+                    proxy=self._access.proxy or None,
+                    allow_redirects=False,  # it would carry our credentials to wherever it is told
+                    **request,
+                ) as answer:
+                    if answer.status == 401 and not last and await credentials.refused(identity):
+                        continue
+                    if answer.status >= 300:
+                        raise _error(answer.status, await answer.read())
+                    yield answer
+                    return
+        except _NETWORK_ERRORS as error:
+            raise Unavailable(f"{method} {url}: {str(error) or type(error).__name__}") from error
 
     async def _request(
         self,
@@ -160,16 +194,9 @@ class KubeClient:
         body: bytes | None = None,
         content_type: str = "application/json",
     ) -> bytes:
-        headers = {"Content-Type": content_type} if body is not None else None
-        url = self._server + path
-        try:
-            async with self._http().request(method, url, params=query, data=body, headers=headers) as answer:
-                data = await answer.read()
-        except _NETWORK_ERRORS as error:
-            raise Unavailable(f"{method} {url}: {str(error) or type(error).__name__}") from error
-        if answer.status >= 400:
-            raise _error(answer.status, data)
-        return data
+        headers = {"Content-Type": content_type} if body is not None else _NO_HEADERS
+        async with self._exchange(method, path, headers, params=query, data=body) as answer:
+            return await answer.read()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
         """Read one object. Raises ApiError 404."""
@@ -211,17 +238,11 @@ class KubeClient:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
-        url = self._server + resource.path(namespace)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SECONDS + READ_GRACE_SECONDS)
-        try:
-            async with self._http().get(url, params=query, timeout=timeout) as answer:
-                if answer.status >= 400:
-                    raise _error(answer.status, await answer.read())
-                yield WatchEvent(type="OPENED", object=b"")
-                async for line in _lines(answer.content):
-                    yield _watch_event(line)
-        except _NETWORK_ERRORS as error:
-            raise Unavailable(f"watch {url}: {str(error) or type(error).__name__}") from error
+        async with self._exchange("GET", resource.path(namespace), params=query, timeout=timeout) as answer:
+            yield WatchEvent(type="OPENED", object=b"")
+            async for line in _lines(answer.content):
+                yield _watch_event(line)
 
     async def create(
         self, resource: Resource, namespace: str, body: dict[str, Any], *, name: str = "", subresource: str = ""

@@ -125,6 +125,9 @@ def test_zones(key: str, zones: list[str]) -> None:
         (". {\n kubernetes a.b {\n  zonal\n }\n}", "option 'zonal' of kubernetes is not built yet"),
         (". {\n kubernetes a.b {\n  florp\n }\n}", "unknown property 'florp'"),
         (". {\n kubernetes a.b {\n  endpoint ftp://x\n }\n}", "'ftp://x' is no URL of an API server"),
+        (". {\n kubernetes a.b {\n  tls a b\n }\n}", "wrong argument count or unexpected line ending after 'tls'"),
+        (". {\n kubernetes a.b {\n  endpoint https://x\n  tls /a /b /no/c\n }\n}", "certificate-authority: /no/c"),
+        (". {\n kubernetes a.b {\n  kubeconfig /no/config\n }\n}", "kubeconfig /no/config: No such file"),
         (". {\n kubernetes a.b {\n  namespaces A_b\n }\n}", "'A_b' is no namespace"),
         (". {\n kubernetes a..b\n}", "a label is empty"),
         (". {\n kubernetes a.b\n kubernetes c.d\n}", "only one kubernetes section allowed per server block"),
@@ -151,7 +154,7 @@ def test_a_kubeconfig_gives_its_server(tmp_path: Path) -> None:
     text = f". {{\n kubernetes a.b {{\n  kubeconfig {config}\n }}\n}}"
     assert only(text).table_zones == ("a.b.",)
     config.write_text("contexts: 7")
-    assert "no server for its context" in refusal(text)
+    assert "Expected `array | null`, got `int` - at `$.contexts`" in refusal(text)
 
 
 def test_every_built_plugin_has_a_place_in_the_order() -> None:

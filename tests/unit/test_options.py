@@ -27,8 +27,8 @@ def test_proxy_mode_is_mode() -> None:
     ("argument", "message"),
     [
         ("--mode=ipvs", "must be one of auto, iptables"),
-        ("--master=10.0.0.1:8001", "must be http://HOST:PORT"),
-        ("--master=http://", "must be http://HOST:PORT"),
+        ("--master=10.0.0.1:8001", "must be https://HOST:PORT"),
+        ("--master=http://", "must be https://HOST:PORT"),
         ("--hostname-override= ", "empty hostname-override is invalid"),
         ("--cluster-cidr=10.0.0.0/33", "invalid CIDR address"),
         ("--iptables-masquerade-bit=32", "must be within the range [0, 31]"),
