@@ -14,6 +14,7 @@ from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import SystemClock
+from kubeproxy.store.base import Range, Store, prefix_end
 from kubeproxy.store.sqlite import SqliteStore
 
 Obj = dict[str, Any]
@@ -60,13 +61,40 @@ class Bed:
 
 @asynccontextmanager
 async def api_bed(service_range: str = "10.96.0.0/12", ports: str = "30000-32767") -> AsyncIterator[Bed]:
-    clock, rng = SystemClock(), random.Random(7)
+    async with await SqliteStore.open(":memory:") as store, api_on(store, service_range, ports) as bed:
+        yield bed
+
+
+@asynccontextmanager
+async def api_on(
+    store: Store, service_range: str = "10.96.0.0/12", ports: str = "30000-32767", seed: int = 7
+) -> AsyncIterator[Bed]:
+    """Another API server on a store."""
+    clock, rng = SystemClock(), random.Random(seed)
     ranges = parse_ranges(service_range, ports)
-    async with await SqliteStore.open(":memory:") as store:
-        registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
-        await SystemObjects(registry, ranges, Reach("192.168.56.10", 8001)).ensure()
-        async with TestClient(TestServer(api_app(registry, clock))) as client:
-            yield Bed(client, registry)
+    registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
+    await SystemObjects(registry, ranges, Reach("192.168.56.10", 8001)).ensure()
+    async with TestClient(TestServer(api_app(registry, clock))) as client:
+        yield Bed(client, registry)
+
+
+async def claimed(bed: Bed) -> dict[str, str]:
+    """Return what is in use, by address or `PROTOCOL-PORT`, with the name of whose it is."""
+    prefix = b"/registry/ranges/"
+    found = await bed.registry.store.range(Range(key=prefix, range_end=prefix_end(prefix)))
+    return {kv.key.rpartition(b"/")[2].decode(): kv.value.rpartition(b"/")[2].decode() for kv in found.kvs}
+
+
+def shown(*services: Obj) -> set[str]:
+    """Return what Services show of addresses and ports that they hold, named as `claimed` names it."""
+    held: set[str] = set()
+    for obj in services:
+        spec = obj["spec"]
+        held |= {ip for ip in spec.get("clusterIPs", ()) if ip != "None"}
+        held |= {f"{p['protocol']}-{p['nodePort']}" for p in spec.get("ports", ()) if "nodePort" in p}
+        if "healthCheckNodePort" in spec:
+            held.add(f"TCP-{spec['healthCheckNodePort']}")
+    return held
 
 
 def collector(bed: Bed) -> GarbageCollector:

@@ -2,18 +2,20 @@
 
 Each address or port in use is a key below /registry/ranges/; a Service's write carries the condition that the
 keys it claims do not exist. So no two writers, in one process or several, can end up with the same one, and
-nothing leaks when a process dies half-way.
+nothing leaks when a process dies half-way. An address is also taken under the condition that the ServiceCIDR it
+is of has not changed: none can be taken of one that another server has begun to delete.
 
 Random picks leave the bottom of a range to explicit requests, as upstream's strategy does (KEP 3070).
 """
 
 import random
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
 
+from kubeproxy.apiserver.families import settle_families
 from kubeproxy.apiserver.service import (
     NONE,
     gets_node_ports,
@@ -22,13 +24,16 @@ from kubeproxy.apiserver.service import (
     may_have_node_ports,
     needs_health_check_port,
 )
-from kubeproxy.apiserver.status import Errors, FieldError, internal, invalid, invalid_value
+from kubeproxy.apiserver.servicecidrs import IPNetwork, Networks, ServiceCidr
+from kubeproxy.apiserver.status import FieldError, internal, invalid, invalid_value
 from kubeproxy.model.addresses import canonical_ip, family_of
-from kubeproxy.store.base import Range, Store, prefix_end
+from kubeproxy.store.base import Compare, Range, Store, prefix_end
 
-_IPS = b"/registry/ranges/serviceips/"
-_PORTS = b"/registry/ranges/servicenodeports/"
-_RANDOM_PICKS = 8
+IPS = b"/registry/ranges/serviceips/"
+PORTS = b"/registry/ranges/servicenodeports/"
+_BLIND_PICKS = 2
+"""Attempts that pick without reading what is in use: in a range that is mostly free they nearly always succeed."""
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
 _TAKEN = "provided port is already allocated"
 
 Spec = dict[str, Any]
@@ -37,24 +42,22 @@ Spec = dict[str, Any]
 class Claim(msgspec.Struct, frozen=True):
     """A key that a Service's write creates; ``refusal`` is what to say when somebody else has it.
 
-    A claim without a refusal was picked by us: when it is taken, another is picked.
+    A claim without a refusal was picked by us: when it is taken, another is picked. ``needs`` is a condition that
+    the write must carry besides.
     """
 
     key: bytes
     refusal: FieldError | None = None
+    needs: Compare | None = None
 
 
 class Ranges(msgspec.Struct, frozen=True, kw_only=True):
     """What may be handed out."""
 
-    networks: tuple[IPv4Network | IPv6Network, ...]
-    """The service CIDRs, one per family, the cluster's primary family first."""
+    networks: tuple[IPNetwork, ...]
+    """The default ServiceCIDR, one network per family, the cluster's primary family first."""
     first_port: int = 30000
     last_port: int = 32767
-
-    def network(self, label: str) -> IPv4Network | IPv6Network | None:
-        """Return the CIDR of `IPv4` or `IPv6`."""
-        return next((net for net in self.networks if f"IPv{net.version}" == label), None)
 
     @property
     def families(self) -> list[str]:
@@ -77,12 +80,12 @@ def parse_ranges(cidrs: str, ports: str) -> Ranges:
 
 def ip_key(address: str) -> bytes:
     """Return the key that says an address is in use."""
-    return _IPS + address.encode()
+    return IPS + address.encode()
 
 
 def port_key(protocol: str, port: int) -> bytes:
     """Return the key that says a node port is in use for a protocol."""
-    return _PORTS + f"{protocol}-{port}".encode()
+    return PORTS + f"{protocol}-{port}".encode()
 
 
 def held_keys(spec: Mapping[str, Any]) -> set[bytes]:
@@ -106,104 +109,94 @@ class Allocator:
         self._store = store
         self._ranges = ranges
         self._rng = rng
+        self._networks = Networks(store)
+        self._kubernetes = ip_key(str(ranges.networks[0][1]))
 
-    async def complete(self, obj: dict[str, Any], held: set[bytes], attempt: int) -> list[Claim]:
+    def forget(self) -> None:
+        """A write was refused: what is remembered of ServiceCIDRs may be old."""
+        self._networks.forget()
+
+    async def complete(self, obj: dict[str, Any], before: Mapping[str, Any] | None, attempt: int) -> list[Claim]:
         """Fill in a Service's families, addresses and ports; return the claims its write must make.
 
-        ``held`` are the keys that the stored Service has already. On a later ``attempt`` picks are made from
-        what is really free. Raises an ApiProblem for a request that cannot be met.
+        ``before`` is the stored spec, whose keys the Service has already. From the third ``attempt`` on picks are
+        made from what is really free. Raises an ApiProblem for a request that cannot be met.
         """
         spec = obj["spec"]
         if not has_cluster_ip(spec):
             return []
-        name = obj["metadata"]["name"]
-        errors = self._settle_families(spec)
+        name = obj["metadata"].get("name", "")
+        errors = settle_families(spec, before, self._ranges.families)
         if errors:
             raise invalid("", "Service", name, errors)
+        held = held_keys(before) if before is not None else set()
         picked: set[bytes] = set()
-        claims = await self._claim_ips(spec, held, picked, attempt, name)
+        claims = await self._claim_ips(spec, held, attempt, name)
         claims += self._claim_asked_ports(spec, held, picked, name)
         if gets_node_ports(spec):
             claims += await self._claim_free_ports(spec, picked, attempt)
         if needs_health_check_port(spec) and not spec.get("healthCheckNodePort"):
-            spec["healthCheckNodePort"] = number = await self._pick_port(picked, attempt)
+            spec["healthCheckNodePort"] = number = await self._pick_port(picked, attempt, "HealthCheck NodePort 0")
             claims.append(Claim(port_key("TCP", number)))
         return claims
 
-    def _settle_families(self, spec: Spec) -> Errors:
-        if is_headless(spec) and not spec.get("selector") and "ipFamilies" not in spec:
-            first = self._ranges.families[0]
-            spec.setdefault("ipFamilyPolicy", "RequireDualStack")
-            spec["ipFamilies"] = [first, "IPv6" if first == "IPv4" else "IPv4"]
-            return []
-        wanted = [family_of(canonical_ip(ip) or ip).label for ip in spec.get("clusterIPs") or () if ip != NONE]
-        families = list(dict.fromkeys((spec.get("ipFamilies") or []) + wanted)) or self._ranges.families[:1]
-        policy = spec.setdefault("ipFamilyPolicy", "RequireDualStack" if len(families) == 2 else "SingleStack")
-        if is_headless(spec) and not spec.get("selector"):
-            spec["ipFamilies"] = families
-            return []
-        for index, family in enumerate(families):
-            if self._ranges.network(family) is None:
-                return [invalid_value(f"spec.ipFamilies[{index}]", family, "not configured on this cluster")]
-        if policy == "RequireDualStack" and len(self._ranges.networks) < 2:
-            detail = "this cluster is not configured for dual-stack services"
-            return [invalid_value("spec.ipFamilyPolicy", policy, detail)]
-        if policy == "SingleStack" and len(families) > 1:
-            detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
-            return [invalid_value("spec.ipFamilyPolicy", policy, detail)]
-        if policy != "SingleStack":
-            families += [family for family in self._ranges.families if family not in families]
-        spec["ipFamilies"] = families
-        return []
-
-    async def _claim_ips(
-        self, spec: Spec, held: set[bytes], picked: set[bytes], attempt: int, name: str
-    ) -> list[Claim]:
+    async def _claim_ips(self, spec: Spec, held: set[bytes], attempt: int, name: str) -> list[Claim]:
         if is_headless(spec):
             return []
         asked = list(spec.get("clusterIPs") or [])
         claims = []
         for text in asked:
-            key = ip_key(canonical_ip(text) or text)
-            if key not in held:
-                claims.append(Claim(key, self._check_ip(text, asked, name)))
+            if ip_key(canonical_ip(text) or text) not in held:
+                claims.append(await self._claim_asked_ip(text, asked, name))
         for family in spec["ipFamilies"][len(asked) :]:
-            address = await self._pick_ip(family, picked, attempt)
+            address, cidr = await self._pick_ip(family, attempt)
             asked.append(address)
-            claims.append(Claim(ip_key(address)))
-        spec["clusterIPs"], spec["clusterIP"] = asked, asked[0]
+            claims.append(Claim(ip_key(address), needs=cidr.stands))
+        if asked:
+            spec["clusterIPs"], spec["clusterIP"] = asked, asked[0]
         return claims
 
-    def _check_ip(self, text: str, asked: list[str], name: str) -> FieldError:
+    async def _claim_asked_ip(self, text: str, asked: list[str], name: str) -> Claim:
         canonical = canonical_ip(text) or text
-        network = self._ranges.network(family_of(canonical).label)
-        address = ip_address(canonical)
+        label = family_of(canonical).label
         failed = f"failed to allocate IP {text}: "
-        if network is None or address not in network or not 0 < int(address) - int(network[0]) < _size(network):
-            listed = ",".join(str(net) for net in self._ranges.networks)
-            detail = f"the provided IP ({text}) is not in the valid range. The range of valid IPs is {listed}"
+        cidr = _holder(canonical, await self._networks.of_family(label))
+        if cidr is None:
+            listed = await self._networks.of_family(label, fresh=True)
+            cidr = _holder(canonical, listed)
+        if cidr is None:
+            around = [net for net, _ in listed if ip_address(canonical) in net]
+            detail = "the provided network does not match the current range"
+            if around:
+                detail = (
+                    f"the provided IP ({text}) is not in the valid range. The range of valid IPs is {around[0]}"
+                )
             raise invalid("", "Service", name, [invalid_value("spec.clusterIPs", asked, failed + detail)])
-        return invalid_value("spec.clusterIPs", asked, f"{failed}provided IP is already allocated")
+        refusal = invalid_value("spec.clusterIPs", asked, f"{failed}provided IP is already allocated")
+        return Claim(ip_key(canonical), refusal, cidr.stands)
 
-    async def _pick_ip(self, family: str, picked: set[bytes], attempt: int) -> str:
-        network = self._ranges.network(family)
-        assert network is not None
-        size = _size(network)
-        reserved = min(max(16, size // 16), 256) if size > 16 else 1
-        if attempt < _RANDOM_PICKS:
-            address = str(network[self._rng.randrange(max(reserved, 2), size)])
-        else:
-            used = await self._used(_IPS)
-            free = [i for i in range(2, min(size, 2**20)) if ip_key(str(network[i])) not in used | picked]
-            if not free:
-                raise internal("failed to allocate a serviceIP: range is full")
-            address = str(network[self._rng.choice([i for i in free if i >= reserved] or free)])
-        picked.add(ip_key(address))
-        return address
+    async def _pick_ip(self, family: str, attempt: int) -> tuple[str, ServiceCidr]:
+        known = await self._networks.of_family(family, fresh=attempt >= _BLIND_PICKS)
+        usable = [pair for pair in known if _size(pair[0]) > 1]
+        if attempt < _BLIND_PICKS and usable:
+            sizes = [_size(network) for network, _ in usable]
+            network, cidr = self._rng.choices(usable, weights=sizes)[0]
+            low = min(_reserved(network), _size(network) - 1)
+            address = str(network[self._rng.randrange(low, _size(network))])
+            if ip_key(address) != self._kubernetes:
+                return address, cidr
+        used = [key.removeprefix(IPS).decode() for key in {*await self._used(IPS), self._kubernetes}]
+        addresses = [int(ip_address(text)) for text in used if family_of(text).label == family]
+        for network, cidr in usable:
+            size, start = _size(network), int(network[0])
+            offset = _pick_free(self._rng, 1, _reserved(network), size, (at - start for at in addresses))
+            if offset is not None:
+                return str(network[offset]), cidr
+        raise internal("failed to allocate a serviceIP: range is full")
 
-    async def _used(self, prefix: bytes) -> set[bytes]:
+    async def _used(self, prefix: bytes) -> list[bytes]:
         found = await self._store.range(Range(key=prefix, range_end=prefix_end(prefix), keys_only=True))
-        return {kv.key for kv in found.kvs}
+        return [kv.key for kv in found.kvs]
 
     def _claim_asked_ports(self, spec: Spec, held: set[bytes], picked: set[bytes], name: str) -> list[Claim]:
         """Claim what the user names before anything is picked, so that no pick gets in its way."""
@@ -238,7 +231,7 @@ class Allocator:
                 continue
             number = shared.get(port["port"])
             if number is None or port_key(port["protocol"], number) in picked:
-                number = await self._pick_port(picked, attempt)
+                number = await self._pick_port(picked, attempt, "nodePort")
             port["nodePort"] = number
             key = port_key(port["protocol"], number)
             picked.add(key)
@@ -253,25 +246,54 @@ class Allocator:
             raise invalid("", "Service", name, [invalid_value(field, number, detail)])
         return invalid_value(field, number, _TAKEN)
 
-    async def _pick_port(self, picked: set[bytes], attempt: int) -> int:
+    async def _pick_port(self, picked: set[bytes], attempt: int, what: str) -> int:
         first, last = self._ranges.first_port, self._ranges.last_port
         size = last - first + 1
-        reserved = min(max(16, size // 32), 128) if size > 16 else 0
-        used = await self._used(_PORTS) if attempt >= _RANDOM_PICKS else set()
-        taken = used | picked
-        if attempt < _RANDOM_PICKS:
-            candidates: Sequence[int] = [self._rng.randrange(first + reserved, last + 1) for _ in range(4)]
-        else:
-            candidates = [*range(first + reserved, last + 1), *range(first, first + reserved)]
-        for number in candidates:
-            if not any(port_key(protocol, number) in taken for protocol in ("TCP", "UDP", "SCTP")):
+        above = first + (min(max(16, size // 32), 128) if size > 16 else 0)
+        if attempt < _BLIND_PICKS:
+            number = self._rng.randrange(above, last + 1)
+            if not any(port_key(protocol, number) in picked for protocol in _PROTOCOLS):
                 return number
-        if attempt < _RANDOM_PICKS:
-            return candidates[0]
-        raise internal("failed to allocate a nodePort: range is full")
+        used = {key.rpartition(b"-")[2] for key in (*await self._used(PORTS), *picked)}
+        free = _pick_free(self._rng, first, above, last + 1, (int(number) for number in used))
+        if free is None:
+            raise internal(f"failed to allocate a {what}: range is full")
+        return free
 
 
-def _size(network: IPv4Network | IPv6Network) -> int:
-    """Offsets that may be used: not the broadcast address of IPv4; an IPv6 range is cut to 2^20."""
-    usable = network.num_addresses - 1 if network.version == 4 else network.num_addresses
-    return min(usable, 2**20 if network.version == 6 else usable)
+def _holder(address: str, networks: list[tuple[IPNetwork, ServiceCidr]]) -> ServiceCidr | None:
+    """Return a ServiceCIDR that an address may be taken from."""
+    parsed = ip_address(address)
+    for network, cidr in networks:
+        if parsed in network and 0 < int(parsed) - int(network[0]) < _size(network):
+            return cidr
+    return None
+
+
+def _size(network: IPNetwork) -> int:
+    """Offsets that may be used, from 1 on: not the broadcast address of IPv4; IPv6 is cut to 2^64 as upstream."""
+    return network.num_addresses - 1 if network.version == 4 else min(network.num_addresses, 2**64)
+
+
+def _reserved(network: IPNetwork) -> int:
+    """Where the part that random picks are made from begins."""
+    size = _size(network)
+    return min(max(16, size // 16), 256) if size > 16 else 1
+
+
+def _pick_free(rng: random.Random, first: int, above: int, end: int, used: Iterable[int]) -> int | None:
+    """Return one of the free numbers in [above, end), each as likely as the other, else one in [first, above).
+
+    Costs a sort of what is used, however large the range. None when all are used.
+    """
+    taken = sorted(set(used))
+    for low, high in ((above, end), (first, above)):
+        inside = [number for number in taken if low <= number < high]
+        if len(inside) < high - low:
+            pick = low + rng.randrange(high - low - len(inside))
+            for number in inside:
+                if number > pick:
+                    break
+                pick += 1
+            return pick
+    return None

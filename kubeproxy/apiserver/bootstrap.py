@@ -13,8 +13,9 @@ from kubeproxy.apiserver import status
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.kinds import kind_of
 from kubeproxy.apiserver.registry import Registry
+from kubeproxy.apiserver.servicecidrs import DEFAULT
 from kubeproxy.clock import Clock
-from kubeproxy.store import resources
+from kubeproxy.store import objects, resources
 from kubeproxy.store.base import StoreError
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,36 @@ class SystemObjects:
         """Make what is missing; ``refresh``: bring what is there up to date too. Raises StoreError."""
         for name in NAMESPACES:
             await self._ensure(resources.NAMESPACES, "", {"metadata": {"name": name}})
+        await self._ensure(resources.SERVICE_CIDRS, "", self._service_cidr())
+        await self._check_service_cidr()
         await self._ensure(resources.SERVICES, "default", _service(self._ranges, self._reach.port))
         if self._reach.address:
             endpoints, slice_ = _endpoints(self._reach), _endpoint_slice(self._reach)
             await self._ensure(resources.ENDPOINTS, "default", endpoints, *(("subsets",) if refresh else ()))
             fields = ("endpoints", "ports") if refresh else ()
             await self._ensure(resources.ENDPOINT_SLICES, "default", slice_, *fields)
+
+    def _service_cidr(self) -> Obj:
+        return {"metadata": {"name": DEFAULT}, "spec": {"cidrs": [str(net) for net in self._ranges.networks]}}
+
+    async def _check_service_cidr(self) -> None:
+        """The default ServiceCIDR may get its second family; any other difference is the user's to settle."""
+        kind, wanted = kind_of(resources.SERVICE_CIDRS), self._service_cidr()
+        try:
+            found = objects.decode(await self._registry.read(kind, "", DEFAULT))["spec"]["cidrs"]
+        except status.ApiProblem:
+            return  # Could not be made, which was told.
+        cidrs = wanted["spec"]["cidrs"]
+        if len(cidrs) == 2 and found == cidrs[:1]:
+            await self._registry.update(kind, "", DEFAULT, lambda old: {**old, "spec": wanted["spec"]})
+        elif found != cidrs and "ServiceCIDR" not in self._told:
+            self._told.add("ServiceCIDR")
+            log.warning(
+                "--service-cluster-ip-range is %s, and ServiceCIDR %s says %s, which counts: make them match",
+                ",".join(cidrs),
+                DEFAULT,
+                ",".join(found),
+            )
 
     async def _ensure(self, resource: resources.Resource, namespace: str, obj: Obj, *fields: str) -> None:
         """Create an object, or bring the named fields of the one that is there up to date."""

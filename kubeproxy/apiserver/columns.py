@@ -272,6 +272,8 @@ def _data_count(obj: Obj, _now: float) -> int:
 CONFIG_MAP = (NAME, Column("Data", _data_count), AGE)
 LEASE = (NAME, Column("Holder", at("spec", "holderIdentity", default="")), AGE)
 
+SERVICE_CIDR = (NAME, Column("CIDRs", lambda obj, _now: ",".join((obj.get("spec") or {}).get("cidrs") or [])), AGE)
+
 
 def _containers(field: str) -> Callable[[Obj, float], str]:
     def cell(obj: Obj, _now: float) -> str:

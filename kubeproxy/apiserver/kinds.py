@@ -10,6 +10,7 @@ from kubeproxy.apiserver import (
     columns,
     service,
     service_changes,
+    servicecidrs,
     shapes_apps,
     shapes_core,
     shapes_pod,
@@ -233,6 +234,15 @@ KINDS: tuple[Kind, ...] = (
         shape=shapes_core.LEASE,
         columns=columns.LEASE,
         validate=cluster.validate_lease,
+    ),
+    Kind(
+        resource=resources.SERVICE_CIDRS,
+        shape=shapes_core.SERVICE_CIDR,
+        columns=columns.SERVICE_CIDR,
+        subresources=("status",),
+        settle=servicecidrs.settle_service_cidr,
+        validate=servicecidrs.validate_service_cidr,
+        validate_update=servicecidrs.validate_service_cidr_update,
     ),
     Kind(
         resource=resources.DEPLOYMENTS,

@@ -17,6 +17,8 @@ Obj = dict[str, Any]
 _SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _OTHER_NAMESPACE = "the namespace of the provided object does not match the namespace sent on the request"
 NAMESPACE_PREFIX = b"/registry/namespaces/"
+_REMEMBERED = 4096
+"""Namespaces whose revision is remembered; those that come and go would pile up otherwise."""
 
 
 def new_uid(rng: random.Random) -> str:
@@ -100,15 +102,15 @@ class NamespaceGuard:
         self._store = store
         self._revisions: dict[str, int] = {}
 
-    async def guard(self, kind: Kind, namespace: str, name: str) -> tuple[Compare, ...]:
-        """Return the condition for creating ``name``.
+    async def guard(self, kind: Kind, namespace: str, name: str, *, fresh: bool = False) -> tuple[Compare, ...]:
+        """Return the condition for creating ``name``; ``fresh``: read the namespace, no write will prove it.
 
         Raises 404 when there is no such namespace, 403 when it is going.
         """
         if not kind.resource.namespaced:
             return ()
         key = NAMESPACE_PREFIX + namespace.encode()
-        revision = self._revisions.get(namespace)
+        revision = None if fresh else self._revisions.get(namespace)
         if revision is None:
             found = await get(self._store, key)
             if found is None:
@@ -121,6 +123,8 @@ class NamespaceGuard:
                     "field": "metadata.namespace",
                 }
                 raise status.forbidden(kind.group, kind.plural, name, why, cause)
+            if len(self._revisions) >= _REMEMBERED:
+                self._revisions.clear()
             revision = self._revisions[namespace] = found.mod_revision
         return (Compare(key=key, target=Target.MOD, value=revision),)
 

@@ -117,11 +117,11 @@ class Registry:
         kind.settle(obj, None)
         self._validate(kind, obj, [])
         name = obj["metadata"]["name"]
-        claims = await self._claims(kind, obj, set(), attempt)
-        guard = await self._namespaces.guard(kind, namespace, name)
+        claims = await self._claims(kind, obj, None, attempt)
+        guard = await self._namespaces.guard(kind, namespace, name, fresh=dry_run)
         key = objects.object_key(kind.prefix, namespace, name)
         value = self._encode(obj)
-        compare = (_absent(key), *guard, *(_absent(claim.key) for claim in claims))
+        compare = (_absent(key), *guard, *_conditions(claims))
         owner = key.removeprefix(b"/registry/")
         success: list[Operation] = [Put(key=key, value=value, lease=await self._lease_for(kind, dry_run))]
         success += [Put(key=claim.key, value=owner) for claim in claims]
@@ -134,6 +134,7 @@ class Registry:
         if result.succeeded:
             return objects.with_revision(value, result.revision)
         self._namespaces.forget(namespace)
+        self._allocator.forget()
         self._explain(kind, name, _found(result), claims)
         return None
 
@@ -145,8 +146,10 @@ class Registry:
         if refusals:
             raise status.invalid(kind.group, kind.name, name, refusals)
 
-    async def _claims(self, kind: Kind, obj: Obj, held: set[bytes], attempt: int) -> list[Claim]:
-        return await self._allocator.complete(obj, held, attempt) if kind.name == "Service" else []
+    async def _claims(self, kind: Kind, obj: Obj, old: Obj | None, attempt: int) -> list[Claim]:
+        if kind.name != "Service":
+            return []
+        return await self._allocator.complete(obj, None if old is None else old["spec"], attempt)
 
     async def _lease_for(self, kind: Kind, dry_run: bool) -> int:
         """Events expire: those of one minute share a lease."""
@@ -212,8 +215,7 @@ class Registry:
         kind.default(new)
         kind.settle(new, old)
         self._validate(kind, new, kind.validate_update(new, old) if check else [])
-        held = held_keys(old["spec"]) if kind.name == "Service" else set()
-        claims = await self._claims(kind, new, held, attempt)
+        claims = await self._claims(kind, new, old, attempt)
         if kind.generation and _spec(new) != _spec(old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         value = self._encode(new)
@@ -223,10 +225,10 @@ class Registry:
             found = [(await self.store.range(Range(key=claim.key))).kvs for claim in claims]
             self._explain(kind, new["metadata"]["name"], [(), *found], claims)
             return objects.with_revision(value, current.mod_revision)
-        released = held - held_keys(new["spec"]) if kind.name == "Service" else set()
+        released = held_keys(old["spec"]) - held_keys(new["spec"]) if kind.name == "Service" else set()
         if _is_finished(new):
             return await self._remove(kind, current)
-        compare = (_unchanged(current), *(_absent(claim.key) for claim in claims))
+        compare = (_unchanged(current), *_conditions(claims))
         success: list[Operation] = [Put(key=current.key, value=value, lease=current.lease)]
         owner = current.key.removeprefix(b"/registry/")
         success += [Put(key=claim.key, value=owner) for claim in claims]
@@ -235,6 +237,7 @@ class Registry:
         result = await self.store.txn(compare, tuple(success), reads)
         if result.succeeded:
             return objects.with_revision(value, result.revision)
+        self._allocator.forget()
         self._explain(kind, new["metadata"]["name"], [(), *_found(result)], claims)
         return None
 
@@ -299,6 +302,12 @@ class Registry:
 
 def _absent(key: bytes) -> Compare:
     return Compare(key=key, target=Target.VERSION, value=0)
+
+
+def _conditions(claims: list[Claim]) -> list[Compare]:
+    """What must hold for claims to be made: nobody has the keys, and they are of ServiceCIDRs that stand."""
+    needs = {claim.needs.key: claim.needs for claim in claims if claim.needs is not None}
+    return [*(_absent(claim.key) for claim in claims), *needs.values()]
 
 
 def _unchanged(kv: KeyValue) -> Compare:

@@ -20,6 +20,7 @@ from aiohttp import web
 from kubeproxy.apiserver.allocate import Allocator, Ranges
 from kubeproxy.apiserver.app import api_app
 from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
+from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import Clock
@@ -188,6 +189,7 @@ async def _control(url: str, registry: Registry, clock: Clock, identity: str) ->
     async with KubeClient(url) as client:
         election = Election(client, _LEASE, identity, clock=clock)
         collector = GarbageCollector(registry, clock, election.ensure_held)
+        protection = ServiceCidrProtection(registry, clock)
 
         async def slices() -> None:
             await EndpointSliceController(client, clock=clock).run()
@@ -196,6 +198,7 @@ async def _control(url: str, registry: Registry, clock: Clock, identity: str) ->
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_kept_running("garbage collector", collector.run, clock))
                 tasks.create_task(_kept_running("EndpointSlice controller", slices, clock))
+                tasks.create_task(_kept_running("ServiceCIDR protection", protection.run, clock))
 
         await election.run(work)
 

@@ -55,11 +55,6 @@ def _settle_families(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
     for field in ("ipFamilies", "ipFamilyPolicy"):
         if field not in spec:
             _copy(spec, before, field)
-    if spec.get("ipFamilyPolicy") == "SingleStack" and not is_headless(spec):
-        # From two families to one: the second goes, unless the user changed the lists as well.
-        for field in ("clusterIPs", "ipFamilies"):
-            if spec.get(field) == before.get(field):
-                spec[field] = (spec.get(field) or [])[:1]
 
 
 def _copy(spec: dict[str, Any], before: Mapping[str, Any], *fields: str) -> None:

@@ -1,4 +1,4 @@
-"""The shapes of the core, discovery and coordination kinds (Pods apart)."""
+"""The shapes of the core, discovery, coordination and networking kinds (Pods apart)."""
 
 from kubeproxy.apiserver.schema import (
     ANY,
@@ -203,5 +203,13 @@ LEASE = top(
                 "preferredHolder": STRING,
             },
         )
+    },
+)
+
+SERVICE_CIDR = top(
+    "ServiceCIDR",
+    {
+        "spec": Shape("ServiceCIDRSpec", {"cidrs": STRINGS}),
+        "status": Shape("ServiceCIDRStatus", {"conditions": CONDITIONS}),
     },
 )

@@ -40,3 +40,4 @@ ENDPOINT_SLICES = Resource(group="discovery.k8s.io", plural="endpointslices", ki
 DEPLOYMENTS = Resource(group="apps", plural="deployments", kind="Deployment")
 REPLICA_SETS = Resource(group="apps", plural="replicasets", kind="ReplicaSet")
 LEASES = Resource(group="coordination.k8s.io", plural="leases", kind="Lease")
+SERVICE_CIDRS = Resource(group="networking.k8s.io", plural="servicecidrs", kind="ServiceCIDR", namespaced=False)

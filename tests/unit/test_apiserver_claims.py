@@ -2,18 +2,9 @@
 
 import pytest
 
-from kubeproxy.store.base import Range, prefix_end
-from tests.apiserver_bed import MERGE, SERVICES, api_bed, service
+from tests.apiserver_bed import MERGE, SERVICES, api_bed, claimed, service, shown
 
 pytestmark = pytest.mark.unit
-
-PREFIX = b"/registry/ranges/"
-
-
-async def claimed(bed):
-    """Return what is in use, by address or port, with whose it is."""
-    found = await bed.registry.store.range(Range(key=PREFIX, range_end=prefix_end(PREFIX)))
-    return {kv.key.rpartition(b"/")[2].decode(): kv.value.rpartition(b"/")[2].decode() for kv in found.kvs}
 
 
 async def changed(bed, name, **spec):
@@ -104,12 +95,8 @@ async def test_every_change_of_type_leaves_exactly_what_the_service_shows():
             "ClusterIP",
         ):
             name = {"externalName": "a.example.com"} if kind == "ExternalName" else {}
-            spec = (await changed(bed, "s", type=kind, **name))["spec"]
-            shown = {
-                *spec.get("clusterIPs", []),
-                *(f"TCP-{p['nodePort']}" for p in spec["ports"] if "nodePort" in p),
-            }
-            assert (await claimed(bed)).keys() - before.keys() == shown
+            after = await changed(bed, "s", type=kind, **name)
+            assert (await claimed(bed)).keys() - before.keys() == shown(after)
         await bed.call("DELETE", f"{SERVICES}/s")
         assert await claimed(bed) == before
 

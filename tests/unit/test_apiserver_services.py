@@ -67,11 +67,14 @@ REFUSALS = [
         "The range of valid ports is 30000-32767",
     ),
     ({"clusterIP": "nonsense"}, "must be a valid IP address"),
-    ({"clusterIP": "192.168.0.1"}, "is not in the valid range. The range of valid IPs is 10.96.0.0/12"),
-    ({"clusterIP": "10.96.0.0"}, "is not in the valid range"),
+    ({"clusterIP": "192.168.0.1"}, "failed to allocate IP 192.168.0.1: the provided network does not match"),
+    ({"clusterIP": "10.96.0.0"}, "is not in the valid range. The range of valid IPs is 10.96.0.0/12"),
     ({"clusterIP": "10.111.255.255"}, "is not in the valid range"),
     ({"clusterIP": "10.96.0.1"}, "failed to allocate IP 10.96.0.1: provided IP is already allocated"),
-    ({"clusterIP": "fd00::1"}, 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster'),
+    (
+        {"clusterIP": "fd00::1"},
+        'spec.clusterIPs[0]: Invalid value: ["fd00::1"]: IPv6 is not configured on this cluster',
+    ),
     (
         {"clusterIP": "fd00::1", "ipFamilies": ["IPv4"]},
         "expected an IPv4 value as indicated by `ipFamilies[0]`",
