@@ -164,13 +164,16 @@ class EtcdStore:
             raise Compacted(await self._oldest(key)) from None
 
     async def _oldest(self, key: bytes) -> int:
-        with suppress(Refused, Unavailable, TimeoutError):
-            try:
-                async with asyncio.timeout(REFUSAL_SECONDS):
-                    async for _ in self.watch(key, start_revision=1):
-                        pass
-            except Compacted as error:
-                return error.revision
+        with suppress(Refused, TimeoutError):
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                while not self._calls.closed:
+                    try:
+                        async for _ in self.watch(key, start_revision=1):
+                            pass
+                    except Compacted as error:
+                        return error.revision
+                    except Unavailable:
+                        await asyncio.sleep(REFUSAL_SECONDS / 20)
         return 0
 
     async def _lines(self, endpoint: str, response: aiohttp.ClientResponse, key: bytes) -> AsyncIterator[bytes]:

@@ -27,10 +27,10 @@ from kubeproxy.store.base import (
     Target,
 )
 from tests.etcd_bed import etcd_process
-from tests.store_engines import LONG, engine_params, opened
+from tests.store_engines import LONG, REAL, engine_params, opened
 from tests.store_model import Model, inside
 
-EXAMPLES = {"memory": 150, "file": 30, "gateway": 30, "etcd": 12}
+EXAMPLES = {"memory": 150, "file": 30, "gateway": 30, "gateway with faults": 5, "etcd": 12, "etcd with faults": 4}
 NAMES = (b"a", b"a\x00", b"aa", b"b", b"c\xff")
 LEASES = (1, 2, 3)
 
@@ -85,7 +85,7 @@ def etcd_url() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", engine_params())
 def test_an_engine_does_what_the_model_does(kind: str, request: pytest.FixtureRequest) -> None:
-    url = request.getfixturevalue("etcd_url") if kind == "etcd" else ""
+    url = request.getfixturevalue("etcd_url") if kind in REAL else ""
 
     @settings(
         max_examples=EXAMPLES[kind] * (40 if LONG else 1),
@@ -162,7 +162,7 @@ class Run:
     async def on(cls, kind: str, store: Store, clock: ManualClock) -> "Run":
         now = (await store.range(Range(key=b"\0", count_only=True))).revision
         compacted = 0
-        if kind == "etcd":  # Forget the examples before: compacted is then known.
+        if kind in REAL:  # Forget the examples before: compacted is then known.
             now = (await store.txn((), (Put(key=b"fresh", value=b""),))).revision
             await store.compact(now)
             compacted = now
@@ -194,7 +194,7 @@ class Run:
                 status = await self.store.lease_time_to_live(self._lease(number))
                 assert status.keys == self.model.lease_keys(self._lease(number))
                 assert (status.remaining >= 0) == (self._lease(number) in self.model.leases)
-            case ("step", float(seconds)) if self.kind != "etcd":
+            case ("step", float(seconds)) if self.kind not in REAL:
                 self.model.step(seconds)
                 await self.clock.step(seconds)
             case ("watch", bytes(key), bytes(end), age):
@@ -202,7 +202,7 @@ class Run:
 
     async def _grant(self, lease: int, ttl: int) -> None:
         if lease not in self.model.leases:
-            ttl = ttl if self.kind != "etcd" else 600
+            ttl = ttl if self.kind not in REAL else 600
             await self.store.lease_grant(ttl, lease)
             self.model.lease_grant(ttl, lease)
 
@@ -268,7 +268,7 @@ class Run:
 
     def _comparable(self, events: list[Event]) -> list[Event]:
         """etcd before 3.6 forgets a deletion at the very revision of a compaction."""
-        if self.kind != "etcd":
+        if self.kind not in REAL:
             return events
         return [e for e in events if e.type is EventType.PUT or e.kv.mod_revision not in self.compactions]
 

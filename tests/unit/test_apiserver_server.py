@@ -15,6 +15,7 @@ from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, Reach, SystemObjects
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed
+from tests.store_engines import reset_in_mid_request
 
 pytestmark = pytest.mark.unit
 
@@ -67,6 +68,13 @@ async def test_a_watch_ends_when_its_client_leaves():
         for answer in answers:
             answer.close()
         await until(lambda: serves(controllers))
+
+
+async def test_half_a_request_leaves_no_trace(caplog):
+    async with api_bed() as bed:
+        await reset_in_mid_request(str(bed.client.make_url("/")), CONFIG_MAPS)
+        assert (await bed.call("GET", CONFIG_MAPS))[0] == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch, caplog):

@@ -36,7 +36,7 @@ from kubeproxy.store.base import (
     put,
 )
 from tests.etcd_bed import etcd_process
-from tests.store_engines import engine_params, opened
+from tests.store_engines import REAL, engine_params, opened
 
 _folders = itertools.count()
 
@@ -61,7 +61,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def store(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 ) -> AsyncIterator[Store]:
-    url = request.getfixturevalue("etcd_url") if kind == "etcd" else ""
+    url = request.getfixturevalue("etcd_url") if kind in REAL else ""
     async with opened(kind, tmp_path, clock, url) as engine:
         yield engine
 
@@ -484,7 +484,7 @@ class TestLeases:
         await put(store, root + b"c", b"", kept.id)
         watching = asyncio.create_task(collect(store, root, prefix_end(root), start + 3, 2))
         began = time.monotonic()
-        if kind != "etcd":
+        if kind not in REAL:
             await clock.step(1.9)
             assert await get(store, root + b"a") is not None
             await clock.step(0.2)

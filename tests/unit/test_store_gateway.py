@@ -15,7 +15,7 @@ import pytest_asyncio
 from kubeproxy.clock import ManualClock
 from kubeproxy.store.base import Put, put
 from kubeproxy.store.sqlite import SqliteStore
-from tests.store_engines import served
+from tests.store_engines import reset_in_mid_request, served
 
 pytestmark = pytest.mark.unit
 
@@ -198,6 +198,12 @@ async def test_health_follows_the_store(http: aiohttp.ClientSession, url: str, s
     await store.close()
     async with http.get(f"{url}/health") as response:
         assert response.status == 503
+
+
+async def test_half_a_request_leaves_no_trace(url: str, call: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    await reset_in_mid_request(url, "/v3/kv/range")
+    await call("/v3/kv/range", {"key": A})
+    assert caplog.records == []
 
 
 class TestWatch:
