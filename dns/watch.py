@@ -12,7 +12,7 @@ from dns.cluster import Cluster, Key
 from dns.zone import ClusterZone
 from kubeproxy.clock import Clock
 from kubeproxy.model.decode import decode_endpoint_slice, decode_namespace, decode_service
-from kubeproxy.model.objects import EndpointSlice, Namespace, Service
+from kubeproxy.model.objects import EndpointSlice, Namespace, Service, key_of, name_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, ObjectSource
 from kubeproxy.store.kube import KubeClient
@@ -32,11 +32,12 @@ class ClusterWatch:
         self._cluster = Cluster()
         self._on_synced = on_synced
         self._services = Informer(
-            source, SERVICES, decode_service, clock=clock, on_change=self._take_services, on_synced=self._check
-        )
+            source, SERVICES, decode_service, clock=clock, on_change=self._take_services, on_synced=self._check,
+            key_of=key_of,
+        )  # fmt: skip
         self._slices = Informer(
             source, ENDPOINT_SLICES, decode_endpoint_slice, clock=clock, on_change=self._take_slices,
-            on_synced=self._check,
+            on_synced=self._check, key_of=key_of,
         )  # fmt: skip
         self._namespaces = Informer(
             source,
@@ -45,6 +46,7 @@ class ClusterWatch:
             clock=clock,
             on_change=self._take_namespaces,
             on_synced=self._check,
+            key_of=name_of,
         )
 
     async def run(self) -> None:

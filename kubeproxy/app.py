@@ -7,7 +7,7 @@ API server or store that is away is no reason to stop: the informers retry, the 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -24,18 +24,30 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.decode import decode_endpoint_slice, decode_node, decode_service
+from kubeproxy.model.decode import (
+    HEADLESS_LABEL,
+    PROXY_NAME_LABEL,
+    Data,
+    decode_node,
+    decode_proxy_slice,
+    decode_service,
+)
 from kubeproxy.model.desired import Settings
-from kubeproxy.model.objects import EndpointSlice, Node, Service
+from kubeproxy.model.objects import EndpointSlice, Node, Service, key_of, name_of
 from kubeproxy.model.world import World
 from kubeproxy.options import Options
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
-from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES
+from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES, Resource
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+OURS = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
+"""What kube-proxy watches: nothing that another proxy serves, nothing headless. (DNS has its own informers.)"""
 
 FAMILIES = (Family.V4,)
 """The families that the agent serves; the model and the backend know both."""
@@ -71,31 +83,34 @@ class Agent:
         self._health = ProxyHealth(FAMILIES, options.sync_period)
         report = SyncReport(self._metrics, self._health, clock)
         self._syncers = [self._syncer(family, report.note) for family in FAMILIES]
-        node = f"metadata.name={options.node_name}"
-        self._services = Informer[Service](
-            client,
-            SERVICES,
-            decode_service,
-            clock=clock,
-            on_change=self._services_changed,
-            on_synced=self._one_synced,
+        self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
+        self._slices = self._follow(
+            client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OURS
         )
-        self._slices = Informer[EndpointSlice](
-            client,
-            ENDPOINT_SLICES,
-            decode_endpoint_slice,
-            clock=clock,
-            on_change=self._slices_changed,
-            on_synced=self._one_synced,
+        self._node = self._follow(
+            client, NODES, decode_node, name_of, self._node_changed, fields=f"metadata.name={options.node_name}"
         )
-        self._node = Informer[Node](
+
+    def _follow(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        decode: Callable[[Data], T],
+        key: Callable[[T], Key],
+        on_change: Callable[[Mapping[Key, T | None]], None],
+        labels: str = "",
+        fields: str = "",
+    ) -> Informer[T]:
+        return Informer(
             client,
-            NODES,
-            decode_node,
-            clock=clock,
-            field_selector=node,
-            on_change=self._node_changed,
+            resource,
+            decode,
+            clock=self._clock,
+            on_change=on_change,
             on_synced=self._one_synced,
+            key_of=key,
+            label_selector=labels,
+            field_selector=fields,
         )
 
     @property

@@ -139,3 +139,13 @@ class Namespace(Record, frozen=True, kw_only=True):
 
     name: str
     labels: tuple[tuple[str, str], ...] = ()
+
+
+def key_of(value: Service | EndpointSlice) -> tuple[str, str]:
+    """Return an object's namespace and name."""
+    return value.namespace, value.name
+
+
+def name_of(value: Node | Namespace) -> tuple[str, str]:
+    """Return the key of an object that is in no namespace."""
+    return "", value.name

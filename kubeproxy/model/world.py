@@ -13,6 +13,7 @@ Cost: O(1) a changed object. An object that is applied again unchanged touches n
 A → B → A between two syncs leads to equal ServiceStates, hence to no write.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
@@ -42,9 +43,17 @@ class Rejection(Record, frozen=True, kw_only=True):
         return f"{self.kind} {self.namespace}/{self.name}: {self.field} {self.value} is {self.reason}"
 
 
-@lru_cache(maxsize=65536)
+_SPECIAL = re.compile(r".*:|0\.|127\.|169\.254\.|22[4-9]\.|23[0-9]\.")
+"""What a canonical address begins with that deserves a closer look; the others, nearly all, are spared it."""
+
+
 def forbidden(address: str) -> str:
-    """Return why no endpoint or virtual IP may have this address, or "" when one may."""
+    """Return why no endpoint or virtual IP may have this canonical address, or "" when one may."""
+    return _reason(address) if _SPECIAL.match(address) else ""
+
+
+@lru_cache(maxsize=65536)
+def _reason(address: str) -> str:
     ip = ip_address(address)
     if ip.is_unspecified:
         return "the unspecified address"

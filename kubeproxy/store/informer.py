@@ -1,24 +1,29 @@
 """List, then watch, for ever: a local copy of one collection that follows the API server.
 
 What flows in: raw objects. What flows out: batches of changes (`on_change`), and once, explicitly, that the
-first list is complete (`on_synced`): nobody may write half a world. Cost: one decode an event.
+first list is complete (`on_synced`): nobody may write half a world. Cost: one decode an object listed, page by
+page as they arrive; an event's revision takes another, shallow one.
 
-The state machine is the one every Kubernetes client has. A watch that ends is resumed from the last revision
-seen; a revision that is gone (410) forces a new list, which is compared with the copy, so that consumers see
-only what differs, deletions included; an absent server is retried with growing pauses and keeps the copy.
-Only the latest value of a key is ever held, so a slow consumer costs no memory.
+The state machine is the one every Kubernetes client has. The collection comes as a watch's initial events where
+the server offers that, in pages otherwise. A watch that ends is resumed from the last revision seen; a revision
+that is gone (410), or that the server has not reached, forces a new list, which is compared with the copy, so that
+consumers see only what differs, deletions included; an absent server is retried with growing pauses and keeps the
+copy. After an absence of a minute the copy is compared even if the watch could be resumed: a store may have been
+restored meanwhile, and its revisions mean something else since. Only the latest value of a key is ever held, so a
+slow consumer costs no memory.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.model.decode import DecodeError
-from kubeproxy.store.base import Compacted, StoreError
-from kubeproxy.store.kube import Listing, WatchEvent
+from kubeproxy.model.decode import Data, DecodeError
+from kubeproxy.store.base import Compacted, FutureRevision, StoreError
+from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -29,15 +34,17 @@ Key = tuple[str, str]
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+COMPARE_AFTER_SECONDS = 60.0
+"""An absence of the server that is longer ends with a list."""
 
 
 class ObjectSource(Protocol):
     """Where an informer reads: `KubeClient`, or a fake of it."""
 
-    async def list(
+    def pages(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
-    ) -> Listing:
-        """Return the whole collection."""
+    ) -> AsyncIterator[Page]:
+        """Yield the whole collection in parts."""
         ...
 
     def watch(
@@ -49,7 +56,7 @@ class ObjectSource(Protocol):
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
-        """Yield what happened after the revision."""
+        """Yield what happened after the revision; without one, everything first. See `KubeClient.watch`."""
         ...
 
 
@@ -66,18 +73,32 @@ class _Identity(msgspec.Struct, gc=False):
 _IDENTITY = msgspec.json.Decoder(_Identity)
 
 
+class Outage(msgspec.Struct, frozen=True):
+    """Since when (Clock.now and Unix seconds) the server does not answer, and what the last attempt met."""
+
+    began: float
+    wall: float
+    reason: str
+
+
 class Informer(Generic[T]):
-    """Follows one collection. Lives on one event loop; callbacks run on it and must not block."""
+    """Follows one collection. Lives on one event loop; callbacks run on it and must not block.
+
+    ``key_of`` reads a decoded object's key; without it the JSON is parsed once more for it. ``rng`` spreads what
+    many agents would do at the same moment.
+    """
 
     def __init__(
         self,
         source: ObjectSource,
         resource: Resource,
-        decode: Callable[[bytes], T],
+        decode: Callable[[Data], T],
         *,
         clock: Clock,
         on_change: Callable[[Mapping[Key, T | None]], None],
         on_synced: Callable[[], None] = lambda: None,
+        key_of: Callable[[T], Key] | None = None,
+        rng: random.Random | None = None,
         namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
@@ -86,15 +107,21 @@ class Informer(Generic[T]):
         self.synced = False
         self.connected = False
         """Whether the server answers; while it does not, the cache may be old."""
+        self.outage: Outage | None = None
+        """Set while it does not, after it was asked."""
         self.rejected: dict[Key, str] = {}
         """Objects that could not be decoded, and why; they are as good as absent."""
         self.failures = 0
+        self.lists = 0
+        """How often the whole collection was read."""
         self._source = source
         self._resource = resource
         self._decode = decode
         self._clock = clock
         self._on_change = on_change
         self._on_synced = on_synced
+        self._key_of = key_of
+        self._rng = rng or random.Random()
         self._scope = {
             "namespace": namespace,
             "label_selector": label_selector,
@@ -108,76 +135,133 @@ class Informer(Generic[T]):
         """Follow until cancelled; nothing but cancellation ends it."""
         while True:
             try:
-                if not self._revision:
-                    await self._list()
-                if not await self._watch():
+                if not await self._follow():
                     # A server that ends every watch at once must not be asked in a tight loop.
                     await self._clock.sleep(FIRST_PAUSE_SECONDS)
-            except Compacted:
-                log.info("%s: the watch is too old, listing anew", self._resource.plural)
-                self._revision = ""
-                await self._rest_before_relist()
+            except StreamingUnsupported as error:
+                log.debug("%s: no initial events, listing: %s", self._resource.plural, error)
+                await self._attempt_list()
+            except (Compacted, FutureRevision) as error:
+                await self._start_over(error)
             except StoreError as error:
-                self.connected = False
                 await self._back_off(error)
 
-    async def _rest_before_relist(self) -> None:
-        """Lists that are too old as soon as they are there must not follow each other in a tight loop."""
+    async def _attempt_list(self) -> None:
+        try:
+            await self._list()
+        except (Compacted, FutureRevision) as error:
+            await self._start_over(error)
+        except StoreError as error:
+            await self._back_off(error)
+
+    async def _start_over(self, error: StoreError) -> None:
+        """Forget the revision; lists that are too old as soon as they are there must not come in a tight loop."""
+        log.info("%s: %s; listing anew", self._resource.plural, error)
+        self._revision = ""
         pause = self._relist_pause
         self._relist_pause = min(max(pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         if pause:
-            await self._clock.sleep(pause)
+            await self._clock.sleep(self._jittered(pause))
 
     async def _back_off(self, error: StoreError) -> None:
-        if self._pause == FIRST_PAUSE_SECONDS:
+        self.connected = False
+        if self.outage is None:
             log.warning("%s: %s; the last good copy stays, retrying", self._resource.plural, error)
+            self.outage = Outage(self._clock.now(), self._clock.wall(), str(error))
+        else:
+            self.outage = msgspec.structs.replace(self.outage, reason=str(error))
         self.failures += 1
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
-        await self._clock.sleep(pause)
+        await self._clock.sleep(self._jittered(pause))
+        if self._clock.now() - self.outage.began > COMPARE_AFTER_SECONDS:
+            self._revision = ""
+
+    def _jittered(self, pause: float) -> float:
+        return pause * self._rng.uniform(0.8, 1.2)
 
     def _heard(self) -> None:
         self.connected = True
-        if self._pause != FIRST_PAUSE_SECONDS:
-            log.info("%s: the API server answers again", self._resource.plural)
+        if self.outage is not None:
+            away = self._clock.now() - self.outage.began
+            log.info("%s: the API server answers again, after %.1f s", self._resource.plural, away)
+            self.outage = None
         self._pause = FIRST_PAUSE_SECONDS
 
     async def _list(self) -> None:
-        listing = await self._source.list(self._resource, **self._scope)
-        self._heard()
         fresh: dict[Key, T] = {}
-        self.rejected.clear()
-        for data in listing.items:
-            key, _ = _identify(data)
-            value = self._accept(key, data)
-            if value is not None:
-                fresh[key] = value
+        rejected: dict[Key, str] = {}
+        revision = ""
+        async for page in self._source.pages(self._resource, **self._scope):
+            self._heard()
+            self._gather(page.items, fresh, rejected)
+            revision = page.revision
+        self._replace(fresh, rejected, revision)
+
+    def _gather(self, items: Iterable[Data], fresh: dict[Key, T], rejected: dict[Key, str]) -> None:
+        """Decode objects of a list, keeping the value that we hold already where nothing differs."""
+        for data in items:
+            try:
+                value = self._decode(data)
+            except DecodeError as error:
+                self._reject(_identify(data)[0], error, rejected)
+                continue
+            key = self._key_of(value) if self._key_of else _identify(data)[0]
+            held = self.cache.get(key)
+            fresh[key] = value if held is None or held != value else held
+
+    def _replace(self, fresh: dict[Key, T], rejected: dict[Key, str], revision: str) -> None:
+        """Take over a whole collection and tell what differs."""
+        self.lists += 1
         changes: dict[Key, T | None] = {key: None for key in self.cache if key not in fresh}
-        changes |= {key: value for key, value in fresh.items() if self.cache.get(key) != value}
-        self.cache = fresh
-        self._revision = listing.revision
+        changes |= {key: value for key, value in fresh.items() if self.cache.get(key) is not value}
+        self.cache, self.rejected, self._revision = fresh, rejected, revision
         if changes:
             self._on_change(changes)
         if not self.synced:
             self.synced = True
             self._on_synced()
 
-    async def _watch(self) -> bool:
+    async def _follow(self) -> bool:
+        """Watch once, from the last revision or from nothing; return whether anything came."""
         progressed = False
+        gathering = not self._revision
+        fresh: dict[Key, T] = {}
+        rejected: dict[Key, str] = {}
         async for event in self._source.watch(self._resource, self._revision, **self._scope):
             self._heard()
             if event.type == "OPENED":
                 continue
-            self._relist_pause = 0.0
+            progressed = True
+            if gathering and event.type != "SYNCED":
+                if event.type != "BOOKMARK":
+                    self._gather_event(event, fresh, rejected)
+                continue
             key, revision = _identify(event.object)
-            if event.type != "BOOKMARK":
+            if gathering:
+                gathering = False
+                self._replace(fresh, rejected, revision)
+                fresh, rejected = {}, {}
+                continue
+            self._relist_pause = 0.0
+            if event.type not in ("BOOKMARK", "SYNCED"):
                 self._apply(key, event)
             self._revision = revision or self._revision
-            progressed = True
         return progressed
+
+    def _gather_event(self, event: WatchEvent, fresh: dict[Key, T], rejected: dict[Key, str]) -> None:
+        if event.type == "DELETED":
+            fresh.pop(_identify(event.object)[0], None)
+        else:
+            self._gather((event.object,), fresh, rejected)
 
     def _apply(self, key: Key, event: WatchEvent) -> None:
         self.rejected.pop(key, None)
-        value = None if event.type == "DELETED" else self._accept(key, event.object)
+        value = None
+        if event.type != "DELETED":
+            try:
+                value = self._decode(event.object)
+            except DecodeError as error:
+                self._reject(key, error, self.rejected)
         if value == self.cache.get(key):
             return
         if value is None:
@@ -186,13 +270,9 @@ class Informer(Generic[T]):
             self.cache[key] = value
         self._on_change({key: value})
 
-    def _accept(self, key: Key, data: bytes) -> T | None:
-        try:
-            return self._decode(data)
-        except DecodeError as error:
-            self.rejected[key] = str(error)
-            log.warning("%s %s/%s is left out: %s", self._resource.kind, *_printable(key), error)
-            return None
+    def _reject(self, key: Key, error: DecodeError, rejected: dict[Key, str]) -> None:
+        rejected[key] = str(error)
+        log.warning("%s %s/%s is left out: %s", self._resource.kind, *_printable(key), error)
 
 
 def _printable(key: Key) -> tuple[str, str]:
@@ -200,9 +280,9 @@ def _printable(key: Key) -> tuple[str, str]:
     return namespace, name
 
 
-def _identify(data: bytes) -> tuple[Key, str]:
+def _identify(data: Data) -> tuple[Key, str]:
     try:
-        meta = _IDENTITY.decode(data).metadata
-    except msgspec.DecodeError:
+        meta = _IDENTITY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ("", ""), ""
-    return (meta.namespace, meta.name), meta.resource_version
+    return (meta.metadata.namespace, meta.metadata.name), meta.metadata.resource_version

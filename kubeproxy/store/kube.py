@@ -1,28 +1,40 @@
 """A Kubernetes API client of the few verbs that this project uses, over aiohttp.
 
-Objects stay raw JSON bytes on the way in (a list of 10,000 slices is split, not parsed, here), so the caller
-decodes each straight into its stripped Struct. Measured in shared/reference/flannel.md §6.2: 14 µs an object
-listed, 6 to 8 µs a watch event; the official client's models cost 440 and 150.
+Objects stay raw JSON on the way in (`kube_wire.py`), so the caller decodes each straight into its stripped Struct.
+Measured in shared/reference/flannel.md §6.2: 14 µs an object listed, 6 to 8 µs a watch event; the official
+client's models cost 440 and 150.
 
 Errors: `ApiError` is the server's own answer (a Status); `Unavailable` is no answer, and is worth a retry;
 `Compacted` ends a watch whose revision is gone.
 """
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import aiohttp
 import msgspec
 
 from kubeproxy import __version__
-from kubeproxy.store.base import Compacted, StoreError, Unavailable
+from kubeproxy.store.base import Unavailable
 from kubeproxy.store.credentials import Access
+from kubeproxy.store.kube_wire import (
+    ApiError,
+    Page,
+    StreamingUnsupported,
+    WatchEvent,
+    lines_of,
+    read_event,
+    read_object,
+    read_page,
+    refusal,
+)
 from kubeproxy.store.resources import Resource
 
-T = TypeVar("T")
+__all__ = ["ApiError", "KubeClient", "Listing", "Page", "StreamingUnsupported", "WatchEvent"]
 
 WATCH_SECONDS = 300
 """How long one watch request may last before it is renewed (client-go asks for 5 to 10 minutes)."""
@@ -30,8 +42,11 @@ WATCH_SECONDS = 300
 READ_GRACE_SECONDS = 30
 """How much longer than it was asked to last a silent watch may be, before it is taken for a dead link."""
 
-PAGE_LIMIT = 1000
-"""Objects a list request asks for at once."""
+INITIAL_SILENCE_SECONDS = 10
+"""How long the initial events of a watch may pause before the server is taken for one that has none."""
+
+PAGE_LIMIT = 500
+"""Objects a list request asks for at once (client-go's pager asks for as many)."""
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -39,18 +54,14 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 
 
-class ApiError(StoreError):
-    """The server refused; ``code`` is the HTTP status, ``reason`` and ``causes`` are words for programs."""
-
-    def __init__(
-        self, code: int, reason: str, message: str, body: bytes = b"", causes: frozenset[str] = frozenset()
-    ) -> None:
-        super().__init__(message or f"HTTP {code}")
-        self.code = code
-        self.reason = reason
-        self.message = message
-        self.body = body
-        self.causes = causes
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Make a socket on which a peer that went without a word is noticed within a minute, while all is silent."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,64 +69,6 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     items: tuple[bytes, ...]
     revision: str
-
-
-class WatchEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """ADDED, MODIFIED, DELETED or BOOKMARK, with the object's raw JSON; or OPENED, without one."""
-
-    type: str
-    object: bytes
-
-
-class _ListMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _List(msgspec.Struct):
-    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
-    items: list[msgspec.Raw] | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Cause(msgspec.Struct):
-    reason: str = ""
-
-
-class _Details(msgspec.Struct, frozen=True):
-    causes: tuple[_Cause, ...] = ()
-
-
-class _Status(msgspec.Struct):
-    code: int = 0
-    reason: str = ""
-    message: str = ""
-    details: _Details = _Details()
-
-
-_LIST = msgspec.json.Decoder(_List)
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
-_EVENT = msgspec.json.Decoder(_Event)
-_STATUS = msgspec.json.Decoder(_Status)
-
-
-def _error(code: int, body: bytes) -> StoreError:
-    try:
-        status = _STATUS.decode(body)
-    except msgspec.DecodeError:
-        status = _Status(message=body[:200].decode(errors="replace"))
-    if code == 410 or status.code == 410:
-        return Compacted(0)
-    if 300 <= code < 400:
-        return Unavailable(f"HTTP {code}: a redirect; this is no API server")
-    if code in (429, 502, 503, 504):
-        return Unavailable(f"HTTP {code}: {status.message}")
-    causes = frozenset(cause.reason for cause in status.details.causes)
-    return ApiError(code, status.reason, status.message, body, causes)
 
 
 class KubeClient:
@@ -128,6 +81,8 @@ class KubeClient:
         self._access = Access(server=access) if isinstance(access, str) else access
         self._server = self._access.server.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
+        self._streams = True
+        """Whether the server may know WatchList."""
 
     @property
     def server(self) -> str:
@@ -152,7 +107,7 @@ class KubeClient:
         if self._session is None:
             headers = {"Accept": "application/json", "User-Agent": f"kubeproxy/{__version__}"}
             timeout = aiohttp.ClientTimeout(total=60, sock_connect=5)
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_kept_alive)
             self._session = aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout)
         return self._session
 
@@ -179,7 +134,7 @@ class KubeClient:
                     if answer.status == 401 and not last and await credentials.refused(identity):
                         continue
                     if answer.status >= 300:
-                        raise _error(answer.status, await answer.read())
+                        raise refusal(answer.status, await answer.read())
                     yield answer
                     return
         except _NETWORK_ERRORS as error:
@@ -201,21 +156,35 @@ class KubeClient:
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
         """Read one object. Raises ApiError 404."""
         path = resource.path(namespace, name)
-        return _object(path, await self._request("GET", path))
+        return read_object(path, await self._request("GET", path))
 
     async def list(
         self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
     ) -> Listing:
-        """Read a collection, page by page, as of one revision."""
-        query = _selectors(label_selector, field_selector) | {"limit": str(PAGE_LIMIT)}
+        """Read a collection whole, as of one revision."""
         items: list[bytes] = []
+        revision = ""
+        scope = {"namespace": namespace, "label_selector": label_selector, "field_selector": field_selector}
+        async for page in self.pages(resource, **scope):
+            items += [bytes(item) for item in page.items]
+            revision = page.revision
+        return Listing(items=tuple(items), revision=revision)
+
+    async def pages(
+        self, resource: Resource, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Page]:
+        """Yield a collection page by page, all as of one revision, each as it arrives.
+
+        Raises Compacted when that revision is gone before the last page.
+        """
+        query = _selectors(label_selector, field_selector) | {"limit": str(PAGE_LIMIT)}
+        path = resource.path(namespace)
         while True:
-            path = resource.path(namespace)
-            page = _decoded(_LIST, path, await self._request("GET", path, query=query))
-            items += [bytes(item) for item in page.items or ()]
-            if not page.metadata.continue_:
-                return Listing(items=tuple(items), revision=page.metadata.resource_version)
-            query["continue"] = page.metadata.continue_
+            page = read_page(path, await self._request("GET", path, query=query))
+            yield page
+            if not page.more:
+                return
+            query["continue"] = page.more
 
     async def watch(
         self,
@@ -229,8 +198,12 @@ class KubeClient:
         """Yield what happened after ``revision``, bookmarks too, until the server ends the stream.
 
         The first event is OPENED: the server has accepted the watch. A normal end is no error: watch again
-        from the last revision seen. Raises Compacted when the revision is gone, Unavailable when the link
-        breaks or stays silent for too long.
+        from the last revision seen. Raises Compacted or FutureRevision when the server does not have the
+        revision, Unavailable when the link breaks or stays silent for too long.
+
+        Without a revision ("") the server is asked for the whole collection first, as ADDED events that end
+        with SYNCED (WatchList, https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists).
+        Raises StreamingUnsupported when it does not do that; it is asked once.
         """
         query = _selectors(label_selector, field_selector) | {
             "watch": "true",
@@ -238,11 +211,39 @@ class KubeClient:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
+        if not revision:
+            if not self._streams:
+                raise StreamingUnsupported("known from an earlier answer")
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=WATCH_SECONDS + READ_GRACE_SECONDS)
-        async with self._exchange("GET", resource.path(namespace), params=query, timeout=timeout) as answer:
-            yield WatchEvent(type="OPENED", object=b"")
-            async for line in _lines(answer.content):
-                yield _watch_event(line)
+        path = resource.path(namespace)
+        try:
+            async with self._exchange("GET", path, params=query, timeout=timeout) as answer:
+                yield WatchEvent(type="OPENED", object=b"")
+                lines = lines_of(answer.content)
+                if not revision:
+                    async for event in self._initial(lines):
+                        yield event
+                async for line in lines:
+                    yield read_event(line)
+        except ApiError as error:
+            if revision or error.code not in (400, 405, 422):
+                raise
+            self._streams = False
+            raise StreamingUnsupported(str(error)) from error
+
+    async def _initial(self, lines: AsyncIterator[bytes]) -> AsyncIterator[WatchEvent]:
+        """Yield events up to SYNCED; an older server ignores what it was asked for, and falls silent instead."""
+        while True:
+            try:
+                async with asyncio.timeout(INITIAL_SILENCE_SECONDS):
+                    event = read_event(await anext(lines))
+            except (TimeoutError, StopAsyncIteration):
+                self._streams = False
+                raise StreamingUnsupported("the initial events have no end") from None
+            yield event
+            if event.type == "SYNCED":
+                return
 
     async def create(
         self, resource: Resource, namespace: str, body: dict[str, Any], *, name: str = "", subresource: str = ""
@@ -252,14 +253,14 @@ class KubeClient:
         Raises ApiError 409 when it exists, 422 when it is invalid.
         """
         path = resource.path(namespace, name, subresource)
-        return _object(path, await self._request("POST", path, body=msgspec.json.encode(body)))
+        return read_object(path, await self._request("POST", path, body=msgspec.json.encode(body)))
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, body: dict[str, Any], *, subresource: str = ""
     ) -> dict[str, Any]:
         """Replace an object. Raises ApiError 409 when its resourceVersion is not the stored one."""
         path = resource.path(namespace, name, subresource)
-        return _object(path, await self._request("PUT", path, body=msgspec.json.encode(body)))
+        return read_object(path, await self._request("PUT", path, body=msgspec.json.encode(body)))
 
     async def patch(
         self,
@@ -274,7 +275,7 @@ class KubeClient:
         """Patch an object (RFC 7386 merge patch unless told otherwise)."""
         path = resource.path(namespace, name, subresource)
         body = msgspec.json.encode(patch)
-        return _object(path, await self._request("PATCH", path, body=body, content_type=content_type))
+        return read_object(path, await self._request("PATCH", path, body=body, content_type=content_type))
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, grace_period_seconds: int | None = None
@@ -284,18 +285,6 @@ class KubeClient:
         await self._request("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
 
 
-def _object(path: str, data: bytes) -> dict[str, Any]:
-    return _decoded(_OBJECT, path, data)
-
-
-def _decoded(decoder: "msgspec.json.Decoder[T]", path: str, data: bytes) -> T:
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # Not an API server, or a proxy in front of one that is away.
-        raise Unavailable(f"{path} is answered with something else than an object: {error}") from error
-
-
 def _selectors(labels: str, fields: str) -> dict[str, str]:
     query = {}
     if labels:
@@ -303,30 +292,3 @@ def _selectors(labels: str, fields: str) -> dict[str, str]:
     if fields:
         query["fieldSelector"] = fields
     return query
-
-
-def _watch_event(line: bytes) -> WatchEvent:
-    try:
-        event = _EVENT.decode(line)
-    except msgspec.DecodeError as error:
-        raise Unavailable(f"a watch event was cut or is no JSON: {error}") from error
-    if event.type == "ERROR":
-        raise _error(0, bytes(event.object))
-    return WatchEvent(type=event.type, object=bytes(event.object))
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Split a stream at newlines; aiohttp's own readline has a limit far below an object's size."""
-    rest: list[bytes] = []
-    async for chunk in stream.iter_any():
-        first, newline, tail = chunk.partition(b"\n")
-        rest.append(first)
-        if not newline:
-            continue
-        yield b"".join(rest)
-        *whole, last = tail.split(b"\n")
-        for line in whole:
-            yield line
-        rest = [last]
-    if any(rest):
-        raise Unavailable("the stream ended in the middle of an event")

@@ -1,6 +1,8 @@
 """The informer against a scripted source: first list, changes, cut watches, relists, outages, bad objects."""
 
 import asyncio
+import logging
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,9 +13,9 @@ import pytest
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.model.decode import decode_service
 from kubeproxy.model.objects import Service
-from kubeproxy.store.base import Compacted, StoreError, Unavailable
+from kubeproxy.store.base import Compacted, FutureRevision, StoreError, Unavailable
 from kubeproxy.store.informer import Informer, Key
-from kubeproxy.store.kube import Listing, WatchEvent
+from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import SERVICES, Resource
 
 pytestmark = pytest.mark.unit
@@ -28,19 +30,24 @@ class Source:
     """Answers lists and watches from a script; an exception in the script is raised at that point."""
 
     def __init__(self) -> None:
-        self.lists: deque[Listing | StoreError] = deque()
+        self.lists: deque[Page | StoreError] = deque()
         self.watches: deque[list[WatchEvent | StoreError]] = deque()
         self.watched_from: list[str] = []
         self.listed = 0
+        self.streams = False
 
-    async def list(self, resource: Resource, **_: Any) -> Listing:
+    async def pages(self, resource: Resource, **_: Any) -> AsyncIterator[Page]:
         self.listed += 1
         answer = self.lists.popleft()
         if isinstance(answer, StoreError):
             raise answer
-        return answer
+        for item in answer.items:
+            yield Page(items=(item,), revision=answer.revision, more="more")
+        yield Page(items=(), revision=answer.revision, more="")
 
     async def watch(self, resource: Resource, revision: str, **_: Any) -> AsyncIterator[WatchEvent]:
+        if not revision and not self.streams:
+            raise StreamingUnsupported("not here")
         self.watched_from.append(revision)
         if not self.watches:
             await asyncio.Event().wait()
@@ -50,8 +57,8 @@ class Source:
             yield event
 
 
-def listing(revision: int, *items: bytes) -> Listing:
-    return Listing(items=items, revision=str(revision))
+def listing(revision: int, *items: bytes) -> Page:
+    return Page(items=tuple(map(msgspec.Raw, items)), revision=str(revision), more="")
 
 
 def event(kind: str, data: bytes) -> WatchEvent:
@@ -69,6 +76,7 @@ class Harness:
             SERVICES,
             decode_service,
             clock=self.clock,
+            rng=random.Random(7),
             on_change=self._change,
             on_synced=lambda: self.synced_after.append(len(self.batches)),
         )
@@ -107,6 +115,39 @@ async def test_an_empty_cluster_is_synced_too(harness: Harness) -> None:
     await harness.start()
     assert harness.batches == []
     assert harness.synced_after == [0]
+
+
+async def test_the_initial_events_of_a_watch_are_the_first_list_and_the_watch_goes_on(harness: Harness) -> None:
+    harness.source.streams = True
+    end = event("SYNCED", b'{"metadata":{"resourceVersion":"9"}}')
+    harness.source.watches.append(
+        [
+            event("ADDED", service("a", 1)),
+            event("ADDED", service("gone", 2)),
+            event("DELETED", service("gone", 8)),
+            end,
+            event("ADDED", service("b", 10)),
+            Unavailable("cut"),
+        ]
+    )
+    await harness.start()
+    await harness.clock.step(1)
+    assert [[name for _, name in batch] for batch in harness.batches] == [["a"], ["b"]]
+    assert harness.synced_after == [1]
+    assert harness.source.watched_from == ["", "10"]
+    assert harness.source.listed == 0
+
+
+async def test_initial_events_that_are_cut_are_no_list(harness: Harness) -> None:
+    harness.source.streams = True
+    end = event("SYNCED", b'{"metadata":{"resourceVersion":"9"}}')
+    harness.source.watches.append([event("ADDED", service("a", 1)), Unavailable("cut")])
+    harness.source.watches.append([event("ADDED", service("b", 2)), end])
+    await harness.start()
+    assert not harness.informer.synced
+    await harness.clock.step(1)
+    assert harness.names == {"b"}
+    assert harness.synced_after == [1]
 
 
 async def test_watch_events_change_the_copy(harness: Harness) -> None:
@@ -149,9 +190,12 @@ async def test_a_bookmark_moves_the_revision_only(harness: Harness) -> None:
     assert harness.batches == []
 
 
-async def test_compaction_relists_and_tells_only_the_difference(harness: Harness) -> None:
+@pytest.mark.parametrize("loss", [Compacted(100), FutureRevision("Too large resource version: 5, current: 2")])
+async def test_a_revision_that_is_gone_or_not_there_yet_relists_and_tells_only_the_difference(
+    harness: Harness, loss: StoreError
+) -> None:
     harness.source.lists.append(listing(5, service("gone", 1), service("same", 2), service("moved", 3)))
-    harness.source.watches.append([Compacted(100)])
+    harness.source.watches.append([loss])
     harness.source.lists.append(
         listing(200, service("same", 2), service("moved", 150, "10.96.0.77"), service("new", 160))
     )
@@ -194,6 +238,34 @@ async def test_an_outage_keeps_the_last_good_copy(harness: Harness) -> None:
     await harness.clock.step(5)
     assert harness.names == {"a"}
     assert len(harness.batches) == 1
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_ten_minutes_away_cost_one_compare_and_one_batch_of_what_differs(
+    harness: Harness, changed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [service("a", 1), service("b", 2), service("c", 3)]
+    after = [service("a", 1), service("b", 4, "10.96.0.77")] if changed else before
+    harness.source.lists.append(listing(5, *before))
+    harness.source.watches.append([Unavailable("gone")])
+    harness.source.lists.extend([Unavailable("refused")] * 1000)
+    harness.source.watches.extend([[Unavailable("refused")]] * 1000)
+    await harness.start()
+    await harness.clock.step(600)
+    outage = harness.informer.outage
+    assert outage is not None
+    assert harness.clock.now() - outage.began == 600
+    assert 100 < harness.informer.failures < 150
+    harness.source.lists.clear()
+    harness.source.watches.clear()
+    harness.source.lists.append(listing(2, *after))
+    await harness.clock.step(6)
+    assert harness.informer.connected
+    assert harness.informer.outage is None
+    expected: list[dict[Key, bool]] = [{("default", "b"): True, ("default", "c"): False}] if changed else []
+    assert [{key: value is not None for key, value in batch.items()} for batch in harness.batches[1:]] == expected
+    assert harness.informer.lists == 2
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1, "said once"
 
 
 async def test_it_says_whether_the_server_answers(harness: Harness) -> None:

@@ -7,8 +7,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from kubeproxy.store.base import Compacted, Unavailable
-from kubeproxy.store.kube import ApiError, KubeClient
+from kubeproxy.store import kube
+from kubeproxy.store.base import Compacted, FutureRevision, Unavailable
+from kubeproxy.store.kube import ApiError, KubeClient, StreamingUnsupported
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
 
 pytestmark = pytest.mark.unit
@@ -88,6 +89,55 @@ async def test_a_list_is_read_page_by_page(serve: Serve) -> None:
     found = await client.list(SERVICES, label_selector="app=nginx")
     assert found.items == (b'{"a":1}', b'{"b":2}', b'{"c":3}')
     assert found.revision == "7"
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_server_without_initial_events_is_asked_for_them_once(
+    serve: Serve, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.query["resourceVersionMatch"] == "NotOlderThan"
+        asked.append(request.query["sendInitialEvents"])
+        if refused:
+            return web.Response(status=422, text='{"code":422,"reason":"Invalid","message":"forbidden"}')
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        await stream.write(b'{"type":"ADDED","object":{"metadata":{}}}\n')
+        await asyncio.sleep(5)
+        return stream
+
+    monkeypatch.setattr(kube, "INITIAL_SILENCE_SECONDS", 0.05)
+    client = await serve(handler)
+    for _ in range(2):
+        with pytest.raises(StreamingUnsupported):
+            async for _ in client.watch(SERVICES, ""):
+                pass
+    assert asked == ["true"]
+
+
+async def test_initial_events_end_with_a_marked_bookmark(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        mark = '{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}'
+        lines = ['{"type":"ADDED","object":{"metadata":{}}}', f'{{"type":"BOOKMARK","object":{mark}}}']
+        lines.append('{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"10"}}}')
+        return web.Response(text="".join(f"{line}\n" for line in lines))
+
+    client = await serve(handler)
+    types = [event.type async for event in client.watch(SERVICES, "")]
+    assert types == ["OPENED", "ADDED", "SYNCED", "BOOKMARK"]
+
+
+async def test_a_revision_from_the_future_is_told_apart(serve: Serve) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        cause = '{"causes":[{"reason":"ResourceVersionTooLarge","message":"Too large resource version"}]}'
+        return web.Response(status=504, text=f'{{"code":504,"reason":"Timeout","details":{cause}}}')
+
+    client = await serve(handler)
+    with pytest.raises(FutureRevision):
+        async for _ in client.watch(SERVICES, "9"):
+            pass
 
 
 async def test_an_empty_list_may_say_null(serve: Serve) -> None:

@@ -156,4 +156,4 @@ async def test_a_proxy_of_the_kubeconfig_is_used(tmp_path: Path) -> None:
         assert access is not None
         async with KubeClient(access) as client:
             await client.list(SERVICES)
-    assert asked == ["http://api.invalid/api/v1/services?limit=1000"]
+    assert asked == ["http://api.invalid/api/v1/services?limit=500"]
