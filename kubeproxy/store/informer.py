@@ -156,7 +156,8 @@ class Informer(Generic[T]):
 
     async def _start_over(self, error: StoreError) -> None:
         """Forget the revision; lists that are too old as soon as they are there must not come in a tight loop."""
-        log.info("%s: %s; listing anew", self._resource.plural, error)
+        reason = "the server no longer has what we saw last" if isinstance(error, Compacted) else error
+        log.info("%s: %s; listing anew", self._resource.plural, reason)
         self._revision = ""
         pause = self._relist_pause
         self._relist_pause = min(max(pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
