@@ -25,7 +25,7 @@ from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import Clock
 from kubeproxy.controllers.election import Election
-from kubeproxy.controllers.endpointslices import EndpointSliceController
+from kubeproxy.controllers.manager import run_endpoint_controllers
 from kubeproxy.store.base import Store, Unavailable
 from kubeproxy.store.compaction import compact_regularly
 from kubeproxy.store.etcd import EtcdStore
@@ -191,14 +191,14 @@ async def _control(url: str, registry: Registry, clock: Clock, identity: str) ->
         collector = GarbageCollector(registry, clock, election.ensure_held)
         protection = ServiceCidrProtection(registry, clock)
 
-        async def slices() -> None:
-            await EndpointSliceController(client, clock=clock).run()
+        async def endpoints() -> None:
+            await run_endpoint_controllers(client, clock=clock, guard=election.ensure_held)
 
         async def work() -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_kept_running("garbage collector", collector.run, clock))
-                tasks.create_task(_kept_running("EndpointSlice controller", slices, clock))
                 tasks.create_task(_kept_running("ServiceCIDR protection", protection.run, clock))
+                tasks.create_task(_kept_running("endpoint controllers", endpoints, clock))
 
         await election.run(work)
 

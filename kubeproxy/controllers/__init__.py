@@ -1,1 +1,1 @@
-"""Control loops that belong to the API server: today the one that writes EndpointSlices."""
+"""Control loops that belong to the API server: EndpointSlices, Endpoints, and who of several servers runs them."""

@@ -47,6 +47,8 @@ class Meta(Shape, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     owner_references: tuple[OwnerReference, ...] | None = None
+    finalizers: tuple[str, ...] | None = None
+    """Read so that an object that is written back keeps them."""
 
     @property
     def key(self) -> Key:
@@ -78,6 +80,7 @@ class ServiceSpec(Shape, frozen=True, kw_only=True):
     ip_families: tuple[str, ...] | None = None
     ports: tuple[ServicePort, ...] | None = None
     publish_not_ready_addresses: bool | None = None
+    traffic_distribution: str | None = None
 
 
 class Service(Shape, frozen=True, kw_only=True):
@@ -85,6 +88,11 @@ class Service(Shape, frozen=True, kw_only=True):
 
     metadata: Meta
     spec: ServiceSpec = ServiceSpec()
+
+    @property
+    def is_headless(self) -> bool:
+        """Whether it has no cluster IP (helper.IsServiceIPSet)."""
+        return self.spec.cluster_ip in (None, "", "None")
 
 
 class ContainerPort(Shape, frozen=True, kw_only=True):
@@ -219,6 +227,19 @@ class EndpointConditions(Shape, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
+class Hint(Shape, frozen=True, kw_only=True):
+    """A zone or node that an endpoint is meant for."""
+
+    name: str = ""
+
+
+class Hints(Shape, frozen=True, kw_only=True):
+    """endpoints[].hints."""
+
+    for_zones: tuple[Hint, ...] | None = None
+    for_nodes: tuple[Hint, ...] | None = None
+
+
 class Endpoint(Shape, frozen=True, kw_only=True):
     """endpoints[] of an EndpointSlice."""
 
@@ -228,10 +249,11 @@ class Endpoint(Shape, frozen=True, kw_only=True):
     node_name: str | None = None
     zone: str | None = None
     target_ref: TargetRef | None = None
+    hints: Hints | None = None
 
 
 class EndpointPort(Shape, frozen=True, kw_only=True):
-    """ports[] of an EndpointSlice; an unnamed port has the name "", not none."""
+    """ports[] of an EndpointSlice or Endpoints; in a slice an unnamed port has the name "", not none."""
 
     name: str | None = None
     protocol: str | None = None
@@ -248,12 +270,37 @@ class EndpointSlice(Shape, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] | None = None
 
 
-T = TypeVar("T", Service, Pod, Node, EndpointSlice)
+class EndpointAddress(Shape, frozen=True, kw_only=True):
+    """subsets[].addresses[] of Endpoints."""
+
+    ip: str = ""
+    hostname: str | None = None
+    node_name: str | None = None
+    target_ref: TargetRef | None = None
+
+
+class EndpointSubset(Shape, frozen=True, kw_only=True):
+    """subsets[]: every address of it has every port of it."""
+
+    addresses: tuple[EndpointAddress, ...] | None = None
+    not_ready_addresses: tuple[EndpointAddress, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
+
+
+class Endpoints(Shape, frozen=True, kw_only=True):
+    """core/v1 Endpoints."""
+
+    metadata: Meta
+    subsets: tuple[EndpointSubset, ...] | None = None
+
+
+T = TypeVar("T", Service, Pod, Node, EndpointSlice, Endpoints)
 
 _SERVICE = msgspec.json.Decoder(Service)
 _POD = msgspec.json.Decoder(Pod)
 _NODE = msgspec.json.Decoder(Node)
 _SLICE = msgspec.json.Decoder(EndpointSlice)
+_ENDPOINTS = msgspec.json.Decoder(Endpoints)
 
 
 def check_identity(meta: Meta, *, namespaced: bool = True) -> None:
@@ -291,6 +338,11 @@ def decode_node(data: bytes) -> Node:
 def decode_slice(data: bytes) -> EndpointSlice:
     """Decode a discovery.k8s.io/v1 EndpointSlice."""
     return _decode(_SLICE, data)
+
+
+def decode_endpoints(data: bytes) -> Endpoints:
+    """Decode a core/v1 Endpoints."""
+    return _decode(_ENDPOINTS, data)
 
 
 def shape(value: Shape) -> dict[str, Any]:

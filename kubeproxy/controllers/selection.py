@@ -7,7 +7,7 @@ pod's Services are found by the label that each Service was filed under.
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from kubeproxy.controllers.objects import EndpointSlice, Key, Pod, Service, matches
+from kubeproxy.controllers.objects import Endpoints, EndpointSlice, Key, Pod, Service, matches
 from kubeproxy.model.decode import SERVICE_NAME_LABEL
 
 G = TypeVar("G")
@@ -21,10 +21,11 @@ def service_of(each: EndpointSlice) -> str:
 
 
 class Members:
-    """The Services, pods and slices of one namespace."""
+    """The Services, pods, slices and Endpoints of one namespace."""
 
     def __init__(self) -> None:
         self.services: dict[Key, Service] = {}
+        self.endpoints: dict[Key, Endpoints] = {}
         self.pods: dict[Key, Pod] = {}
         self._slices: dict[Key, EndpointSlice] = {}
         self._services_filed: dict[Label, dict[Key, Service]] = {}

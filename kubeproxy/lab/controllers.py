@@ -20,8 +20,8 @@ import msgspec
 
 from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
-from kubeproxy.controllers.endpointslices import generated_name
 from kubeproxy.controllers.objects import Key, Node, Pod, decode_node, decode_pod
+from kubeproxy.controllers.reconcilers import generated_name
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.lab.deployments import plan_deployment

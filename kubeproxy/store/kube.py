@@ -278,10 +278,21 @@ class KubeClient:
         return read_object(path, await self._request("PATCH", path, body=body, content_type=content_type))
 
     async def delete(
-        self, resource: Resource, namespace: str, name: str, *, grace_period_seconds: int | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        grace_period_seconds: int | None = None,
+        uid: str = "",
     ) -> None:
-        """Delete an object, with its kind's default grace unless told otherwise."""
-        options = {} if grace_period_seconds is None else {"gracePeriodSeconds": grace_period_seconds}
+        """Delete an object, with its kind's default grace unless told otherwise.
+
+        Raises ApiError 409 when ``uid`` is given and the object is another one of the same name.
+        """
+        options: dict[str, Any] = {"preconditions": {"uid": uid}} if uid else {}
+        if grace_period_seconds is not None:
+            options["gracePeriodSeconds"] = grace_period_seconds
         await self._request("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
 
 

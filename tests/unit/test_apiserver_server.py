@@ -61,7 +61,7 @@ async def test_a_watch_ends_when_its_client_leaves():
         async def serves(number):
             return watches() == number
 
-        controllers = 4
+        controllers = 5
         await until(lambda: serves(controllers))
         answers = [await client.get(f"{url}{SERVICES}?watch=1&resourceVersion=1") for _ in range(10)]
         await until(lambda: serves(controllers + 10))

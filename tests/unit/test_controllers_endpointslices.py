@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from ipaddress import ip_network
 
-import msgspec
 import pytest
 
 from kubeproxy.apiserver.allocate import Ranges
@@ -14,6 +13,7 @@ from kubeproxy.controllers.unseen import KEEP_SECONDS, Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.store.kube import ApiError, KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
+from tests.controllers_bed import addresses, eventually, make_pod, service_body, slices_of
 
 pytestmark = pytest.mark.unit
 
@@ -26,50 +26,9 @@ async def cluster():
         yield client
 
 
-async def eventually(check, seconds=10.0):
-    """Poll ``check`` until it returns something true; return that."""
-    async with asyncio.timeout(seconds):
-        while not (found := await check()):
-            await asyncio.sleep(0.02)
-    return found
-
-
-async def slices_of(client, service):
-    listing = await client.list(
-        ENDPOINT_SLICES, namespace="default", label_selector=f"kubernetes.io/service-name={service}"
-    )
-    return [msgspec.json.decode(item) for item in listing.items]
-
-
-def addresses(slices):
-    return sorted(e["addresses"][0] for each in slices for e in each.get("endpoints") or ())
-
-
-def service(name="web", **spec):
-    return {
-        "metadata": {"name": name},
-        "spec": {"selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": 8080}], **spec},
-    }
-
-
-async def make_pod(client, name, ip, *, labels=None):
-    body = {
-        "metadata": {"name": name, "labels": labels or {"app": "a"}},
-        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]},
-    }
-    await client.create(PODS, "default", body)
-    status = {
-        "phase": "Running",
-        "podIP": ip,
-        "podIPs": [{"ip": ip}],
-        "conditions": [{"type": "Ready", "status": "True"}],
-    }
-    await client.patch(PODS, "default", name, {"status": status}, subresource="status")
-
-
 async def test_pods_come_and_go_and_the_service_too():
     async with cluster() as client:
-        await client.create(SERVICES, "default", service())
+        await client.create(SERVICES, "default", service_body())
 
         async def placeholder():
             return await slices_of(client, "web")
@@ -110,8 +69,8 @@ async def test_pods_come_and_go_and_the_service_too():
 
 async def test_a_label_that_changes_moves_the_pod():
     async with cluster() as client:
-        await client.create(SERVICES, "default", service())
-        await client.create(SERVICES, "default", service("other", selector={"app": "b"}))
+        await client.create(SERVICES, "default", service_body())
+        await client.create(SERVICES, "default", service_body("other", selector={"app": "b"}))
         await make_pod(client, "p1", "10.244.0.1")
 
         async def at(name):
@@ -129,7 +88,7 @@ async def test_a_label_that_changes_moves_the_pod():
 
 async def test_what_users_wrote_is_left_alone():
     async with cluster() as client:
-        await client.create(SERVICES, "default", {**service("mine"), "spec": {"ports": [{"port": 80}]}})
+        await client.create(SERVICES, "default", {**service_body("mine"), "spec": {"ports": [{"port": 80}]}})
         own = {
             "metadata": {"name": "mine-1", "labels": {"kubernetes.io/service-name": "mine"}},
             "addressType": "IPv4",
@@ -137,7 +96,7 @@ async def test_what_users_wrote_is_left_alone():
             "endpoints": [{"addresses": ["192.0.2.1"]}],
         }
         await client.create(ENDPOINT_SLICES, "default", own)
-        await client.create(SERVICES, "default", service())
+        await client.create(SERVICES, "default", service_body())
 
         async def settled():
             return await slices_of(client, "web")
@@ -150,12 +109,11 @@ async def test_what_users_wrote_is_left_alone():
 
 async def test_a_slice_that_someone_damaged_or_deleted_is_put_right():
     async with cluster() as client:
-        await client.create(SERVICES, "default", service())
+        await client.create(SERVICES, "default", service_body())
         await make_pod(client, "p1", "10.244.0.1")
 
         async def right():
             found = await slices_of(client, "web")
-            # For a moment the placeholder of a Service without pods stands beside the slice that replaces it.
             return found if len(found) == 1 and addresses(found) == ["10.244.0.1"] else None
 
         name = (await eventually(right))[0]["metadata"]["name"]
@@ -172,7 +130,7 @@ async def test_a_slice_that_someone_damaged_or_deleted_is_put_right():
 
 async def test_a_burst_of_pods_makes_one_slice():
     async with cluster() as client:
-        await client.create(SERVICES, "default", service())
+        await client.create(SERVICES, "default", service_body())
         await asyncio.gather(*(make_pod(client, f"p{n}", f"10.244.0.{n + 1}") for n in range(30)))
 
         async def all_there():
@@ -186,7 +144,7 @@ async def test_a_namespace_that_goes_makes_no_noise(caplog):
     async with cluster() as client:
         await client.create(NAMESPACES, "", {"metadata": {"name": "n"}})
         for number in range(20):
-            await client.create(SERVICES, "n", service(f"s{number}"))
+            await client.create(SERVICES, "n", service_body(f"s{number}"))
         await client.delete(NAMESPACES, "", "n")
 
         async def gone():
