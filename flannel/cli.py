@@ -23,6 +23,7 @@ from flannel.netconf import NetConfError
 from flannel.subnets import StoreSubnetManager
 from flannel.underlay import NoUnderlay
 from kubeproxy import __version__, logs
+from kubeproxy.access import find_access
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
@@ -30,12 +31,14 @@ from kubeproxy.kernel.interfaces import Rtnetlink
 from kubeproxy.store.base import Unauthenticated
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.kube import KubeClient
+from kubeproxy.store.kubeconfig import KubeconfigError
 
 log = logging.getLogger("flannel")
 
 FATAL = (
     BackendError,
     KernelError,
+    KubeconfigError,
     LeaseLost,
     NetConfError,
     NoNode,
@@ -85,7 +88,12 @@ async def _manager(config: Config, clock: Clock) -> AsyncIterator[SubnetManager]
                 renew_margin_seconds=config.renew_margin_seconds,
             )
         return
-    async with KubeClient(config.kube_api_url) as client:
+    access = await asyncio.to_thread(
+        find_access, clock, kubeconfig=config.kubeconfig_file, master=config.kube_api_url
+    )
+    if access is None:
+        raise KubeconfigError("-kube-subnet-mgr: outside of a pod it needs -kube-api-url or -kubeconfig-file")
+    async with KubeClient(access) as client:
         yield KubeSubnetManager(
             client,
             node=await find_node(os.environ, client, clock),

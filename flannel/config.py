@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,6 +12,7 @@ from flannel.nodes import AnnotationNames, annotation_names
 from flannel.underlay import Wish
 from kubeproxy.flags import FlagError
 from kubeproxy.store.etcd_access import EtcdAccess
+from kubeproxy.store.kubeconfig import is_server_url
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     etcd_prefix: str
     kube_subnet_mgr: bool
     kube_api_url: str
+    kubeconfig_file: str
     annotation_names: AnnotationNames
     net_config_path: Path
     set_node_network_unavailable: bool
@@ -47,7 +48,8 @@ def make_config(flags: Mapping[str, Any]) -> Config:
         etcd_access=_access(flags, endpoints),
         etcd_prefix=_prefix(flags["etcd-prefix"]),
         kube_subnet_mgr=flags["kube-subnet-mgr"],
-        kube_api_url=_api_url(flags),
+        kube_api_url=_api_url(flags["kube-api-url"]),
+        kubeconfig_file=flags["kubeconfig-file"],
         annotation_names=_annotation_names(flags["kube-annotation-prefix"]),
         net_config_path=Path(flags["net-config-path"]),
         set_node_network_unavailable=flags["set-node-network-unavailable"],
@@ -100,12 +102,8 @@ def _prefix(text: str) -> str:
     return prefix
 
 
-def _api_url(flags: Mapping[str, Any]) -> str:
-    text: str = flags["kube-api-url"]
-    if flags["kube-subnet-mgr"] and not text:
-        raise FlagError("-kube-subnet-mgr needs -kube-api-url: credentials are not built yet")
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+def _api_url(text: str) -> str:
+    if text and not is_server_url(text):
         raise FlagError(f"-kube-api-url: {text[:128]!r} is no URL such as https://10.0.0.1:6443")
     return text.rstrip("/")
 

@@ -50,7 +50,8 @@ FLAGS = (
     Flag("healthz-ip", str, "0.0.0.0", "the IP address for healthz server to listen"),
     Flag("healthz-port", integer, 0, "the port for healthz server to listen (0 to disable)"),
     Flag("kube-subnet-mgr", boolean, False, "contact the Kubernetes API for subnet assignment instead of etcd"),
-    Flag("kube-api-url", str, "", "Kubernetes API server URL. Does not need to be specified if running in a pod"),
+    Flag("kube-api-url", str, "", "Kubernetes API server URL. Does not need to be specified in a pod"),
+    Flag("kubeconfig-file", str, "", "kubeconfig file location. Does not need to be specified in a pod"),
     Flag("kube-annotation-prefix", str, DEFAULT_PREFIX, "Kubernetes annotation prefix"),
     Flag("net-config-path", str, "/etc/kube-flannel/net-conf.json", "path to the network configuration file"),
     Flag("set-node-network-unavailable", boolean, True, "set NodeNetworkUnavailable after ready"),
@@ -61,7 +62,6 @@ FLAGS = (
 NOT_BUILT = frozenset(
     {
         "public-ipv6",
-        "kubeconfig-file",
         "ip-blackhole-route",
         "vmodule",
         "log_backtrace_at",

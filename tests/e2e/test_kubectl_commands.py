@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,19 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.kubectl import kubectl_binary
+
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "tests" / "manifests"
 DEADLINE = 30.0
-
-
-def kubectl_binary() -> str:
-    beside = Path(sys.executable).with_name("kubectl")
-    found = str(beside) if beside.exists() else shutil.which("kubectl")
-    if found is None:
-        pytest.skip("kubectl is not installed")
-    return found
 
 
 class Cluster:
