@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from aiohttp import TCPConnector
 from aiohttp.test_utils import TestClient, TestServer
 
 from kubeproxy.apiserver.allocate import Allocator, parse_ranges
 from kubeproxy.apiserver.app import api_app
 from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
+from kubeproxy.apiserver.feed import Limits
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import SystemClock
@@ -60,21 +62,28 @@ class Bed:
 
 
 @asynccontextmanager
-async def api_bed(service_range: str = "10.96.0.0/12", ports: str = "30000-32767") -> AsyncIterator[Bed]:
-    async with await SqliteStore.open(":memory:") as store, api_on(store, service_range, ports) as bed:
+async def api_bed(
+    service_range: str = "10.96.0.0/12", ports: str = "30000-32767", ring: Limits | None = None
+) -> AsyncIterator[Bed]:
+    async with await SqliteStore.open(":memory:") as store, api_on(store, service_range, ports, ring=ring) as bed:
         yield bed
 
 
 @asynccontextmanager
 async def api_on(
-    store: Store, service_range: str = "10.96.0.0/12", ports: str = "30000-32767", seed: int = 7
+    store: Store,
+    service_range: str = "10.96.0.0/12",
+    ports: str = "30000-32767",
+    seed: int = 7,
+    ring: Limits | None = None,
 ) -> AsyncIterator[Bed]:
     """Another API server on a store."""
     clock, rng = SystemClock(), random.Random(seed)
     ranges = parse_ranges(service_range, ports)
     registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
     await SystemObjects(registry, ranges, Reach("192.168.56.10", 8001)).ensure()
-    async with TestClient(TestServer(api_app(registry, clock))) as client:
+    server = TestServer(api_app(registry, clock, ring=ring))
+    async with TestClient(server, connector=TCPConnector(limit=0)) as client:
         yield Bed(client, registry)
 
 

@@ -1,16 +1,22 @@
 """The HTTP application: discovery, health and objects behind one dispatcher, and errors rendered in one place."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from kubeproxy.apiserver import discovery, openapi, status
+from kubeproxy.apiserver.feed import Feed, Limits
 from kubeproxy.apiserver.handlers import Objects
+from kubeproxy.apiserver.kinds import KINDS
 from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, wants_aggregated
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.routes import place
+from kubeproxy.apiserver.streams import MAX_WATCHES, Streams
 from kubeproxy.clock import Clock
 from kubeproxy.store.base import NoSpace, Range, Refused, StoreError
 
@@ -31,9 +37,12 @@ _ROOT_PATHS = [
 ]
 
 
-def api_app(registry: Registry, clock: Clock) -> web.Application:
-    """Return the API server over a registry."""
-    objects = Objects(registry, clock)
+def api_app(
+    registry: Registry, clock: Clock, *, ring: Limits | None = None, max_watches: int = MAX_WATCHES
+) -> web.Application:
+    """Return the API server over a registry; ``ring`` is how much history watches share."""
+    feed = Feed(registry.store, (kind.prefix for kind in KINDS), clock, ring)
+    objects = Objects(registry, feed, Streams(max_watches), clock)
     documents = _Documents()
     away = _StoreState(registry)
 
@@ -63,11 +72,19 @@ def api_app(registry: Registry, clock: Clock) -> web.Application:
             log.exception("%s %r failed", request.method, request.path)
             return _failure(status.internal(f"{type(error).__name__} (the server's log has more)"))
 
+    async def feeding(_app: web.Application) -> AsyncIterator[None]:
+        running = asyncio.create_task(feed.run())
+        yield
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
     async def stop(_app: web.Application) -> None:
         objects.stop()
 
     app = web.Application(client_max_size=MAX_BODY)
     app.router.add_route("*", "/{path:.*}", dispatch)
+    app.cleanup_ctx.append(feeding)
     app.on_shutdown.append(stop)
     return app
 

@@ -1,53 +1,52 @@
 """Requests on objects: get, list, watch, create, replace, patch, delete, and the subresources."""
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from kubeproxy.apiserver import status
+from kubeproxy.apiserver.feed import Feed
 from kubeproxy.apiserver.kinds import Kind
-from kubeproxy.apiserver.listing import ListQuery, Page, as_list, as_table, read_page
+from kubeproxy.apiserver.listing import (
+    ListQuery,
+    Page,
+    as_list,
+    as_table,
+    check_reached,
+    current_revision,
+    read_page,
+)
 from kubeproxy.apiserver.media import JSON, YAML, Form, choose, decode_body, encode_yaml
+from kubeproxy.apiserver.options import ListOptions, delete_options, is_dry, is_true, list_options, revision_of
 from kubeproxy.apiserver.registry import DeleteOptions, Registry
 from kubeproxy.apiserver.routes import Place
 from kubeproxy.apiserver.scale import scale_of, scaling
 from kubeproxy.apiserver.selectors import Selection, selection
 from kubeproxy.apiserver.shapes_apps import SCALE
-from kubeproxy.apiserver.table import row, table
+from kubeproxy.apiserver.streams import Streams
+from kubeproxy.apiserver.table import only_metadata, row, table
 from kubeproxy.apiserver.watch import Watcher, WatchQuery
 from kubeproxy.apiserver.writes import Validation, patch_of, patching, read_object, replacement, shaped
 from kubeproxy.clock import Clock
 from kubeproxy.store import objects
-from kubeproxy.store.base import StoreError
-
-log = logging.getLogger(__name__)
 
 Obj = dict[str, Any]
-
-BOOKMARK_SECONDS = 60
-WRITE_SECONDS = 30
-"""A client that does not read for this long is cut off: what waits for it is held in memory."""
-WATCH_SECONDS = 3600
-"""How long a watch lasts that names no timeoutSeconds."""
 
 
 class Objects:
     """The REST verbs over a `Registry`."""
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry, feed: Feed, streams: Streams, clock: Clock) -> None:
         self._registry = registry
+        self._feed = feed
         self._clock = clock
-        self._watches: set[asyncio.Task[Any]] = set()
+        self._streams = streams
 
     async def handle(self, request: web.Request, place: Place) -> web.StreamResponse:
         """Answer a request on what a path names. Raises ApiProblem."""
         match request.method, bool(place.name):
-            case "GET" | "HEAD", True if not _is_true(request, "watch"):
+            case "GET" | "HEAD", True if not is_true(request.query, "watch"):
                 return await self._get(request, place)
             case "GET" | "HEAD", _:
                 return await self._collection(request, place)
@@ -65,12 +64,14 @@ class Objects:
 
     def stop(self) -> None:
         """End every watch, so that the server can go."""
-        for task in self._watches:
-            task.cancel()
+        self._streams.stop()
 
     async def _get(self, request: web.Request, place: Place) -> web.Response:
         form = choose(request.headers.get("Accept", ""))
         kv = await self._registry.read(place.kind, place.namespace, place.name)
+        asked = revision_of(request.query.get("resourceVersion", ""))
+        if asked > kv.mod_revision:
+            check_reached(asked, await current_revision(self._registry.store))
         if place.subresource == "scale":
             return _answer(msgspec.json.encode(scale_of(objects.decode(kv))), Form(yaml=form.yaml))
         return self._object(request, place.kind, objects.raw(kv), form)
@@ -82,23 +83,15 @@ class Objects:
             meta = {"resourceVersion": msgspec.json.decode(value)["metadata"].get("resourceVersion", "")}
             value = table(kind, [row(kind, value, how, self._clock.wall())], meta)
         elif form.metadata_only:
-            meta = msgspec.json.decode(value)["metadata"]
-            identity = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
-            value = msgspec.json.encode({**identity, "metadata": meta})
+            value = only_metadata(value)
         return _answer(value, form, code)
-
-    def _selection(self, request: web.Request, place: Place) -> Selection:
-        query, kind = request.query, place.kind
-        if place.name:
-            return selection("", f"metadata.name={place.name}", kind.fields)
-        return selection(query.get("labelSelector", ""), query.get("fieldSelector", ""), kind.fields)
 
     async def _collection(self, request: web.Request, place: Place) -> web.StreamResponse:
         form = choose(request.headers.get("Accept", ""))
-        chosen = self._selection(request, place)
-        if _is_true(request, "watch"):
-            return await self._watch(request, place, chosen, form)
-        page = await read_page(self._registry.store, place.kind, _list_query(request, place, chosen))
+        options = list_options(request.query)
+        if options.watch:
+            return await self._watch(request, place, options, form)
+        page = await read_page(self._registry.store, place.kind, _list_query(place, options))
         if form.table:
             how = form.table_form(request.query.get("includeObject", ""))
             assert how is not None
@@ -108,34 +101,19 @@ class Objects:
         return _answer(await as_list(place.kind, page), form)
 
     async def _watch(
-        self, request: web.Request, place: Place, chosen: Selection, form: Form
+        self, request: web.Request, place: Place, options: ListOptions, form: Form
     ) -> web.StreamResponse:
         query = WatchQuery(
             namespace=place.namespace,
-            selection=chosen,
-            revision=_revision(request),
-            bookmarks=_is_true(request, "allowWatchBookmarks"),
-            initial_events=_is_true(request, "sendInitialEvents"),
+            selection=_selection(place, options),
+            revision=options.revision,
+            bookmarks=options.bookmarks,
+            initial_events=options.initial_events,
             table=form.table_form(request.query.get("includeObject", "")),
+            metadata_only=form.metadata_only,
         )
-        seconds = _number(request, "timeoutSeconds") or WATCH_SECONDS
-        response = web.StreamResponse(headers={"Content-Type": JSON, "Cache-Control": "no-cache, private"})
-        await response.prepare(request)
-        watcher = Watcher(self._registry.store, place.kind, query, self._clock)
-        task = asyncio.current_task()
-        assert task is not None
-        self._watches.add(task)
-        try:
-            async with asyncio.timeout(seconds):
-                await _stream(request, response, watcher)
-        except (TimeoutError, ConnectionResetError):
-            pass  # the watch lasted as long as was asked, or the client left: both are its normal ends
-        except StoreError as error:
-            # The stream has begun, so its end is all that the client can be told; it watches again.
-            log.info("a watch of %s ended with the store: %s", place.kind.plural, error)
-        finally:
-            self._watches.discard(task)
-        return response
+        watcher = Watcher(self._registry.store, self._feed, place.kind, query, self._clock)
+        return await self._streams.serve(request, watcher, place.kind.plural, options.seconds)
 
     async def _create(self, request: web.Request, place: Place) -> web.Response:
         if place.kind.resource.namespaced and not place.namespace:
@@ -144,7 +122,7 @@ class Objects:
         validation = Validation.of(request.query.get("fieldValidation", ""))
         body = await request.read()
         obj = read_object(place.kind, body, request.headers.get("Content-Type", ""), validation)
-        dry = _is_dry(request)
+        dry = _is_dry(request, "CreateOptions")
         value = await self._registry.create(place.kind, place.namespace, obj, dry_run=dry)
         return _warned(self._object(request, place.kind, value, form, 201), validation)
 
@@ -165,7 +143,7 @@ class Objects:
             place.name,
             change,
             subresource=place.subresource,
-            dry_run=_is_dry(request),
+            dry_run=_is_dry(request, _options_of(request)),
         )
         return _warned(self._object(request, kind, value, form), validation)
 
@@ -176,7 +154,11 @@ class Objects:
         else:
             change = replacement(shaped(place.kind, decode_body(body, content_type), validation, shape=SCALE))
         value = await self._registry.update(
-            place.kind, place.namespace, place.name, scaling(change), dry_run=_is_dry(request)
+            place.kind,
+            place.namespace,
+            place.name,
+            scaling(change),
+            dry_run=_is_dry(request, _options_of(request)),
         )
         return _answer(msgspec.json.encode(scale_of(msgspec.json.decode(value))), Form())
 
@@ -219,8 +201,8 @@ class Objects:
         if place.kind.resource.namespaced and not place.namespace:
             raise status.method_not_allowed()
         options = await _delete_options(request)
-        query = ListQuery(namespace=place.namespace, selection=self._selection(request, place))
-        page = await read_page(self._registry.store, place.kind, query)
+        listed = list_options(request.query)
+        page = await read_page(self._registry.store, place.kind, _list_query(place, listed))
         for kv in page.kvs:
             name = kv.key.rpartition(b"/")[2].decode()
             try:
@@ -229,51 +211,6 @@ class Objects:
                 if problem.code != 404:  # another client was faster
                     raise
         return _answer(await as_list(place.kind, page), Form())
-
-
-async def _stream(request: web.Request, response: web.StreamResponse, watcher: Watcher) -> None:
-    """Send events as they come, and a bookmark when nothing was sent for a while."""
-    lines = watcher.lines()
-    loop = asyncio.get_running_loop()
-    due = loop.time() + BOOKMARK_SECONDS
-    pending: asyncio.Task[bytes] | None = None
-    try:
-        while True:
-            pending = pending or asyncio.ensure_future(_following(lines))
-            done, _ = await asyncio.wait({pending}, timeout=due - loop.time())
-            out = b""
-            if done:
-                try:
-                    out = pending.result()
-                except StopAsyncIteration:
-                    return
-                pending = None
-            if not out and loop.time() >= due:
-                out, due = watcher.bookmark(), loop.time() + BOOKMARK_SECONDS
-            if out:
-                due = loop.time() + BOOKMARK_SECONDS
-                await _write(request, response, out)
-    finally:
-        if pending is not None:
-            pending.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await pending
-        await lines.aclose()
-
-
-async def _write(request: web.Request, response: web.StreamResponse, out: bytes) -> None:
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await response.write(out)
-    except TimeoutError:
-        log.info("a watch of %s by %s was not read for %d s: cut off", request.path, request.remote, WRITE_SECONDS)
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError from None
-
-
-async def _following(lines: AsyncGenerator[bytes]) -> bytes:
-    return await anext(lines)
 
 
 def _answer(value: bytes, form: Form, code: int = 200) -> web.Response:
@@ -296,59 +233,32 @@ def _metadata_list(page: Page) -> bytes:
     return msgspec.json.encode({**identity, "metadata": page.metadata, "items": items})
 
 
-def _is_true(request: web.Request, name: str) -> bool:
-    value = request.query.get(name)
-    return value is not None and value not in ("", "0", "false", "False", "FALSE", "f", "F")
+def _selection(place: Place, options: ListOptions) -> Selection:
+    if place.name:
+        return selection("", f"metadata.name={place.name}", place.kind.fields)
+    return selection(options.labels, options.fields, place.kind.fields)
 
 
-def _number(request: web.Request, name: str) -> int:
-    text = request.query.get(name, "")
-    if not text:
-        return 0
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise status.bad_request(f"unable to convert query parameter {name}: invalid number")
-    return int(text)
-
-
-def _revision(request: web.Request) -> int:
-    text = request.query.get("resourceVersion", "")
-    if text and (not (text.isascii() and text.isdigit()) or len(text) > 18):
-        error = status.invalid_value(
-            "resourceVersion", text[:40], "resource version must be a non-negative integer"
-        )
-        raise status.invalid("meta.k8s.io", "ListOptions", "", [error])
-    return int(text or 0)
-
-
-def _list_query(request: web.Request, place: Place, chosen: Selection) -> ListQuery:
-    exact = request.query.get("resourceVersionMatch") == "Exact"
+def _list_query(place: Place, options: ListOptions) -> ListQuery:
     return ListQuery(
         namespace=place.namespace,
-        selection=chosen,
-        limit=_number(request, "limit"),
-        continue_token=request.query.get("continue", ""),
-        revision=_revision(request) if exact else 0,
+        selection=_selection(place, options),
+        limit=options.limit,
+        continue_token=options.continue_token,
+        revision=options.revision if options.exact else 0,
+        not_before=options.revision,
     )
 
 
-def _is_dry(request: web.Request) -> bool:
-    return "All" in request.query.getall("dryRun", [])
+def _options_of(request: web.Request) -> str:
+    return "PatchOptions" if request.method == "PATCH" else "UpdateOptions"
+
+
+def _is_dry(request: web.Request, options: str) -> bool:
+    return is_dry(request.query.getall("dryRun", []), options)
 
 
 async def _delete_options(request: web.Request) -> DeleteOptions:
     body = await request.read()
-    options = DeleteOptions()
-    if body.strip():
-        decoded = decode_body(body, request.headers.get("Content-Type", ""))
-        try:
-            options = msgspec.convert(decoded, DeleteOptions)
-        except msgspec.ValidationError as error:
-            raise status.bad_request(f"DeleteOptions cannot be read: {error}") from None
-    query = request.query
-    if "gracePeriodSeconds" in query:
-        options = msgspec.structs.replace(options, grace_period_seconds=_number(request, "gracePeriodSeconds"))
-    if "propagationPolicy" in query:
-        options = msgspec.structs.replace(options, propagation_policy=query["propagationPolicy"])
-    if _is_dry(request):
-        options = msgspec.structs.replace(options, dry_run=["All"])
-    return options
+    decoded = decode_body(body, request.headers.get("Content-Type", "")) if body.strip() else {}
+    return delete_options(decoded, request.query)

@@ -22,13 +22,14 @@ _CHUNK = 500
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What a list asks for. ``revision`` 0 is now."""
+    """What a list asks for. ``revision`` 0 is now; ``not_before`` refuses a store that is not there yet."""
 
     namespace: str = ""
     selection: Selection = Selection()
     limit: int = 0
     continue_token: str = ""
     revision: int = 0
+    not_before: int = 0
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,23 +51,25 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         return meta
 
 
-_EXPIRED = (
+_EXPIRED = "The resourceVersion for the provided list is too old."
+_EXPIRED_CONTINUE = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "
-    "without the continue parameter."
+    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+    "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
+    "modified, or deleted between the time the first chunk was returned and now may show up in the list."
 )
+_INCONSISTENT = -1
+"""A continue token's revision that stands for whatever is there then."""
 
 
 async def read_page(store: Store, kind: Kind, query: ListQuery) -> Page:
-    """Read one page. Raises 400 for a bad token, 410 when its revision is gone."""
+    """Read one page. Raises 400 for a bad token, 410 when its revision is gone, 504 when one is yet to come."""
     namespace = query.namespace if kind.resource.namespaced else ""
     prefix = objects.collection_prefix(kind.prefix, namespace)
-    end, start, revision = prefix_end(prefix), prefix, query.revision
+    end, start, revision, token = prefix_end(prefix), prefix, query.revision, None
     if query.continue_token:
-        try:
-            token = objects.parse_continue(query.continue_token)
-        except ValueError as error:
-            raise status.bad_request(str(error)) from None
-        start, revision = kind.prefix + token.key.encode() + b"\0", token.revision
+        token = _parsed(query.continue_token)
+        start, revision = kind.prefix + token.key.encode() + b"\0", max(token.revision, 0)
         if not start.startswith(prefix):
             raise status.bad_request("continue key is not valid: it belongs to another list")
     if name := query.selection.name:
@@ -74,16 +77,37 @@ async def read_page(store: Store, kind: Kind, query: ListQuery) -> Page:
         if namespace or not kind.resource.namespaced:
             start, end = max(start, single), min(end, single + b"\0")
     try:
-        return await _collect(store, kind, query, start, end, revision)
+        page = await _collect(store, kind, query, start, end, revision)
     except Compacted:
-        raise status.expired(_EXPIRED) from None
+        if token is None:
+            raise status.expired(_EXPIRED) from None
+        again = objects.Continue(revision=_INCONSISTENT, key=token.key).token()
+        raise status.expired(_EXPIRED_CONTINUE, again) from None
     except FutureRevision:
-        raise _too_large_revision(revision) from None
+        raise status.revision_too_large(revision, await current_revision(store)) from None
+    check_reached(query.not_before, page.revision)
+    return page
 
 
-def _too_large_revision(revision: int) -> status.ApiProblem:
-    message = f"Timeout: Too large resource version: {revision}"
-    return status.ApiProblem(504, "Timeout", message, {"retryAfterSeconds": 1})
+def _parsed(text: str) -> objects.Continue:
+    try:
+        token = objects.parse_continue(text)
+    except ValueError as error:
+        raise status.bad_request(str(error)) from None
+    if token.revision < 1 and token.revision != _INCONSISTENT:
+        raise status.bad_request("continue key is not valid: incorrect encoded start resourceVersion")
+    return token
+
+
+async def current_revision(store: Store) -> int:
+    """Return the store's revision now."""
+    return (await store.range(Range(key=b"\0", count_only=True))).revision
+
+
+def check_reached(asked: int, revision: int) -> None:
+    """Refuse (504) to answer "not older than" a revision that the store has not reached."""
+    if asked > revision:
+        raise status.revision_too_large(asked, revision)
 
 
 async def _collect(store: Store, kind: Kind, query: ListQuery, start: bytes, end: bytes, revision: int) -> Page:

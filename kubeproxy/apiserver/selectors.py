@@ -157,13 +157,17 @@ class Selection(msgspec.Struct, frozen=True):
     def matches(self, value: bytes) -> bool:
         """Say whether a stored object is selected."""
         if self.fields:
-            obj = msgspec.json.decode(value)
-            if any((reader(obj) == term.value) is not term.equal for term, reader in self.fields):
-                return False
-            labels = obj["metadata"].get("labels") or {}
-        elif self.labels:
-            labels = _LABELLED.decode(value).metadata.labels or {}
-        return all(requirement.matches(labels) for requirement in self.labels) if self.labels else True
+            return self.matches_object(msgspec.json.decode(value))
+        return not self.labels or self._has_labels(_LABELLED.decode(value).metadata.labels)
+
+    def matches_object(self, obj: Mapping[str, Any]) -> bool:
+        """Say whether a decoded object is selected."""
+        if any((reader(obj) == term.value) is not term.equal for term, reader in self.fields):
+            return False
+        return not self.labels or self._has_labels(obj["metadata"].get("labels"))
+
+    def _has_labels(self, labels: Mapping[str, str] | None) -> bool:
+        return all(requirement.matches(labels or {}) for requirement in self.labels)
 
 
 def selection(labels: str, fields: str, readers: Mapping[str, FieldReader]) -> Selection:

@@ -23,6 +23,7 @@ from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
 from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.registry import Registry
+from kubeproxy.apiserver.streams import MAX_WATCHES
 from kubeproxy.clock import Clock
 from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.manager import run_endpoint_controllers
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     etcd: EtcdAccess = EtcdAccess()
     compaction_seconds: float = 300.0
     """How often the history of an etcd is compacted (SQLite does it by itself); 0: never."""
+    max_watches: int = MAX_WATCHES
 
 
 async def open_store(text: str, clock: Clock, access: EtcdAccess) -> Store:
@@ -85,7 +87,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         if not settings.advertise_address:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
         await _bootstrap(system, clock)
-        await _serve(api_app(registry, clock), sockets.api, stack)
+        await _serve(api_app(registry, clock, max_watches=settings.max_watches), sockets.api, stack)
         if sockets.clients:
             await _serve(gateway_app(store), sockets.clients, stack)
         url, identity = _loopback_url(sockets.api[0]), _identity(settings.store)

@@ -89,9 +89,17 @@ def not_supported(field: str, value: Any, choices: Sequence[str]) -> FieldError:
 class ApiProblem(Exception):
     """Ends a request with a Status; raised anywhere below the handlers, rendered in one place."""
 
-    def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        details: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.metadata = metadata or {}
         self.reason = reason
         self.message = message
         self.details = details or {}
@@ -101,7 +109,7 @@ class ApiProblem(Exception):
         body: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
         }
@@ -183,9 +191,21 @@ def forbidden(group: str, plural: str, name: str, why: str, *causes: dict[str, s
     return ApiProblem(403, "Forbidden", message, details | {"causes": list(causes)} if causes else details)
 
 
-def expired(message: str) -> ApiProblem:
-    """The revision asked for is gone: list again."""
-    return ApiProblem(410, "Expired", message)
+def expired(message: str, continue_token: str = "") -> ApiProblem:
+    """The revision asked for is gone: list again, or go on by a token without consistency."""
+    return ApiProblem(410, "Expired", message, metadata={"continue": continue_token} if continue_token else None)
+
+
+def revision_too_large(asked: int, current: int) -> ApiProblem:
+    """The revision asked for has not happened; clients tell it from other timeouts by the cause."""
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+    return ApiProblem(504, "Timeout", message, {"causes": causes, "retryAfterSeconds": 1})
+
+
+def too_many_requests(message: str) -> ApiProblem:
+    """The server has as much to do as it takes on; clients wait and try again."""
+    return ApiProblem(429, "TooManyRequests", message, {"retryAfterSeconds": 1})
 
 
 def internal(message: str) -> ApiProblem:

@@ -52,8 +52,16 @@ def _carried(obj: dict[str, Any], form: TableForm) -> dict[str, Any] | None:
         return None
     if form.include == "Object":
         return obj
-    identity = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
-    return {**identity, "metadata": obj["metadata"]}
+    return _only_metadata(obj)
+
+
+def _only_metadata(obj: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
+
+
+def only_metadata(value: bytes) -> bytes:
+    """Return an object as a PartialObjectMetadata."""
+    return msgspec.json.encode(_only_metadata(msgspec.json.decode(value)))
 
 
 def table(kind: Kind, rows: Iterable[dict[str, Any]], metadata: dict[str, Any], *, heading: bool = True) -> bytes:

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 import aiohttp
 import pytest
 
-from kubeproxy.apiserver import handlers
+from kubeproxy.apiserver import streams
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, Reach, SystemObjects
 from kubeproxy.apiserver.server import Settings, running
@@ -49,25 +49,30 @@ async def test_the_kubernetes_service_comes_back():
             await keeping
 
 
-def watches():
-    """Return how many watches this process serves: each waits for its next event in a task."""
-    return sum(getattr(task.get_coro(), "__name__", "") == "_following" for task in asyncio.all_tasks())
-
-
-async def test_a_watch_ends_when_its_client_leaves():
-    settings = Settings(store="sqlite::memory:", ranges=RANGES, port=0)
+async def test_watches_are_limited_and_one_ends_when_its_client_leaves():
+    settings = Settings(store="sqlite::memory:", ranges=RANGES, port=0, max_watches=30)
     async with running(settings, SystemClock()) as url, aiohttp.ClientSession() as client:
+        held = []
 
-        async def serves(number):
-            return watches() == number
+        async def watch():
+            held.append(await client.get(f"{url}{SERVICES}?watch=1&resourceVersion=1"))
+            return held[-1].status == 429
 
-        controllers = 5
-        await until(lambda: serves(controllers))
-        answers = [await client.get(f"{url}{SERVICES}?watch=1&resourceVersion=1") for _ in range(10)]
-        await until(lambda: serves(controllers + 10))
-        for answer in answers:
+        await until(watch)  # the controllers hold some too
+        refused = held.pop()
+        assert refused.headers["Retry-After"] == "1"
+        assert (await refused.json())["reason"] == "TooManyRequests"
+        before = len(held)
+        assert before >= 20
+        while held:
+            held.pop().close()
+
+        async def free():
+            return not await watch() and sum(answer.status == 200 for answer in held) == before
+
+        await until(free)
+        for answer in held:
             answer.close()
-        await until(lambda: serves(controllers))
 
 
 async def test_half_a_request_leaves_no_trace(caplog):
@@ -79,7 +84,7 @@ async def test_half_a_request_leaves_no_trace(caplog):
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(handlers, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.2)
     async with api_bed() as bed:
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

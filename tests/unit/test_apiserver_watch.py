@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from kubeproxy.apiserver.feed import Limits
 from tests.apiserver_bed import CONFIG_MAPS, MERGE, SERVICES, TABLE, api_bed, service
 
 pytestmark = pytest.mark.unit
@@ -86,7 +87,7 @@ async def test_a_field_selector_watches_one_object():
 
 
 async def test_a_lost_revision_ends_the_watch_with_410():
-    async with api_bed() as bed:
+    async with api_bed(ring=Limits(changes=1)) as bed:
         await made(bed, "one")
         last = await made(bed, "two")
         await bed.registry.store.compact(int(last["metadata"]["resourceVersion"]))
