@@ -13,7 +13,8 @@ from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, LEASES, NAMESPACES, SERVICES
 from kubeproxy.store.sqlite import SqliteStore
-from tests.store_engines import free_port, served
+from tests.etcd_bed import free_port
+from tests.store_engines import served
 
 pytestmark = pytest.mark.e2e
 
