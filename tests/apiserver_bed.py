@@ -11,9 +11,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from kubeproxy.apiserver.allocate import Allocator, parse_ranges
 from kubeproxy.apiserver.app import api_app
-from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
+from kubeproxy.apiserver.bootstrap import SystemObjects
 from kubeproxy.apiserver.feed import Limits
 from kubeproxy.apiserver.gc import GarbageCollector
+from kubeproxy.apiserver.masters import Reach
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.clock import SystemClock
 from kubeproxy.store.base import Range, Store, prefix_end

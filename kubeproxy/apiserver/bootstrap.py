@@ -5,13 +5,13 @@ Made at start and looked after from then on, as upstream does: `kubectl delete s
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
-
-import msgspec
 
 from kubeproxy.apiserver import status
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.kinds import kind_of
+from kubeproxy.apiserver.masters import Masters, Reach
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.servicecidrs import DEFAULT
 from kubeproxy.clock import Clock
@@ -28,46 +28,39 @@ KEEP_SECONDS = 10.0
 _LABELS = {"component": "apiserver", "provider": "kubernetes"}
 
 
-class Reach(msgspec.Struct, frozen=True):
-    """Where pods find this server; ``address`` "" when they cannot."""
-
-    address: str
-    port: int
-
-
 class SystemObjects:
-    """Makes what is missing, and points the `kubernetes` Service at this server."""
+    """Makes what is missing, and keeps this server among the endpoints of the `kubernetes` Service."""
 
     def __init__(self, registry: Registry, ranges: Ranges, reach: Reach) -> None:
         self._registry = registry
         self._ranges = ranges
-        self._reach = reach
+        self._port = reach.port
+        self._masters = Masters(registry, reach) if reach.address else None
         self._told: set[str] = set()
 
     async def keep(self, clock: Clock) -> None:
-        """Make anew what somebody deleted, until cancelled.
-
-        What is there stays as it is: another server on the same store may have written it.
-        """
+        """Make anew what somebody deleted, and say that this server lives, until cancelled."""
         while True:
             await clock.sleep(KEEP_SECONDS)
             try:
-                await self.ensure(refresh=False)
+                await self.ensure()
             except StoreError as error:
                 log.debug("system objects cannot be looked after now: %s", error)
 
-    async def ensure(self, *, refresh: bool = True) -> None:
-        """Make what is missing; ``refresh``: bring what is there up to date too. Raises StoreError."""
+    async def ensure(self) -> None:
+        """Make what is missing, and bring the endpoints up to date. Raises StoreError."""
         for name in NAMESPACES:
             await self._ensure(resources.NAMESPACES, "", {"metadata": {"name": name}})
         await self._ensure(resources.SERVICE_CIDRS, "", self._service_cidr())
         await self._check_service_cidr()
-        await self._ensure(resources.SERVICES, "default", _service(self._ranges, self._reach.port))
-        if self._reach.address:
-            endpoints, slice_ = _endpoints(self._reach), _endpoint_slice(self._reach)
-            await self._ensure(resources.ENDPOINTS, "default", endpoints, *(("subsets",) if refresh else ()))
-            fields = ("endpoints", "ports") if refresh else ()
-            await self._ensure(resources.ENDPOINT_SLICES, "default", slice_, *fields)
+        await self._ensure(resources.SERVICES, "default", _service(self._ranges, self._port))
+        if self._masters is not None:
+            await self._told_once("the endpoints of the kubernetes Service", self._masters.reconcile)
+
+    async def leave(self) -> None:
+        """Take this server, which ends, off the endpoints. Raises StoreError."""
+        if self._masters is not None:
+            await self._told_once("the endpoints of the kubernetes Service", self._masters.leave)
 
     def _service_cidr(self) -> Obj:
         return {"metadata": {"name": DEFAULT}, "spec": {"cidrs": [str(net) for net in self._ranges.networks]}}
@@ -91,48 +84,30 @@ class SystemObjects:
                 ",".join(found),
             )
 
-    async def _ensure(self, resource: resources.Resource, namespace: str, obj: Obj, *fields: str) -> None:
-        """Create an object, or bring the named fields of the one that is there up to date."""
-        what = f"{resource.kind} {obj['metadata']['name']}"
+    async def _ensure(self, resource: resources.Resource, namespace: str, obj: Obj) -> None:
+        """Create an object that is not there."""
+        kind, name = kind_of(resource), obj["metadata"]["name"]
+
+        async def make() -> None:
+            try:
+                await self._registry.read(kind, namespace, name)
+            except status.ApiProblem:
+                await self._registry.create(kind, namespace, obj)
+
+        await self._told_once(f"{resource.kind} {name}", make)
+
+    async def _told_once(self, what: str, act: Callable[[], Awaitable[None]]) -> None:
+        """Act; what is refused is said once, until it succeeds."""
         try:
-            await self._write(resource, namespace, obj, fields)
+            await act()
             self._told.discard(what)
         except status.ApiProblem as problem:
-            if what not in self._told:
+            if what not in self._told and problem.reason != "AlreadyExists":
                 self._told.add(what)
                 log.error("cannot keep %s: %s", what, problem)
-
-    async def _write(
-        self, resource: resources.Resource, namespace: str, obj: Obj, fields: tuple[str, ...]
-    ) -> None:
-        kind, name = kind_of(resource), obj["metadata"]["name"]
-        try:
-            await self._registry.read(kind, namespace, name)
-        except status.ApiProblem:
-            await self._registry.create(kind, namespace, obj)
-            return
-        if fields:
-            wanted = {field: obj[field] for field in fields}
-            await self._registry.update(kind, namespace, name, lambda old: {**old, **wanted})
 
 
 def _service(ranges: Ranges, port: int) -> Obj:
     ports = [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}]
     spec = {"type": "ClusterIP", "clusterIP": str(ranges.networks[0][1]), "ports": ports}
     return {"metadata": {"name": "kubernetes", "labels": dict(_LABELS)}, "spec": spec}
-
-
-def _endpoints(reach: Reach) -> Obj:
-    ports = [{"name": "https", "port": reach.port, "protocol": "TCP"}]
-    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
-    subset = {"addresses": [{"ip": reach.address}], "ports": ports}
-    return {"metadata": {"name": "kubernetes", "labels": labels}, "subsets": [subset]}
-
-
-def _endpoint_slice(reach: Reach) -> Obj:
-    return {
-        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv6" if ":" in reach.address else "IPv4",
-        "endpoints": [{"addresses": [reach.address], "conditions": {"ready": True}}],
-        "ports": [{"name": "https", "port": reach.port, "protocol": "TCP"}],
-    }

@@ -19,15 +19,16 @@ from aiohttp import web
 
 from kubeproxy.apiserver.allocate import Allocator, Ranges
 from kubeproxy.apiserver.app import api_app
-from kubeproxy.apiserver.bootstrap import Reach, SystemObjects
+from kubeproxy.apiserver.bootstrap import SystemObjects
 from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.apiserver.gc import GarbageCollector
+from kubeproxy.apiserver.masters import LEASE_SECONDS, Reach
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.streams import MAX_WATCHES
 from kubeproxy.clock import Clock
 from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.manager import run_endpoint_controllers
-from kubeproxy.store.base import Store, Unavailable
+from kubeproxy.store.base import Store, StoreError, Unavailable
 from kubeproxy.store.compaction import compact_regularly
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
@@ -87,6 +88,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         if not settings.advertise_address:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
         await _bootstrap(system, clock)
+        stack.push_async_callback(_leave, system)
         await _serve(api_app(registry, clock, max_watches=settings.max_watches), sockets.api, stack)
         if sockets.clients:
             await _serve(gateway_app(store), sockets.clients, stack)
@@ -157,6 +159,15 @@ async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
             log.warning("waiting for the store: %s", error)
             await clock.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _leave(system: SystemObjects) -> None:
+    """Take this server off the endpoints; where the store is away, the lease's end does it."""
+    try:
+        async with asyncio.timeout(_SHUTDOWN_SECONDS):
+            await system.leave()
+    except (StoreError, TimeoutError) as error:
+        log.info("this server stays among the kubernetes Service's endpoints for %d s: %s", LEASE_SECONDS, error)
 
 
 async def _serve(app: web.Application, sockets: list[socket.socket], stack: contextlib.AsyncExitStack) -> None:

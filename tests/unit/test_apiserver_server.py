@@ -11,7 +11,8 @@ import pytest
 
 from kubeproxy.apiserver import streams
 from kubeproxy.apiserver.allocate import Ranges
-from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, Reach, SystemObjects
+from kubeproxy.apiserver.bootstrap import KEEP_SECONDS, SystemObjects
+from kubeproxy.apiserver.masters import Reach
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed
@@ -39,11 +40,12 @@ async def test_the_kubernetes_service_comes_back():
         async def back():
             await clock.step(KEEP_SECONDS)
             code, found = await bed.call("GET", f"{SERVICES}/kubernetes")
-            return code == 200 and found["spec"]["clusterIP"] == "10.96.0.1"
+            _, endpoints = await bed.call("GET", "/api/v1/namespaces/default/endpoints/kubernetes")
+            addresses = [address["ip"] for address in endpoints["subsets"][0]["addresses"]]
+            there = code == 200 and found["spec"]["clusterIP"] == "10.96.0.1"
+            return there and addresses == ["192.168.56.10", "192.168.56.99"]
 
         await until(back)
-        _, endpoints = await bed.call("GET", "/api/v1/namespaces/default/endpoints/kubernetes")
-        assert endpoints["subsets"][0]["addresses"] == [{"ip": "192.168.56.10"}]
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
