@@ -1,81 +1,17 @@
 """The real kubectl against a real server process: what a person types works, and what is wrong is told clearly."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kubectl import kubectl_binary
+from tests.kubectl_bed import MANIFESTS, ROOT, Cluster
 
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).resolve().parents[2]
-MANIFESTS = ROOT / "tests" / "manifests"
-DEADLINE = 30.0
-
-
-class Cluster:
-    """An API server process on a free loopback port, and kubectl pointed at it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.environment = {**os.environ, "KUBECONFIG": os.devnull, "HOME": str(directory)}
-
-    def arguments(self) -> list[str]:
-        store = f"sqlite:{self.directory / 'store.db'}"
-        return [sys.executable, "-m", "kubeproxy", "apiserver", f"--store={store}", f"--port={self.port}"]
-
-    def start(self) -> None:
-        log = (self.directory / "log").open("ab")
-        self.process = subprocess.Popen(self.arguments(), cwd=ROOT, stdout=log, stderr=log)
-        self.until(lambda: self.kubectl("get", "--raw", "/readyz", check=False) == "ok")
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(15)
-
-    def log(self) -> str:
-        return (self.directory / "log").read_text()
-
-    def until(self, holds) -> None:
-        end = time.monotonic() + DEADLINE
-        while not holds():
-            assert time.monotonic() < end, self.log()
-            time.sleep(0.05)
-
-    def run(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [kubectl_binary(), "-s", self.url, *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=self.environment,
-            cwd=self.directory,
-        )
-
-    def kubectl(self, *words: str, text: str = "", check: bool = True) -> str:
-        done = self.run(*words, text=text)
-        assert not check or done.returncode == 0, done.stderr + self.log()
-        return done.stdout
-
-    def refused(self, *words: str, text: str = "") -> str:
-        done = self.run(*words, text=text)
-        assert done.returncode != 0, done.stdout
-        return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +141,10 @@ def service(name: str, spec: str) -> str:
 BAD = [
     (service("x", "{type: NodePort, ports: [{port: 80, nodePort: 32111}]}"), "provided port is already allocated"),
     (service("x", "{clusterIP: 10.96.7.7, ports: [{port: 80}]}"), "provided IP is already allocated"),
-    (service("x", "{clusterIP: 192.0.2.1, ports: [{port: 80}]}"), "is not in the valid range"),
+    (
+        service("x", "{clusterIP: 192.0.2.1, ports: [{port: 80}]}"),
+        "the provided network does not match the current range",
+    ),
     (service("x", '{clusterIP: "fd00::1", ports: [{port: 80}]}'), "not configured on this cluster"),
     (service("x", "{ports: [{port: 65536}]}"), "must be between 1 and 65535, inclusive"),
     (service("1x", "{ports: [{port: 80}]}"), "a DNS-1035 label must consist of"),
