@@ -1,6 +1,7 @@
 """Real etcd on loopback: one member or a cluster, each a process that a test may kill, pause and start again."""
 
 import contextlib
+import functools
 import json
 import signal
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,10 @@ class Member:
             "listen-peer-urls": self.peer,
             "initial-advertise-peer-urls": self.peer,
             "initial-cluster": ",".join(f"{member.name}={member.peer}" for member in cluster),
-            "unsafe-no-fsync": "true",  # Killed processes lose nothing; only the tests' time is at stake.
         }
         command = ["etcd", *(f"--{name}={value}" for name, value in arguments.items()), *self.flags]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    @property
-    def is_killed(self) -> bool:
-        return self._process is None
 
     def pause(self) -> None:
         assert self._process is not None
@@ -59,8 +55,19 @@ class Member:
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def crash(self) -> None:
+        """Kill a member that is to come back; one that would lose acknowledged writes then is told to end.
+
+        etcd 3.5.0 to 3.5.2 may count a write as applied that it has not on disk yet: "data inconsistency issue
+        caused by SIGKILL", https://github.com/etcd-io/etcd/issues/13766 (the fault run finds it within 50 kills).
+        """
+        self._end(signal.SIGTERM if _version() in ("3.5.0", "3.5.1", "3.5.2") else signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 
@@ -127,12 +134,10 @@ def etcd_process() -> Iterator[str]:
         yield cluster.urls[0]
 
 
-def poll(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something of a real process holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
+@functools.cache
+def _version() -> str:
+    told = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
+    return told.partition("etcd Version: ")[2].split()[0]
 
 
 def _asked(url: str, body: bytes | None = None) -> dict[str, Any]:

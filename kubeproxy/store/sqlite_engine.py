@@ -102,12 +102,14 @@ class Engine:
     def _rows(self, request: Range, limit: int) -> list[Row]:
         columns = _COLUMNS_NO_VALUE if request.keys_only else _COLUMNS
         source, arguments = _source(request)
+        # By the key of the table that is scanned in its order: by the other's, every row would be sorted first.
+        order = "l.key" if request.revision > 0 else "c.key"
         return self._db.execute(
-            f"SELECT {columns} {source} ORDER BY l.key LIMIT ?", (*arguments, limit)
+            f"SELECT {columns} {source} ORDER BY {order} LIMIT ?", (*arguments, limit)
         ).fetchall()
 
     def _count(self, request: Range) -> int:
-        source, arguments = _source(request)
+        source, arguments = _source(request, "")
         (count,) = self._db.execute(f"SELECT count(*) {source}", arguments).fetchone()
         return int(count)
 
@@ -331,11 +333,11 @@ class _Write:
         self.events.append(_event(row, old))
 
 
-def _source(request: Range) -> tuple[str, tuple[object, ...]]:
-    """Return FROM and WHERE of a read, with its arguments."""
-    if not request.revision or request.revision < 0:
+def _source(request: Range, join: str = " JOIN log l ON l.at = c.at") -> tuple[str, tuple[object, ...]]:
+    """Return FROM and WHERE of a read, with its arguments; a count needs no ``join``."""
+    if request.revision <= 0:
         where, arguments = _within("c.key", request.key, request.range_end)
-        return f"FROM current c JOIN log l ON l.at = c.at WHERE {where}", arguments
+        return f"FROM current c{join} WHERE {where}", arguments
     where, arguments = _within("key", request.key, request.range_end)
     newest = f"SELECT max(at) FROM log WHERE {where} AND at < ? GROUP BY key"  # noqa: S608
     return f"FROM log l WHERE l.at IN ({newest}) AND l.version > 0", (

@@ -67,9 +67,9 @@ async def test_etcd(size: int) -> None:
 def outages(cluster: Cluster, rng: random.Random) -> list[tuple[str, Outage]]:
     """What can befall the processes; of three one at a time, so that the others go on."""
 
-    async def kill_leader() -> None:
+    async def crash_leader() -> None:
         leader = await asyncio.to_thread(cluster.leader)
-        leader.kill()
+        await asyncio.to_thread(leader.crash)
         await asyncio.sleep(rng.uniform(0, 1.5))
         cluster.start(leader)
         await asyncio.to_thread(leader.wait_healthy)
@@ -81,4 +81,4 @@ def outages(cluster: Cluster, rng: random.Random) -> list[tuple[str, Outage]]:
         await asyncio.sleep(rng.uniform(0, 1.5))
         member.resume()
 
-    return [("leader killed", kill_leader), ("member paused", pause)]
+    return [("leader ended", crash_leader), ("member paused", pause)]

@@ -231,6 +231,24 @@ class TestForeignAnswers:
                 await get(client, b"a")
 
 
+async def test_an_endpoint_that_is_no_etcd_is_passed_over() -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=b"<html>hello</html>", content_type="text/html")
+
+    async def moved(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})
+
+    for foreign in (page, moved):
+        async with fake(range=foreign, txn=foreign, watch=foreign) as wrong, empty_store() as store:
+            async with served(store) as url:
+                async with EtcdStore([wrong, url]) as client:
+                    assert await get(client, b"a") is None
+                async with EtcdStore([wrong, url]) as client:
+                    with pytest.raises(Unavailable, match="etcd answered"):
+                        await put(client, b"a", b"1")  # What it made of the write, nobody knows.
+                    await put(client, b"a", b"2")
+
+
 async def test_compaction_is_told_with_its_revision_in_a_transaction_too() -> None:
     async with empty_store() as store, served(store) as url, EtcdStore([url]) as client:
         for _ in range(5):
