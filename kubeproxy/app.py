@@ -7,6 +7,7 @@ API server or store that is away is no reason to stop: the informers retry, the 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -14,6 +15,8 @@ from aiohttp import web
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.health.announce import Announcer
+from kubeproxy.health.events import Recorder
 from kubeproxy.health.http import health_app, metrics_app, serve
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
@@ -81,8 +84,10 @@ class Agent:
         self._world = World()
         self._metrics = Metrics()
         self._health = ProxyHealth(FAMILIES, options.sync_period)
-        report = SyncReport(self._metrics, self._health, clock)
-        self._syncers = [self._syncer(family, report.note) for family in FAMILIES]
+        self._report = SyncReport(self._metrics, self._health, clock)
+        self._recorder = Recorder(client, clock, options.node_name, self._count_events)
+        self._announcer = Announcer(self._recorder.record, options.node_name)
+        self._syncers = [self._syncer(family) for family in FAMILIES]
         self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
         self._slices = self._follow(
             client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OURS
@@ -108,6 +113,7 @@ class Agent:
             clock=self._clock,
             on_change=on_change,
             on_synced=self._one_synced,
+            on_rejected=partial(self._announcer.unreadable, resource),
             key_of=key,
             label_selector=labels,
             field_selector=fields,
@@ -119,7 +125,11 @@ class Agent:
 
     async def run(self) -> None:
         """Follow the API server and program the kernel until cancelled."""
+        self._health.away_since = self._away_since
+        self._announcer.started()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._recorder.run())
+            tasks.create_task(self._announcer.watch(self._health, self._clock))
             for informer in self._informers:
                 tasks.create_task(informer.run())
             for syncer in self._syncers:
@@ -132,11 +142,21 @@ class Agent:
         yield health_app(self._health, self._metrics, self._clock), self._options.healthz_address
         yield metrics_app(self._metrics, "iptables", self.status), self._options.metrics_address
 
-    def _syncer(self, family: Family, on_result: Callable[[SyncStatus], None]) -> Syncer:
+    def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)
         intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
         backend = iptables_backend(settings, family, self._flavour)
-        return Syncer(self._world, backend, settings, family, self._clock, on_result, intervals)
+        return Syncer(self._world, backend, settings, family, self._clock, self._sync_ended, intervals)
+
+    def _count_events(self, outcome: str, times: int) -> None:
+        self._metrics.events.labels(outcome).inc(times)
+
+    def _sync_ended(self, status: SyncStatus) -> None:
+        self._report.note(status)
+        self._announcer.note(status)
+
+    def _away_since(self) -> float | None:
+        return min((each.outage.wall for each in self._informers if each.outage), default=None)
 
     def _services_changed(self, batch: Mapping[Key, Service | None]) -> None:
         self._metrics.service_changes.inc(len(batch))
@@ -177,6 +197,8 @@ class Agent:
                     connected=informer.connected,
                     objects=len(informer.cache),
                     failures=informer.failures,
+                    away_since=informer.outage.wall if informer.outage else None,
+                    trouble=informer.outage.reason if informer.outage else "",
                     rejected=tuple(f"{'/'.join(key)}: {why}" for key, why in informer.rejected.items()),
                 )
                 for name, informer in zip(("services", "endpointslices", "node"), self._informers, strict=True)

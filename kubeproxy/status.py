@@ -108,10 +108,13 @@ def _families(status: AgentStatus) -> Table:
 
 def _complaints(status: AgentStatus) -> Iterator[str]:
     for name, informer in status.informers.items():
+        since = ""
+        if informer.away_since is not None:
+            since = f" for {timedelta(seconds=round(status.wall - informer.away_since))} ({informer.trouble})"
         if not informer.synced:
-            yield f"{name}: the API server has not answered yet"
+            yield f"{name}: the API server has not answered yet{since}"
         elif not informer.connected:
-            yield f"{name}: the API server is away; the last good state is kept"
+            yield f"{name}: the API server is away{since}; the last good state is kept"
         yield from (f"{name} {text}; it is left out" for text in informer.rejected)
     for family in status.families:
         yield from _troubles(family, status.clock)

@@ -49,6 +49,7 @@ class Metrics:
         self.rejected = self._gauge(
             "rejected_objects", "Objects of the API that are left out because they are unusable", ["kind"]
         )
+        self.events = self._counter("events_total", "Events for the API, by what became of them", ["outcome"])
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -5,7 +5,7 @@ also about eligibility: load balancers must not send new traffic to a Node that 
 so that a doomed Node's proxy is not restarted for nothing. Pure: time is passed in.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ class ProxyHealth:
         self._queued: dict[Family, float | None] = dict.fromkeys(families)
         self._updated: dict[Family, float] = {}
         self._node_eligible = True
+        self.away_since: Callable[[], float | None] = lambda: None
+        """Since when (Unix seconds) the API server gives us nothing; what we serve is as old as that."""
 
     def queued(self, family: Family, now: float) -> None:
         """Note that a change waits; the oldest one counts."""
@@ -39,9 +41,16 @@ class ProxyHealth:
         self._node_eligible = node is not None and not node.deleted and GOING_AWAY_TAINT not in node.taint_keys
 
     def healthz(self, now: float) -> tuple[int, dict[str, Any]]:
-        """Return the status code and body of /healthz."""
+        """Return the status code and body of /healthz.
+
+        ``apiServer`` is ours: an old state is told and is no ill health, or an outage of the API server would take
+        every node out of every load balancer.
+        """
         body = self._body(now)
         body["nodeEligible"] = self._node_eligible
+        since = self.away_since()
+        age = 0.0 if since is None else max(now - since, 0.0)
+        body["apiServer"] = {"connected": since is None, "stateAgeSeconds": round(age, 1)}
         return (200 if body["healthy"] and self._node_eligible else 503), body
 
     def livez(self, now: float) -> tuple[int, dict[str, Any]]:

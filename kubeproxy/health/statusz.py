@@ -11,6 +11,10 @@ class InformerStatus(Record, frozen=True, kw_only=True):
     connected: bool
     objects: int
     failures: int
+    away_since: float | None = None
+    """Since when (Unix seconds) the API server gives us nothing."""
+    trouble: str = ""
+    """What the last attempt met."""
     rejected: tuple[str, ...]
     """Objects that could not be decoded, and why."""
 

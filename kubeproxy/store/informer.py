@@ -23,7 +23,7 @@ import msgspec
 from kubeproxy.clock import Clock
 from kubeproxy.model.decode import Data, DecodeError
 from kubeproxy.store.base import Compacted, FutureRevision, StoreError
-from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
+from kubeproxy.store.kube_wire import ApiError, Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,15 @@ class _Identity(msgspec.Struct, gc=False):
 _IDENTITY = msgspec.json.Decoder(_Identity)
 
 
-class Outage(msgspec.Struct, frozen=True):
-    """Since when (Clock.now and Unix seconds) the server does not answer, and what the last attempt met."""
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """Why and since when the server gives us nothing."""
 
-    began: float
-    wall: float
+    began: float = 0.0
+    """By Clock.now."""
+    wall: float = 0.0
+    """In Unix seconds."""
+    code: int
+    """The HTTP status of its refusal; 0 when it does not answer."""
     reason: str
 
 
@@ -97,6 +101,7 @@ class Informer(Generic[T]):
         clock: Clock,
         on_change: Callable[[Mapping[Key, T | None]], None],
         on_synced: Callable[[], None] = lambda: None,
+        on_rejected: Callable[[Key, str], None] = lambda key, why: None,
         key_of: Callable[[T], Key] | None = None,
         rng: random.Random | None = None,
         namespace: str = "",
@@ -120,6 +125,7 @@ class Informer(Generic[T]):
         self._clock = clock
         self._on_change = on_change
         self._on_synced = on_synced
+        self._on_rejected = on_rejected
         self._key_of = key_of
         self._rng = rng or random.Random()
         self._scope = {
@@ -166,16 +172,29 @@ class Informer(Generic[T]):
 
     async def _back_off(self, error: StoreError) -> None:
         self.connected = False
-        if self.outage is None:
-            log.warning("%s: %s; the last good copy stays, retrying", self._resource.plural, error)
-            self.outage = Outage(self._clock.now(), self._clock.wall(), str(error))
-        else:
-            self.outage = msgspec.structs.replace(self.outage, reason=str(error))
+        began, wall = self._clock.now(), self._clock.wall()
+        trouble = self._trouble(error)
+        if self.outage is None or self.outage.code != trouble.code:
+            log.warning("%s: %s; the last good copy stays, retrying", self._resource.plural, trouble.reason)
+        if self.outage is not None:
+            began, wall = self.outage.began, self.outage.wall
+        self.outage = msgspec.structs.replace(trouble, began=began, wall=wall)
         self.failures += 1
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
         await self._clock.sleep(self._jittered(pause))
         if self._clock.now() - self.outage.began > COMPARE_AFTER_SECONDS:
             self._revision = ""
+
+    def _trouble(self, error: StoreError) -> Outage:
+        """Say what keeps us from following, and what would help."""
+        code = error.code if isinstance(error, ApiError) else 0
+        reason = str(error)
+        if code == 403:
+            what = f'{self._resource.plural} (API group "{self._resource.group}")'
+            reason = f"this agent's role lacks the permission to list and watch {what}: {error}"
+        elif code == 401:
+            reason = f"the API server refuses our credentials: {error}"
+        return Outage(code=code, reason=reason)
 
     def _jittered(self, pause: float) -> float:
         return pause * self._rng.uniform(0.8, 1.2)
@@ -273,7 +292,9 @@ class Informer(Generic[T]):
 
     def _reject(self, key: Key, error: DecodeError, rejected: dict[Key, str]) -> None:
         rejected[key] = str(error)
-        log.warning("%s %s/%s is left out: %s", self._resource.kind, *_printable(key), error)
+        if self.rejected.get(key) != rejected[key] or rejected is self.rejected:
+            log.warning("%s %s/%s is left out: %s", self._resource.kind, *_printable(key), error)
+            self._on_rejected(key, str(error))
 
 
 def _printable(key: Key) -> tuple[str, str]:

@@ -19,11 +19,12 @@ import aiohttp
 import msgspec
 
 from kubeproxy import __version__
-from kubeproxy.store.base import Unavailable
+from kubeproxy.store.base import Compacted, Unavailable
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kube_wire import (
     ApiError,
     Page,
+    Patience,
     StreamingUnsupported,
     WatchEvent,
     lines_of,
@@ -220,30 +221,30 @@ class KubeClient:
         try:
             async with self._exchange("GET", path, params=query, timeout=timeout) as answer:
                 yield WatchEvent(type="OPENED", object=b"")
-                lines = lines_of(answer.content)
-                if not revision:
-                    async for event in self._initial(lines):
-                        yield event
-                async for line in lines:
-                    yield read_event(line)
-        except ApiError as error:
-            if revision or error.code not in (400, 405, 422):
+                async for event in self._events(answer.content, initial=not revision):
+                    yield event
+        except (ApiError, Compacted) as error:
+            # Refused permissions and credentials are as good for a list, and are told by it.
+            if revision or (isinstance(error, ApiError) and error.code in (401, 403)):
                 raise
             self._streams = False
             raise StreamingUnsupported(str(error)) from error
 
-    async def _initial(self, lines: AsyncIterator[bytes]) -> AsyncIterator[WatchEvent]:
-        """Yield events up to SYNCED; an older server ignores what it was asked for, and falls silent instead."""
-        while True:
-            try:
-                async with asyncio.timeout(INITIAL_SILENCE_SECONDS):
-                    event = read_event(await anext(lines))
-            except (TimeoutError, StopAsyncIteration):
-                self._streams = False
-                raise StreamingUnsupported("the initial events have no end") from None
-            yield event
-            if event.type == "SYNCED":
-                return
+    async def _events(self, stream: aiohttp.StreamReader, *, initial: bool) -> AsyncIterator[WatchEvent]:
+        """Yield events; a server that does not know ``initial`` ones falls silent, or ends, before SYNCED."""
+        patience = Patience(INITIAL_SILENCE_SECONDS if initial else None)
+        try:
+            async for line in lines_of(stream, patience):
+                event = read_event(line)
+                if event.type == "SYNCED":
+                    patience.seconds = None
+                yield event
+        except TimeoutError:
+            if patience.seconds is None:
+                raise
+        if patience.seconds is not None:
+            self._streams = False
+            raise StreamingUnsupported("the initial events have no end")
 
     async def create(
         self, resource: Resource, namespace: str, body: dict[str, Any], *, name: str = "", subresource: str = ""

@@ -3,6 +3,7 @@
 Objects stay raw JSON, so that whoever reads decodes each straight into its own stripped Struct, once.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -155,10 +156,21 @@ def read_event(line: bytes) -> WatchEvent:
     return WatchEvent(type=kind, object=data)
 
 
-async def lines_of(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Split a stream at newlines; aiohttp's own readline has a limit far below an object's size."""
+class Patience(msgspec.Struct):
+    """How long a stream may be silent; whoever reads it may change that on the way."""
+
+    seconds: float | None
+
+
+async def lines_of(stream: aiohttp.StreamReader, patience: Patience) -> AsyncIterator[bytes]:
+    """Split a stream at newlines; aiohttp's own readline has a limit far below an object's size.
+
+    Raises TimeoutError when patience is lost.
+    """
     rest: list[bytes] = []
-    async for chunk in stream.iter_any():
+    while not stream.at_eof():
+        async with asyncio.timeout(patience.seconds):
+            chunk = await stream.readany()
         first, newline, tail = chunk.partition(b"\n")
         rest.append(first)
         if not newline:

@@ -123,6 +123,7 @@ def test_one_machine_needs_nothing_else(machines: tuple[Machine, Machine]) -> No
     assert node.run("curl", "-s", "http://127.0.0.1:10249/proxyMode").stdout == "iptables"
     metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
     assert 'kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}' in metrics
+    until(lambda: "Starting" in node.kubectl("get", "events").stdout, "its start is an Event of the Node")
     shown = node.run("kubeproxy", "status")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "node node" in shown.stdout

@@ -58,6 +58,14 @@ async def test_a_change_that_came_during_a_sync_counts_from_its_end() -> None:
     assert state.healthz(clock.wall())[0] == 200
 
 
+def test_it_says_how_old_the_state_is_and_is_healthy_all_the_same() -> None:
+    state = health()
+    assert state.healthz(1000)[1]["apiServer"] == {"connected": True, "stateAgeSeconds": 0.0}
+    state.away_since = lambda: 400.0
+    code, body = state.healthz(1000)
+    assert (code, body["apiServer"]) == (200, {"connected": False, "stateAgeSeconds": 600.0})
+
+
 def test_one_late_family_is_named() -> None:
     state = health()
     state.queued(Family.V4, 100)
@@ -113,7 +121,7 @@ async def test_the_servers_answer_as_kube_proxys_do() -> None:
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("application/json")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert {"lastUpdated", "currentTime", "nodeEligible", "healthy", "status"} == set(await answer.json())
+        assert {"lastUpdated", "currentTime", "nodeEligible", "healthy", "status"} < set(await answer.json())
         assert "nodeEligible" not in await (await client.get("/livez")).json()
     async with TestClient(TestServer(metrics_app(metrics, "iptables", lambda: STATUS))) as client:
         assert await (await client.get("/proxyMode")).text() == "iptables"

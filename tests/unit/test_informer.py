@@ -15,7 +15,7 @@ from kubeproxy.model.decode import decode_service
 from kubeproxy.model.objects import Service
 from kubeproxy.store.base import Compacted, FutureRevision, StoreError, Unavailable
 from kubeproxy.store.informer import Informer, Key
-from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
+from kubeproxy.store.kube_wire import ApiError, Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import SERVICES, Resource
 
 pytestmark = pytest.mark.unit
@@ -266,6 +266,21 @@ async def test_ten_minutes_away_cost_one_compare_and_one_batch_of_what_differs(
     assert [{key: value is not None for key, value in batch.items()} for batch in harness.batches[1:]] == expected
     assert harness.informer.lists == 2
     assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1, "said once"
+
+
+async def test_a_missing_permission_is_named_once_and_tried_on(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = ApiError(403, "Forbidden", 'services is forbidden: User "me" cannot list resource "services"')
+    harness.source.lists.extend([Unavailable("refused"), *[refusal] * 20, listing(5, service("a", 1))])
+    await harness.start()
+    await harness.clock.step(30)
+    assert harness.informer.outage is not None
+    assert "lacks the permission to list and watch services" in harness.informer.outage.reason
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert len(warnings) == 2, warnings
+    await harness.clock.step(100)
+    assert harness.informer.synced
 
 
 async def test_it_says_whether_the_server_answers(harness: Harness) -> None:

@@ -91,9 +91,9 @@ async def test_a_list_is_read_page_by_page(serve: Serve) -> None:
     assert found.revision == "7"
 
 
-@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("refused", [422, 410, 0])
 async def test_a_server_without_initial_events_is_asked_for_them_once(
-    serve: Serve, refused: bool, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -101,7 +101,7 @@ async def test_a_server_without_initial_events_is_asked_for_them_once(
         assert request.query["resourceVersionMatch"] == "NotOlderThan"
         asked.append(request.query["sendInitialEvents"])
         if refused:
-            return web.Response(status=422, text='{"code":422,"reason":"Invalid","message":"forbidden"}')
+            return web.Response(status=refused, text='{"reason":"Invalid","message":"forbidden"}')
         stream = web.StreamResponse()
         await stream.prepare(request)
         await stream.write(b'{"type":"ADDED","object":{"metadata":{}}}\n')

@@ -61,7 +61,11 @@ def test_all_is_well() -> None:
     ("informer", "family", "complaint"),
     [
         ({"synced": False}, {}, "has not answered yet"),
-        ({"connected": False}, {}, "services: the API server is away"),
+        (
+            {"connected": False, "away_since": 400.0, "trouble": "refused"},
+            {},
+            "services: the API server is away for 0:10:00 (refused); the last good state is kept",
+        ),
         ({"rejected": ("ns/x: metadata.name",)}, {}, "services ns/x: metadata.name; it is left out"),
         ({}, {"last_error": "no such module"}, "the last sync failed: no such module"),
         ({}, {"queued_since": 480.0}, "a change has waited 20 s for the kernel"),
