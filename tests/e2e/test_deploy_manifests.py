@@ -1,6 +1,7 @@
 """The manifests and the image recipe of scripts/deploy: every field exists, every reference leads somewhere."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -170,6 +171,18 @@ def test_flannels_configuration_is_one(objects):
     assert [plugin["type"] for plugin in json.loads(data["cni-conf.json"])["plugins"]] == ["flannel", "portmap"]
     proxy = workload(objects["kube-proxy"])["spec"]["template"]["spec"]["containers"][0]
     assert f"--cluster-cidr={json.loads(data['net-conf.json'])['Network']}" in proxy["command"]
+
+
+def test_the_overlay_that_the_page_shows_sets_image_and_network(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.S)
+    (tmp_path / "kustomization.yaml").write_text(
+        text.replace("../scripts/deploy", os.path.relpath(DEPLOY, tmp_path))
+    )
+    body = workload(rendered(str(tmp_path)))
+    container = body["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "registry.example/kubeproxy:0.1.0"
+    before = workload(rendered("kube-proxy"))["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert container["command"] == [*before[:-1], "--cluster-cidr=10.1.0.0/16"]
 
 
 # --- the image ---------------------------------------------------------------------------------------------
