@@ -36,6 +36,7 @@ from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES, Resource
 
 T = TypeVar("T")
+W = TypeVar("W", EndpointSlice, Endpoints)
 
 
 class Cause(enum.Enum):
@@ -53,8 +54,8 @@ class Index:
 
     def __init__(self, client: KubeClient, *, clock: Clock) -> None:
         self.zones: dict[str, str] = {}
-        self.unseen: Unseen[EndpointSlice] = Unseen(clock.now)
-        """Slices that were made and that the watch has not shown yet."""
+        self._written_slices: Unseen[EndpointSlice] = Unseen(clock.now)
+        self._written_endpoints: Unseen[Endpoints] = Unseen(clock.now)
         self.bereft: set[Key] = set()
         """Services that were seen to go; whoever has cleared up after one takes it out."""
         self._namespaces: defaultdict[str, Members] = defaultdict(Members)
@@ -108,17 +109,30 @@ class Index:
 
     def endpoints(self, key: Key) -> Endpoints | None:
         """Return the Endpoints of a Service's name."""
-        return self._namespaces[key[0]].endpoints.get(key)
+        return self._written_endpoints.get(key) or self._namespaces[key[0]].endpoints.get(key)
 
     def pods(self, service: Service) -> Iterable[Pod]:
         """Return the pods that a Service may select: no other does."""
         return self._namespaces[service.metadata.namespace].selected_by(service.spec.selector or {})
 
     def slices(self, key: Key, manager: str) -> list[EndpointSlice]:
-        """Return a Service's slices that a controller manages, those included that it made just now."""
+        """Return a Service's slices that a controller manages, as that controller has written them if it has."""
         known = self._namespaces[key[0]].slices_of(key[1])
-        made = (each for each in self.unseen.over(known).values() if _owner_of(each) == key)
-        return [each for each in (*known.values(), *made) if _manager_of(each) == manager]
+        newest = [self._written_slices.get(at) or each for at, each in known.items()]
+        made = (each for each in self._written_slices.over(known).values() if _owner_of(each) == key)
+        return [each for each in (*newest, *made) if _manager_of(each) == manager]
+
+    def wrote_slice(self, each: EndpointSlice) -> None:
+        """Take in a slice as the server has answered, before the watch shows it."""
+        self._written_slices.made(each.metadata.key, each)
+
+    def deleted_slice(self, key: Key) -> None:
+        """Forget a slice that was made and is to go."""
+        self._written_slices.seen([key])
+
+    def wrote_endpoints(self, each: Endpoints) -> None:
+        """Take in Endpoints as the server has answered, before the watch shows them."""
+        self._written_endpoints.made(each.metadata.key, each)
 
     def _one_synced(self) -> None:
         if all(informer.synced for informer in self._informers):
@@ -161,6 +175,7 @@ class Index:
                     self._touch(members.selecting(each), Cause.POD)
 
     def _endpoints_changed(self, changes: Mapping[Key, Endpoints | None]) -> None:
+        _forget_shown(self._written_endpoints, changes)
         for key, found in changes.items():
             if found is None:
                 self._namespaces[key[0]].endpoints.pop(key, None)
@@ -169,11 +184,25 @@ class Index:
         self._touch(changes, Cause.ENDPOINTS)
 
     def _slices_changed(self, changes: Mapping[Key, EndpointSlice | None]) -> None:
-        self.unseen.seen(changes)
+        _forget_shown(self._written_slices, changes)
         for key, found in changes.items():
             before = self._namespaces[key[0]].set_slice(key, found)
             owners = [_owner_of(each) for each in (before, found) if each is not None]
             self._touch([owner for owner in owners if owner[1]], Cause.SLICE)
+
+
+def _forget_shown(written: Unseen[W], changes: Mapping[Key, W | None]) -> None:
+    """Forget what the watch shows, or has got past; an older event is one that was on its way."""
+    for key, found in changes.items():
+        mine = written.get(key)
+        if mine is None or found is None or _version(found) >= _version(mine):
+            written.seen([key])
+
+
+def _version(each: EndpointSlice | Endpoints) -> int:
+    """Return the resourceVersion as a number, which it is on every API server since 1.35, and ever was on etcd."""
+    text = each.metadata.resource_version
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _owner_of(each: EndpointSlice) -> Key:

@@ -6,7 +6,7 @@ write that comes too late is refused, by resourceVersion or uid, and planned ane
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,8 +19,11 @@ from kubeproxy.controllers.objects import Endpoints, EndpointSlice, Key, Meta, s
 from kubeproxy.controllers.slices import plan_slices
 from kubeproxy.controllers.subsets import ENDPOINTS_MANAGED_BY_LABEL, ENDPOINTS_MANAGER, plan_endpoints
 from kubeproxy.model.names import SAFE_ALPHABET
+from kubeproxy.store.base import Unavailable
 from kubeproxy.store.kube import ApiError, KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, ENDPOINTS, Resource
+
+T = TypeVar("T", EndpointSlice, Endpoints)
 
 
 def generated_name(prefix: str, choose: Callable[[str], str] = random.choice) -> str:
@@ -41,10 +44,10 @@ class Writer:
         self._guard()
         return await self._client.create(resource, namespace, body)
 
-    async def replace(self, resource: Resource, key: Key, body: dict[str, Any]) -> None:
-        """Replace an object, if it still is as it was read."""
+    async def replace(self, resource: Resource, key: Key, body: dict[str, Any]) -> dict[str, Any]:
+        """Replace an object, if it still is as it was read; return it as the server has it now."""
         self._guard()
-        await self._client.replace(resource, *key, body)
+        return await self._client.replace(resource, *key, body)
 
     async def delete(self, resource: Resource, meta: Meta) -> None:
         """Delete an object, not its successor of the same name."""
@@ -56,15 +59,15 @@ class Writer:
                 raise
 
     async def carry_out(self, plan: SlicePlan) -> None:
-        """Write a plan's slices; what was made counts before the watch shows it."""
+        """Write a plan's slices; what was written counts before the watch shows it."""
         for each in plan.creates:
-            made = await self.create(ENDPOINT_SLICES, each.metadata.namespace, _slice_body(each))
-            found = msgspec.convert(made, EndpointSlice)
-            self._index.unseen.made(found.metadata.key, found)
+            answer = await self.create(ENDPOINT_SLICES, each.metadata.namespace, _slice_body(each))
+            self._index.wrote_slice(_answered(answer, EndpointSlice))
         for each in plan.updates:
-            await self.replace(ENDPOINT_SLICES, each.metadata.key, _slice_body(each))
+            answer = await self.replace(ENDPOINT_SLICES, each.metadata.key, _slice_body(each))
+            self._index.wrote_slice(_answered(answer, EndpointSlice))
         for each in plan.deletes:
-            self._index.unseen.seen([each.metadata.key])
+            self._index.deleted_slice(each.metadata.key)
             await self.delete(ENDPOINT_SLICES, each.metadata)
 
 
@@ -104,9 +107,17 @@ async def reconcile_endpoints(index: Index, writer: Writer, key: Key) -> None:
             return
         body = {"apiVersion": ENDPOINTS.api_version, "kind": ENDPOINTS.kind, **shape(wanted)}
         if standing is None:
-            await writer.create(ENDPOINTS, key[0], body)
+            answer = await writer.create(ENDPOINTS, key[0], body)
         else:
-            await writer.replace(ENDPOINTS, key, body)
+            answer = await writer.replace(ENDPOINTS, key, body)
+        index.wrote_endpoints(_answered(answer, Endpoints))
+
+
+def _answered(answer: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise Unavailable(f"a write is answered with something else than its object: {error}") from None
 
 
 def _is_ours(endpoints: Endpoints) -> bool:
