@@ -9,7 +9,9 @@ from dns.corefile import CorefileError, parse
 from dns.instance import Plan
 from dns.metrics import Metrics
 from dns.plugins import ORDER, SETUP
+from dns.plugins.kubernetes_options import read_options
 from kubeproxy.clock import ManualClock
+from tests.certificates import Authority
 
 pytestmark = pytest.mark.unit
 
@@ -155,6 +157,30 @@ def test_a_kubeconfig_gives_its_server(tmp_path: Path) -> None:
     assert only(text).table_zones == ("a.b.",)
     config.write_text("contexts: 7")
     assert "Expected `array | null`, got `int` - at `$.contexts`" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("lines", "server"),
+    [
+        ("", "http://127.0.0.1:8001"),
+        ("endpoint https://api.example:6443", "https://api.example:6443"),
+        ("endpoint https://api.example:6443\n  tls {0}/c.crt {0}/c.key {0}/ca.pem", "https://api.example:6443"),
+        ("kubeconfig {0}/config", "https://first"),
+        ("kubeconfig {0}/config other", "https://second"),
+    ],
+)
+def test_the_api_server_is_found_as_coredns_does(lines: str, server: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("c")
+    (tmp_path / "config").write_text(
+        "current-context: one\n"
+        "contexts: [{name: one, context: {cluster: a}}, {name: other, context: {cluster: b}}]\n"
+        "clusters: [{name: a, cluster: {server: 'https://first'}}, {name: b, cluster: {server: 'https://second'}}]\n"
+    )
+    block = only(f". {{\n kubernetes a.b {{\n  {lines.format(tmp_path)}\n }}\n}}").block
+    directive = next(each for each in block.directives if each.name == "kubernetes")
+    options = read_options(directive, ("a.b.",), ManualClock())
+    assert options.access.server == server
 
 
 def test_every_built_plugin_has_a_place_in_the_order() -> None:
