@@ -6,6 +6,7 @@ and ignored, so that nobody believes in a setting that does nothing.
 
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from kubeproxy.apiserver.allocate import parse_ranges
@@ -117,7 +118,7 @@ def _options(values: dict[str, Any]) -> Options:
         metrics_address=_address("metrics-bind-address", values, METRICS_PORT),
         cleanup=get("cleanup"),
         data_dir=get("data-dir"),
-        api_address=_address("api-bind-address", values, API_PORT) or ("127.0.0.1", API_PORT),
+        api_address=_api_address(values),
         **_ranges(values),
         logging_format=_one_of("logging-format", get("logging-format"), ("text", "json")),
         verbosity=get("v"),
@@ -191,4 +192,13 @@ def _address(name: str, values: dict[str, Any], port: int) -> tuple[str, int] | 
         raise FlagError(f"{name}: {error}") from None
     if canonical_ip(address[0]) is None:
         raise FlagError(f'{name}: Invalid value: "{address[0]}": must be a valid IP')
+    return address
+
+
+def _api_address(values: dict[str, Any]) -> tuple[str, int]:
+    """The embedded API is plain HTTP without credentials: for programs of this machine."""
+    address = _address("api-bind-address", values, API_PORT) or ("127.0.0.1", API_PORT)
+    if not ip_address(address[0]).is_loopback:
+        why = "must be a loopback address; `kubeproxy apiserver` serves other machines"
+        raise FlagError(f'api-bind-address: Invalid value: "{address[0]}": {why}')
     return address

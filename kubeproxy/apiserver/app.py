@@ -9,16 +9,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from kubeproxy.apiserver import discovery, openapi, status
+from kubeproxy.apiserver import discovery, openapi, reviews, status
+from kubeproxy.apiserver.authentication import Authenticator
 from kubeproxy.apiserver.feed import Feed, Limits
+from kubeproxy.apiserver.gate import Gate
 from kubeproxy.apiserver.handlers import Objects
 from kubeproxy.apiserver.kinds import KINDS
-from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, wants_aggregated
+from kubeproxy.apiserver.media import AGGREGATED, JSON, MAX_BODY, decode_body, wants_aggregated
 from kubeproxy.apiserver.registry import Registry
-from kubeproxy.apiserver.routes import place
+from kubeproxy.apiserver.routes import Place, place
 from kubeproxy.apiserver.streams import MAX_WATCHES, Streams
+from kubeproxy.apiserver.users import User
 from kubeproxy.clock import Clock
 from kubeproxy.store.base import NoSpace, Range, Refused, StoreError
+from kubeproxy.store.resources import Resource
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +42,18 @@ _ROOT_PATHS = [
 
 
 def api_app(
-    registry: Registry, clock: Clock, *, ring: Limits | None = None, max_watches: int = MAX_WATCHES
+    registry: Registry,
+    clock: Clock,
+    gate: Gate | None = None,
+    *,
+    ring: Limits | None = None,
+    max_watches: int = MAX_WATCHES,
 ) -> web.Application:
-    """Return the API server over a registry; ``ring`` is how much history watches share."""
+    """Return the API server over a registry; ``ring`` is how much history watches share.
+
+    Without a gate everybody may do everything.
+    """
+    gate = gate or Gate(Authenticator(open_to_all=True), registry, clock)
     feed = Feed(registry.store, (kind.prefix for kind in KINDS), clock, ring)
     objects = Objects(registry, feed, Streams(max_watches), clock)
     documents = _Documents()
@@ -48,7 +61,7 @@ def api_app(
 
     async def dispatch(request: web.Request) -> web.StreamResponse:
         try:
-            return await _answer(request, objects, documents, away)
+            return await _answer(request, gate, objects, documents, away)
         except status.ApiProblem as problem:
             return _failure(problem)
         except web.HTTPRequestEntityTooLarge:
@@ -129,11 +142,17 @@ class _StoreState:
 
 
 async def _answer(
-    request: web.Request, objects: Objects, documents: "_Documents", store: _StoreState
+    request: web.Request, gate: Gate, objects: Objects, documents: "_Documents", store: _StoreState
 ) -> web.StreamResponse:
     segments = [segment for segment in request.path.split("/") if segment]
-    if segments and (segments[0] in ("api", "apis")) and len(segments) >= (3 if segments[0] == "api" else 4):
-        answer = await objects.handle(request, place(segments))
+    review, found = reviews.review_at(segments), _place(segments)
+    user = await gate.admit(request, segments, found if isinstance(found, Place) else None)
+    if review is not None:
+        return await _reviewed(request, review, user)
+    if isinstance(found, status.ApiProblem):
+        raise found
+    if found is not None:
+        answer = await objects.handle(request, found)
         store.clear(wrote=request.method not in ("GET", "HEAD"))
         return answer
     if request.method not in ("GET", "HEAD"):
@@ -141,6 +160,26 @@ async def _answer(
     if segments and segments[0] in _HEALTH:
         return web.Response(text="ok" if segments[0] == "livez" else await store.check())
     return documents.answer(segments, request)
+
+
+def _place(segments: list[str]) -> Place | status.ApiProblem | None:
+    """Return what a path names, the answer when it names nothing, or None for a path of no resource.
+
+    Whether a path is served is for those to know who may ask for it.
+    """
+    if not segments or segments[0] not in ("api", "apis") or len(segments) < (3 if segments[0] == "api" else 4):
+        return None
+    try:
+        return place(segments)
+    except status.ApiProblem as problem:
+        return problem
+
+
+async def _reviewed(request: web.Request, review: Resource, user: User) -> web.Response:
+    if request.method != "POST":
+        raise status.method_not_allowed()
+    body = decode_body(await request.read(), request.headers.get("Content-Type", ""))
+    return _json(reviews.answer(review, body, user), 201)
 
 
 def _failure(problem: status.ApiProblem) -> web.Response:

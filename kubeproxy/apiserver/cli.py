@@ -9,10 +9,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from kubeproxy import logs
+from kubeproxy.apiserver import credentials
 from kubeproxy.apiserver.allocate import parse_ranges
+from kubeproxy.apiserver.protection import DEFAULT_CERT_DIR, Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
-from kubeproxy.flags import CommandLine, Flag, FlagError, comma_list, duration, integer
+from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, duration, integer
 from kubeproxy.model.addresses import canonical_ip
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.etcd_access import EtcdAccess, read_file
@@ -31,6 +33,17 @@ FLAGS = [
     Flag("etcd-compaction-interval", duration, 300.0, "How often etcd's history is compacted; 0: never"),
     Flag("bind-address", str, "127.0.0.1", "Address that the API answers on"),
     Flag("port", integer, 8001, "Port that the API answers on (0: any free one)"),
+    Flag("secure-port", integer, 0, "Port that the API answers on, in TLS on loopback too; 0: --port's"),
+    Flag("tls-cert-file", str, "", "Serving certificate, with its chain; without one, one is made in --cert-dir"),
+    Flag("tls-private-key-file", str, "", "Key of that certificate"),
+    Flag("cert-dir", str, "", f"Where the generated CA and certificate are kept (default {DEFAULT_CERT_DIR})"),
+    Flag("client-ca-file", str, "", "CA whose client certificates count, beside the generated one"),
+    Flag("token-auth-file", str, "", 'Bearer tokens: token,user,uid,"group1,group2"'),
+    Flag("anonymous-auth", boolean, True, "Whether requests without credentials may read /healthz"),
+    Flag(
+        "insecure-plain-http", boolean, False, "No TLS beyond loopback: something in front of this server does it"
+    ),
+    Flag("write-kubeconfig", str, "", "Where to write an administrator's kubeconfig at start"),
     Flag("advertise-address", str, "", "Address under which pods find this server, for the kubernetes Service"),
     Flag("listen-fd", comma_list, (), "Inherited listening sockets to answer on too"),
     Flag("listen-client-urls", comma_list, (), "Where etcd's JSON gateway on the same store answers"),
@@ -47,8 +60,9 @@ def _settings(values: dict[str, Any]) -> Settings:
     store, etcd = _store(values)
     if canonical_ip(values["bind-address"]) is None:
         raise FlagError(f"bind-address {values['bind-address']!r} is no IP address")
-    if not 0 <= values["port"] <= 65535:
-        raise FlagError(f"port {values['port']} is not within 0-65535")
+    for name in ("port", "secure-port"):
+        if not 0 <= values[name] <= 65535:
+            raise FlagError(f"{name} {values[name]} is not within 0-65535")
     if not all(text.isdigit() for text in values["listen-fd"]):
         raise FlagError("listen-fd must be the number of an inherited socket")
     try:
@@ -59,9 +73,11 @@ def _settings(values: dict[str, Any]) -> Settings:
         store=store,
         etcd=etcd,
         compaction_seconds=_compaction_seconds(values["etcd-compaction-interval"]),
+        protection=_protection(values),
+        write_kubeconfig=values["write-kubeconfig"],
         ranges=ranges,
         bind_address=values["bind-address"],
-        port=values["port"],
+        port=values["secure-port"] or values["port"],
         advertise_address=_advertised(values["advertise-address"], values["bind-address"]),
         listen_fds=tuple(int(text) for text in values["listen-fd"]),
         client_urls=values["listen-client-urls"],
@@ -99,6 +115,27 @@ def _compaction_seconds(seconds: float) -> float:
     return seconds
 
 
+def _protection(values: dict[str, Any]) -> Protection:
+    cert_file, key_file, cert_dir = values["tls-cert-file"], values["tls-private-key-file"], values["cert-dir"]
+    if bool(cert_file) != bool(key_file):
+        raise FlagError("--tls-cert-file and --tls-private-key-file are of use together only")
+    tls = bool(values["secure-port"] or cert_file or cert_dir or values["client-ca-file"])
+    if tls and values["insecure-plain-http"]:
+        raise FlagError("--insecure-plain-http contradicts the flags that ask for TLS")
+    if values["write-kubeconfig"] and cert_file:
+        raise FlagError("--write-kubeconfig issues credentials of the generated CA, and --tls-cert-file is given")
+    return Protection(
+        tls=tls or bool(values["write-kubeconfig"]),
+        plain=values["insecure-plain-http"],
+        cert_file=cert_file,
+        key_file=key_file,
+        cert_dir=cert_dir,
+        client_ca_file=values["client-ca-file"],
+        token_file=values["token-auth-file"],
+        anonymous=values["anonymous-auth"],
+    )
+
+
 def _advertised(text: str, bind_address: str) -> str:
     """The bind address serves when nothing is said, unless pods cannot reach it."""
     address = ip_address(canonical_ip(text or bind_address) or "0.0.0.0")
@@ -122,7 +159,9 @@ async def _until_signalled(settings: Settings) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status."""
+    """Serve until SIGTERM or SIGINT, or issue credentials (`kubeconfig`); return the exit status."""
+    if argv and argv[0] == "kubeconfig":
+        return credentials.main(argv[1:])
     command = CommandLine(
         "kubeproxy apiserver", "Serve the Kubernetes API over a store.", FLAGS, not_built=NOT_BUILT
     )

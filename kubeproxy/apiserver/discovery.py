@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from kubeproxy.apiserver.kinds import KINDS, Kind
+from kubeproxy.apiserver.reviews import REVIEWS
+from kubeproxy.store.resources import Resource
 
 Obj = dict[str, Any]
 
@@ -32,15 +34,19 @@ def version_info() -> Obj:
 def group_versions() -> dict[str, list[str]]:
     """Return the named groups and their versions, in the order of the kinds' table."""
     found: dict[str, list[str]] = {}
-    for kind in KINDS:
-        if kind.group and kind.resource.version not in found.setdefault(kind.group, []):
-            found[kind.group].append(kind.resource.version)
+    for each in (*(kind.resource for kind in KINDS), *REVIEWS):
+        if each.group and each.version not in found.setdefault(each.group, []):
+            found[each.group].append(each.version)
     return found
 
 
 def kinds_in(group: str, version: str) -> list[Kind]:
     """Return the kinds of one group and version."""
     return [kind for kind in KINDS if kind.group == group and kind.resource.version == version]
+
+
+def _reviews_in(group: str, version: str) -> list[Resource]:
+    return [review for review in REVIEWS if (review.group, review.version) == (group, version)]
 
 
 def api_versions(server: str) -> Obj:
@@ -86,10 +92,12 @@ def _sub_verbs(sub: str) -> list[str]:
 
 def resource_list(group_name: str, version: str) -> Obj | None:
     """Return /api/v1 or /apis/GROUP/VERSION, or None when it is not served."""
-    kinds = kinds_in(group_name, version)
-    if not kinds:
+    kinds, listed = (
+        kinds_in(group_name, version),
+        [_review_entry(each) for each in _reviews_in(group_name, version)],
+    )
+    if not kinds and not listed:
         return None
-    listed: list[Obj] = []
     for kind in kinds:
         entry: Obj = {
             "name": kind.plural,
@@ -106,6 +114,16 @@ def resource_list(group_name: str, version: str) -> Obj | None:
         listed += [_subresource_entry(kind, sub) for sub in kind.subresources]
     name = f"{group_name}/{version}" if group_name else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": listed}
+
+
+def _review_entry(review: Resource) -> Obj:
+    return {
+        "name": review.plural,
+        "singularName": review.kind.lower(),
+        "namespaced": False,
+        "kind": review.kind,
+        "verbs": ["create"],
+    }
 
 
 def _subresource_entry(kind: Kind, sub: str) -> Obj:
@@ -139,6 +157,7 @@ def aggregated(names: Iterable[str]) -> Obj:
 
 def _aggregated_version(group_name: str, version: str) -> Obj:
     resources = [_aggregated_resource(kind) for kind in kinds_in(group_name, version)]
+    resources += [_aggregated_review(review) for review in _reviews_in(group_name, version)]
     return {"version": version, "resources": resources, "freshness": "Current"}
 
 
@@ -157,6 +176,16 @@ def _aggregated_resource(kind: Kind) -> Obj:
     if kind.subresources:
         entry["subresources"] = [_aggregated_subresource(kind, sub) for sub in kind.subresources]
     return entry
+
+
+def _aggregated_review(review: Resource) -> Obj:
+    return {
+        "resource": review.plural,
+        "responseKind": {"group": review.group, "version": review.version, "kind": review.kind},
+        "scope": "Cluster",
+        "singularResource": review.kind.lower(),
+        "verbs": ["create"],
+    }
 
 
 def _aggregated_subresource(kind: Kind, sub: str) -> Obj:

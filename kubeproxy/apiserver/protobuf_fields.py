@@ -23,6 +23,24 @@ _TABLE: Mapping[str, str] = {
         "6 resourceVersion string, 7 generation int, 8 creationTimestamp Time, 9 deletionTimestamp Time, "
         "11 labels map, 12 annotations map, 14 finalizers *string"
     ),
+    "SelfSubjectReview": "1 metadata ObjectMeta, 2 status SelfSubjectReviewStatus",
+    "SelfSubjectReviewStatus": "1 userInfo UserInfo",
+    "UserInfo": "1 username string, 2 uid string",
+    "SelfSubjectAccessReview": (
+        "1 metadata ObjectMeta, 2 spec SelfSubjectAccessReviewSpec, 3 status SubjectAccessReviewStatus"
+    ),
+    "SelfSubjectAccessReviewSpec": "1 resourceAttributes ResourceAttributes, 2 nonResourceAttributes NonResource",
+    "ResourceAttributes": (
+        "1 namespace string, 2 verb string, 3 group string, 4 version string, 5 resource string, "
+        "6 subresource string, 7 name string"
+    ),
+    "NonResource": "1 path string, 2 verb string",
+    "SubjectAccessReviewStatus": "1 allowed bool, 2 reason string, 3 evaluationError string, 4 denied bool",
+    "SelfSubjectRulesReview": (
+        "1 metadata ObjectMeta, 2 spec SelfSubjectRulesReviewSpec, 3 status SubjectRulesReviewStatus"
+    ),
+    "SelfSubjectRulesReviewSpec": "1 namespace string",
+    "SubjectRulesReviewStatus": "3 incomplete bool, 4 evaluationError string",
     "Namespace": "1 metadata ObjectMeta, 2 spec NamespaceSpec, 3 status NamespaceStatus",
     "NamespaceSpec": "1 finalizers *string",
     "NamespaceStatus": "1 phase string",

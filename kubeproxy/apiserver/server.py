@@ -11,18 +11,22 @@ import random
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import web
 
 from kubeproxy.apiserver.allocate import Allocator, Ranges
 from kubeproxy.apiserver.app import api_app
 from kubeproxy.apiserver.bootstrap import SystemObjects
 from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
+from kubeproxy.apiserver.credentials import write_admin
+from kubeproxy.apiserver.gate import Gate
 from kubeproxy.apiserver.gc import GarbageCollector
+from kubeproxy.apiserver.listening import RESERVED_FILES, Doorkeeper, listen, most_files, url_of
 from kubeproxy.apiserver.masters import LEASE_SECONDS, Reach
+from kubeproxy.apiserver.protection import Protected, Protection, protect
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.streams import MAX_WATCHES
 from kubeproxy.clock import Clock
@@ -30,6 +34,7 @@ from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.manager import run_endpoint_controllers
 from kubeproxy.store.base import Store, StoreError, Unavailable
 from kubeproxy.store.compaction import compact_regularly
+from kubeproxy.store.credentials import Access, StaticToken
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.gateway import gateway_app
@@ -38,7 +43,7 @@ from kubeproxy.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_SECONDS = 2.0
+_LEAVE_SECONDS = 2.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _LEASE = "kube-controller-manager"
@@ -62,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compaction_seconds: float = 300.0
     """How often the history of an etcd is compacted (SQLite does it by itself); 0: never."""
     max_watches: int = MAX_WATCHES
+    protection: Protection = Protection()
+    write_kubeconfig: str = ""
+    """Where to write an administrator's credentials, signed by the generated CA; "" for nowhere."""
 
 
 async def open_store(text: str, clock: Clock, access: EtcdAccess) -> Store:
@@ -79,6 +87,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
     """Serve; yield the URL of the API. Raises OSError when an address cannot be had, StoreError, ValueError."""
     async with contextlib.AsyncExitStack() as stack:
         sockets = _bind(settings, stack)
+        protected = protect(settings.protection, sockets.api, _names(settings), clock)
         store = await open_store(settings.store, clock, settings.etcd)
         stack.push_async_callback(store.close)
         rng = random.SystemRandom()
@@ -89,15 +98,18 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
         await _bootstrap(system, clock)
         stack.push_async_callback(_leave, system)
-        await _serve(api_app(registry, clock, max_watches=settings.max_watches), sockets.api, stack)
-        if sockets.clients:
-            await _serve(gateway_app(store), sockets.clients, stack)
-        url, identity = _loopback_url(sockets.api[0]), _identity(settings.store)
+        local = await _serve(settings, sockets, registry, protected, clock, stack)
+        url, identity = url_of(sockets.api[0], tls=protected.tls is not None), _identity(settings.store)
+        if settings.write_kubeconfig:
+            write_admin(settings.protection.pki, Path(settings.write_kubeconfig), url, clock.wall())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         beside = [
             tasks.create_task(_kept_running("system objects", lambda: system.keep(clock), clock)),
             tasks.create_task(
-                _kept_running("controllers", lambda: _control(url, registry, clock, identity), clock)
+                _kept_running("certificates and tokens", lambda: protected.keep_fresh(clock), clock)
+            ),
+            tasks.create_task(
+                _kept_running("controllers", lambda: _control(local, registry, clock, identity), clock)
             ),
         ]
         if settings.compaction_seconds and isinstance(store, EtcdStore):
@@ -116,36 +128,25 @@ class _Sockets(msgspec.Struct, frozen=True):
 
 def _bind(settings: Settings, stack: contextlib.AsyncExitStack) -> _Sockets:
     """Take every address before anything else is touched, so that a taken one changes nothing."""
-    api = [_listen(settings.bind_address, settings.port)]
+    api = [listen(settings.bind_address, settings.port)]
     api += [socket.socket(fileno=number) for number in settings.listen_fds]
     clients = []
     for url in settings.client_urls:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"listen-client-urls {url!r}: must be http://ADDRESS:PORT")
-        clients.append(_listen(parts.hostname, parts.port or 2379))
+        clients.append(listen(parts.hostname, parts.port or 2379))
     for bound in (*api, *clients):
         stack.callback(bound.close)
     return _Sockets(api, clients)
 
 
-def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address, port))
-        bound.listen(1024)
-    except OSError as error:
-        bound.close()
-        raise OSError(f"cannot listen on {address}:{port}: {error.strerror}") from None
-    return bound
-
-
-def _loopback_url(bound: socket.socket) -> str:
-    address, port = bound.getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+def _names(settings: Settings) -> list[str]:
+    """Return what clients call this server by, beside the names that every one has."""
+    bound = ip_address(settings.bind_address)
+    names = [] if bound.is_unspecified else [str(bound)]
+    names += [settings.advertise_address] if settings.advertise_address else []
+    return [*names, str(settings.ranges.networks[0][1])]
 
 
 async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
@@ -164,25 +165,41 @@ async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
 async def _leave(system: SystemObjects) -> None:
     """Take this server off the endpoints; where the store is away, the lease's end does it."""
     try:
-        async with asyncio.timeout(_SHUTDOWN_SECONDS):
+        async with asyncio.timeout(_LEAVE_SECONDS):
             await system.leave()
     except (StoreError, TimeoutError) as error:
         log.info("this server stays among the kubernetes Service's endpoints for %d s: %s", LEASE_SECONDS, error)
 
 
-async def _serve(app: web.Application, sockets: list[socket.socket], stack: contextlib.AsyncExitStack) -> None:
-    # A client that leaves ends what was done for it, as upstream: else each watch stays until its time is over.
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-        handle_signals=False,
-        handler_cancellation=True,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    for bound in sockets:
-        await web.SockSite(runner, bound).start()
+async def _serve(
+    settings: Settings,
+    sockets: _Sockets,
+    registry: Registry,
+    protected: Protected,
+    clock: Clock,
+    stack: contextlib.AsyncExitStack,
+) -> Access:
+    """Begin to answer; return how what runs in this process reaches the API."""
+    most = most_files() - RESERVED_FILES
+    authenticator, tls = protected.authenticator, protected.tls
+    gate = Gate(authenticator, registry, clock, local_only=authenticator.is_open)
+    api = Doorkeeper(api_app(registry, clock, gate, max_watches=settings.max_watches), clock, connections=most)
+    stack.push_async_callback(api.stop)
+    for bound in sockets.api:
+        await api.start(bound, tls.context if tls is not None else None)
+    if sockets.clients:
+        gateway = Doorkeeper(gateway_app(registry.store), clock, connections=most)
+        stack.push_async_callback(gateway.stop)
+        for bound in sockets.clients:
+            await gateway.start(bound, None)
+    credentials = StaticToken(authenticator.loopback_token)
+    if tls is None:
+        return Access(server=url_of(sockets.api[0], tls=False), credentials=credentials)
+    # Our own requests need no certificate that names this address, nor a client that follows its renewals.
+    own = listen("127.0.0.1", 0)
+    stack.callback(own.close)
+    await api.start(own, None)
+    return Access(server=url_of(own, tls=False), credentials=credentials)
 
 
 def _identity(store: str) -> str:
@@ -197,9 +214,9 @@ def _identity(store: str) -> str:
     return f"{socket.gethostname()}_{unique}"
 
 
-async def _control(url: str, registry: Registry, clock: Clock, identity: str) -> None:
+async def _control(local: Access, registry: Registry, clock: Clock, identity: str) -> None:
     """Run, while this server is the leader, what only one may run at a time."""
-    async with KubeClient(url) as client:
+    async with KubeClient(local) as client:
         election = Election(client, _LEASE, identity, clock=clock)
         collector = GarbageCollector(registry, clock, election.ensure_held)
         protection = ServiceCidrProtection(registry, clock)

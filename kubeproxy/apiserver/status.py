@@ -125,7 +125,7 @@ def qualified(plural: str, group: str) -> str:
     return f"{plural}.{group}" if group else plural
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote as Go's %q does: a hostile name cannot break a line."""
     return msgspec.json.encode(text).decode()
 
@@ -137,7 +137,7 @@ def _details(group: str, kind: str, name: str = "") -> dict[str, Any]:
 
 def not_found(group: str, plural: str, name: str) -> ApiProblem:
     """There is no such object."""
-    message = f"{qualified(plural, group)} {_quoted(name)} not found"
+    message = f"{qualified(plural, group)} {quoted(name)} not found"
     return ApiProblem(404, "NotFound", message, _details(group, plural, name))
 
 
@@ -149,7 +149,7 @@ def path_not_found() -> ApiProblem:
 def streaming_not_served(name: str, subresource: str) -> ApiProblem:
     """kubectl logs, exec, attach and port-forward need a kubelet's streaming server; the lab has another door."""
     message = (
-        f'pods {_quoted(name)}: "{subresource}" is not served here; '
+        f'pods {quoted(name)}: "{subresource}" is not served here; '
         f"in a lab use `kubeproxy lab exec LAB pod/{name} -- COMMAND`"
     )
     return ApiProblem(405, "MethodNotAllowed", message, _details("", "pods", name))
@@ -157,13 +157,13 @@ def streaming_not_served(name: str, subresource: str) -> ApiProblem:
 
 def already_exists(group: str, plural: str, name: str) -> ApiProblem:
     """An object of that name is there already."""
-    message = f"{qualified(plural, group)} {_quoted(name)} already exists"
+    message = f"{qualified(plural, group)} {quoted(name)} already exists"
     return ApiProblem(409, "AlreadyExists", message, _details(group, plural, name))
 
 
 def conflict(group: str, plural: str, name: str, why: str) -> ApiProblem:
     """The write was based on an object that has changed since."""
-    message = f"Operation cannot be fulfilled on {qualified(plural, group)} {_quoted(name)}: {why}"
+    message = f"Operation cannot be fulfilled on {qualified(plural, group)} {quoted(name)}: {why}"
     return ApiProblem(409, "Conflict", message, _details(group, plural, name))
 
 
@@ -175,7 +175,7 @@ def invalid(group: str, kind: str, name: str, errors: Errors) -> ApiProblem:
     texts = list(dict.fromkeys(str(error) for error in errors))
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     causes = [{"reason": str(error.type), "message": error.body, "field": error.field} for error in errors]
-    message = f"{qualified(kind, group)} {_quoted(name)} is invalid: {listed}"
+    message = f"{qualified(kind, group)} {quoted(name)} is invalid: {listed}"
     return ApiProblem(422, "Invalid", message, _details(group, kind, name) | {"causes": causes})
 
 
@@ -185,10 +185,21 @@ def bad_request(message: str) -> ApiProblem:
 
 
 def forbidden(group: str, plural: str, name: str, why: str, *causes: dict[str, str]) -> ApiProblem:
-    """The server understood and will not."""
-    message = f"{qualified(plural, group)} {_quoted(name)} is forbidden: {why}"
+    """The server understood and will not; without a ``name`` the whole collection, without a ``plural`` a path."""
+    what = f"{qualified(plural, group)} {quoted(name)}" if name else qualified(plural, group)
+    message = f"{what} is forbidden: {why}" if what else f"forbidden: {why}"
     details = _details(group, plural, name)
     return ApiProblem(403, "Forbidden", message, details | {"causes": list(causes)} if causes else details)
+
+
+def unauthorized() -> ApiProblem:
+    """The request's credentials are none that count."""
+    return ApiProblem(401, "Unauthorized", "Unauthorized")
+
+
+def timeout(message: str) -> ApiProblem:
+    """The client did not send its request in time."""
+    return ApiProblem(408, "Timeout", message)
 
 
 def expired(message: str, continue_token: str = "") -> ApiProblem:

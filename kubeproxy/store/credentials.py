@@ -44,6 +44,17 @@ class Anonymous:
         return False
 
 
+class StaticToken(Anonymous):
+    """One bearer token for good."""
+
+    def __init__(self, token: str) -> None:
+        self._identity = Identity(headers={"Authorization": f"Bearer {token}"})
+
+    async def current(self) -> Identity:
+        """See `Credentials.current`."""
+        return self._identity
+
+
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """An API server and how to come in."""
 

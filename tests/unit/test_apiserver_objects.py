@@ -323,7 +323,8 @@ async def test_discovery_names_what_is_served():
         async with bed.client.get("/apis", headers={"Accept": accept}) as answer:
             assert "as=APIGroupDiscoveryList" in answer.headers["Content-Type"]
             groups = [item["metadata"]["name"] for item in (await answer.json(content_type=None))["items"]]
-        assert groups == ["discovery.k8s.io", "coordination.k8s.io", "networking.k8s.io", "apps"]
+        reviews = ["authentication.k8s.io", "authorization.k8s.io"]
+        assert groups == ["discovery.k8s.io", "coordination.k8s.io", "networking.k8s.io", "apps", *reviews]
         _, index = await bed.call("GET", "/openapi/v3")
         _, document = await bed.call("GET", index["paths"]["apis/apps/v1"]["serverRelativeURL"])
         patch = document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]

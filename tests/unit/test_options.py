@@ -37,6 +37,7 @@ def test_proxy_mode_is_mode() -> None:
         ("--healthz-bind-address=0.0.0.0:0", "between 1 and 65535"),
         ("--metrics-bind-address=no..host:1", '"no..host": must be a valid IP'),
         ("--api-bind-address=:8001", "must be a valid IP"),
+        ("--api-bind-address=0.0.0.0:8001", "must be a loopback address"),
         ("--service-cluster-ip-range=10.96.0.0", "10.96.0.0"),
         ("--service-node-port-range=9-1", "9-1"),
         ("--logging-format=xml", "must be one of text, json"),

@@ -1,0 +1,190 @@
+"""Sockets, and who may have how many connections: the server's edge, before a byte is read.
+
+What a connection may cost: a TLS handshake has ten seconds, a connection without a whole request (an idle one, or
+half a header) ninety, as upstream's IdleTimeout; headers are bounded by aiohttp. One client of another machine has
+a thousand connections; all together have what the process may open, less a reserve for the store.
+"""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import ssl
+from collections.abc import Coroutine
+from ipaddress import ip_address
+from typing import Any
+
+from aiohttp import web
+
+from kubeproxy.clock import Clock
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 10.0
+IDLE_SECONDS = 90.0
+CONNECTIONS_PER_CLIENT = 1000
+RESERVED_FILES = 128
+LOG_SECONDS = 10.0
+SWEEP_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 2.0
+_PAUSE = 0.1
+"""Between two tries to accept where the machine has no descriptor left."""
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises OSError, in words that name the address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
+        bound.listen(1024)
+    except OSError as error:
+        bound.close()
+        raise OSError(f"cannot listen on {address}:{port}: {error.strerror}") from None
+    return bound
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Say whether only programs of this machine can reach a socket."""
+    if bound.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return ip_address(bound.getsockname()[0]).is_loopback
+
+
+def url_of(bound: socket.socket, *, tls: bool) -> str:
+    """Return the URL by which this machine reaches a socket."""
+    address, port = bound.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    host = f"[{reachable}]" if ":" in reachable else reachable
+    return f"{'https' if tls else 'http'}://{host}:{port}"
+
+
+def most_files() -> int:
+    """Raise this process' limit of open files to what it may have, and return that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class Doorkeeper:
+    """Accepts connections for one application, up to so many for each client and for all."""
+
+    def __init__(self, app: web.Application, clock: Clock, *, connections: int) -> None:
+        # A client that leaves ends what was done for it, as upstream: else each watch stays for its time.
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            handle_signals=False,
+            handler_cancellation=True,
+        )
+        self._clock = clock
+        self._most = connections
+        self._open: dict[str, set[asyncio.Transport]] = {}
+        self._starting: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._quiet_until = 0.0
+        self.refused = 0
+
+    async def start(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Begin to accept on a socket, in TLS if there is a context."""
+        if self._runner.server is None:
+            await self._runner.setup()
+            self._spawn(self._sweep())
+        bound.setblocking(False)
+        self._spawn(self._accept(bound, context))
+
+    async def stop(self) -> None:
+        """End every connection."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.cleanup()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(bound)
+            except OSError as error:
+                self._complain("a connection cannot be accepted: %s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
+            client = address[0] if isinstance(address, tuple) else ""
+            if self._has_room(client):
+                self._starting[client] = self._starting.get(client, 0) + 1
+                self._spawn(self._serve(connection, client, context))
+            else:
+                self.refused += 1
+                self._complain("too many connections, from %s too: %d were refused", client, self.refused)
+                connection.close()
+
+    async def _serve(self, connection: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
+        server = self._runner.server
+        assert server is not None
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                server,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
+            )
+        except OSError as error:  # an SSLError and a TimeoutError are some
+            log.debug("no connection with %s: %s", client, error)
+            connection.close()
+        else:
+            self._open.setdefault(client, set()).add(transport)
+        finally:
+            self._starting[client] -= 1
+            if not self._starting[client]:
+                del self._starting[client]
+
+    def _has_room(self, client: str) -> bool:
+        """Look whether one more may be had."""
+        limit = self._most if _is_local(client) else CONNECTIONS_PER_CLIENT
+        if self._count_of(client) >= limit:
+            self._forget_closed(client)
+        if self._total() >= self._most:
+            self._forget_all_closed()
+        return self._count_of(client) < limit and self._total() < self._most
+
+    def _count_of(self, client: str) -> int:
+        return len(self._open.get(client, ())) + self._starting.get(client, 0)
+
+    def _total(self) -> int:
+        return sum(map(len, self._open.values())) + sum(self._starting.values())
+
+    async def _sweep(self) -> None:
+        """Let go of what has ended; in between it counts only where a limit is near, which `_has_room` sees to."""
+        while True:
+            await self._clock.sleep(SWEEP_SECONDS)
+            self._forget_all_closed()
+
+    def _forget_all_closed(self) -> None:
+        for client in tuple(self._open):
+            self._forget_closed(client)
+
+    def _forget_closed(self, client: str) -> None:
+        standing = {transport for transport in self._open.pop(client, ()) if not transport.is_closing()}
+        if standing:
+            self._open[client] = standing
+
+    def _complain(self, text: str, *values: object) -> None:
+        if self._clock.now() >= self._quiet_until:
+            self._quiet_until = self._clock.now() + LOG_SECONDS
+            log.warning(text, *values)
+
+
+def _is_local(client: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ip_address(client).is_loopback
+    return True
