@@ -22,6 +22,7 @@ from kubeproxy.apiserver.streams import MAX_WATCHES, Streams
 from kubeproxy.apiserver.users import User
 from kubeproxy.clock import Clock
 from kubeproxy.store.base import NoSpace, Range, Refused, StoreError
+from kubeproxy.store.limits import MAX_REQUEST_BYTES, TOO_LARGE
 from kubeproxy.store.resources import Resource
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def api_app(
         except RecursionError:
             return _failure(status.bad_request("the object provided is nested too deeply"))
         except Refused as error:
-            return _failure(status.bad_request(str(error)))
+            return _failure(_refused(error))
         except NoSpace as error:
             away.report_full(error)
             return _failure(status.store_full())
@@ -180,6 +181,12 @@ async def _reviewed(request: web.Request, review: Resource, user: User) -> web.R
         raise status.method_not_allowed()
     body = decode_body(await request.read(), request.headers.get("Content-Type", ""))
     return _json(reviews.answer(review, body, user), 201)
+
+
+def _refused(error: Refused) -> status.ApiProblem:
+    if TOO_LARGE in str(error):  # our store's words, which are etcd's
+        return status.too_large(MAX_REQUEST_BYTES)
+    return status.bad_request(str(error))
 
 
 def _failure(problem: status.ApiProblem) -> web.Response:

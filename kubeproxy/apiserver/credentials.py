@@ -32,10 +32,12 @@ FLAGS = [
 ]
 
 
-def kubeconfig(pki: Pki, server: str, user: str, groups: Sequence[str], now: float, cluster: str) -> bytes:
+def kubeconfig(
+    pki: Pki, server: str, user: str, groups: Sequence[str], now: float, *, cluster: str, context: str = ""
+) -> bytes:
     """Return a kubeconfig with a new client certificate in it. Raises OSError, ValueError."""
     ca, pair = pki.ca(now), pki.client(user, groups, now)
-    context = f"{user}@{cluster}"
+    context = context or f"{user}@{cluster}"
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -56,7 +58,7 @@ def kubeconfig(pki: Pki, server: str, user: str, groups: Sequence[str], now: flo
 
 def write_admin(pki: Pki, path: Path, server: str, now: float, cluster: str = "kubernetes") -> None:
     """Write an administrator's kubeconfig, for its owner's eyes only. Raises OSError, ValueError."""
-    write_private(path, kubeconfig(pki, server, ADMIN, [MASTERS], now, cluster))
+    write_private(path, kubeconfig(pki, server, ADMIN, [MASTERS], now, cluster=cluster))
 
 
 def _data(pem: bytes) -> str:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         if not pki.ca_file.exists():
             raise FileNotFoundError(f"no CA in {values['cert-dir']}: it is made when the server first starts")
         text = kubeconfig(
-            pki, values["server"], values["user"], values["group"], time.time(), values["cluster-name"]
+            pki, values["server"], values["user"], values["group"], time.time(), cluster=values["cluster-name"]
         )
     except (OSError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)

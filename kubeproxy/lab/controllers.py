@@ -1,6 +1,6 @@
 """The lab's control loops in one process: Deployments, ReplicaSets, the scheduler.
 
-    python -m kubeproxy.lab.controllers --server http://192.168.56.10:8001
+    python -m kubeproxy.lab.controllers --kubeconfig FILE
 
 What flows in: Deployments, ReplicaSets, Pods and Nodes, one informer each. What flows out: the writes that the
 planners ask for (deployments.py, replicasets.py, scheduler.py), one object after the other. Nothing is
@@ -24,6 +24,7 @@ from kubeproxy.controllers.objects import Key, Node, Pod, decode_node, decode_po
 from kubeproxy.controllers.reconcilers import generated_name
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
+from kubeproxy.lab import identities
 from kubeproxy.lab.deployments import plan_deployment
 from kubeproxy.lab.replicasets import plan_replica_set, pod_from
 from kubeproxy.lab.scheduler import place, stranded
@@ -39,6 +40,7 @@ from kubeproxy.lab.workloads import (
 from kubeproxy.model.decode import DecodeError
 from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store.base import StoreError, Unavailable
+from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer
 from kubeproxy.store.kube import ApiError, KubeClient
 from kubeproxy.store.resources import DEPLOYMENTS, NODES, PODS, REPLICA_SETS, Resource
@@ -253,8 +255,8 @@ class Controllers:
             await self._client.delete(PODS, *pod.metadata.key, grace_period_seconds=0)
 
 
-async def _serve(server: str) -> None:
-    async with KubeClient(server) as client:
+async def _serve(access: Access) -> None:
+    async with KubeClient(access) as client:
         running = asyncio.create_task(Controllers(client, clock=SystemClock()).run())
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
         await asyncio.wait([running])
@@ -265,10 +267,10 @@ async def _serve(server: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parse the command line and run until SIGTERM."""
     parser = argparse.ArgumentParser(prog="kubeproxy.lab.controllers", allow_abbrev=False)
-    parser.add_argument("--server", required=True, help="the API server's URL")
+    identities.add_arguments(parser)
     given = parser.parse_args(argv)
     logs.configure()
-    asyncio.run(_serve(given.server))
+    asyncio.run(_serve(identities.access(given.kubeconfig, given.server)))
     return 0
 
 

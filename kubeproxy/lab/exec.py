@@ -121,7 +121,7 @@ def _become(target: str, pod: int, command: Sequence[str], directory: str) -> No
             )
         with contextlib.suppress(OSError):
             os.chdir(directory)
-        os.environ["KUBECONFIG"] = os.fspath(layout.INSIDE / "kubeconfig.inside")
+        os.environ["KUBECONFIG"] = os.fspath(layout.admin_kubeconfig())
     except OSError as error:
         print(f"ERROR: cannot enter {target}: {error.filename}: {error.strerror}", file=sys.stderr)
         os._exit(sandbox.CANNOT_RUN)

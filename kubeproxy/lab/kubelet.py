@@ -1,6 +1,6 @@
 """The lab's kubelet: runs the pods that are bound to one node, inside that node's network namespace.
 
-    python -m kubeproxy.lab.kubelet --node node1 --node-ip 192.168.56.11 --server http://192.168.56.10:8001
+    python -m kubeproxy.lab.kubelet --node node1 --node-ip 192.168.56.11 --kubeconfig FILE
         --subnet-file F --state-dir D [--cluster-dns 10.96.0.10] [--cluster-domain cluster.local]
 
 What flows in: the Pods whose spec.nodeName is this node. What flows out: namespaces, cables and processes, and
@@ -25,6 +25,7 @@ from kubeproxy import logs
 from kubeproxy.clock import SystemClock
 from kubeproxy.controllers.objects import Key
 from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.lab import identities
 from kubeproxy.lab.containerprocess import use_pidfds
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.podfiles import pods_in
@@ -123,7 +124,8 @@ async def _came_to_its_end(worker: PodWorker) -> bool:
 async def _serve(given: argparse.Namespace) -> None:
     given.state_dir.mkdir(parents=True, exist_ok=True)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with KubeClient(given.server) as client, aiohttp.ClientSession(connector=connector) as session:
+    access = identities.access(given.kubeconfig, given.server)
+    async with KubeClient(access) as client, aiohttp.ClientSession(connector=connector) as session:
         node = Node(
             given.node,
             given.node_ip,
@@ -149,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="kubeproxy.lab.kubelet", allow_abbrev=False)
     parser.add_argument("--node", required=True)
     parser.add_argument("--node-ip", required=True)
-    parser.add_argument("--server", required=True, help="the API server's URL")
+    identities.add_arguments(parser)
     parser.add_argument("--subnet-file", required=True, type=Path, help="flannel's subnet.env")
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--cluster-dns", default="10.96.0.10")

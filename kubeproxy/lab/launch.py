@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.lab import checks, layout, state
+from kubeproxy.lab import checks, identities, state
 from kubeproxy.lab.init import Report, tail
-from kubeproxy.lab.state import Lab, LabError, Record
+from kubeproxy.lab.state import LabError, Record
 
 
 class Launch:
@@ -37,7 +37,7 @@ class Launch:
             self._control, theirs = socket.socketpair()
             with theirs:
                 try:
-                    write_kubeconfigs(self.lab)
+                    identities.write(self.lab)
                     self._start(theirs.fileno(), listener.fileno())
                 except BaseException:
                     self.destroy()
@@ -109,22 +109,3 @@ def take_down_undisturbed() -> None:
     """Let no second Ctrl-C, and no closed terminal, leave half of a lab that is being taken down."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-
-def write_kubeconfigs(lab: Lab) -> None:
-    """Write kubectl's configuration for the host, and the one for commands that run inside."""
-    inside = lab.directory / "kubeconfig.inside"
-    for path, server in (
-        (lab.kubeconfig, f"http://127.0.0.1:{lab.record.api_port}"),
-        (inside, layout.API_URL),
-    ):
-        context = f"kubeproxy-{lab.record.name}"
-        path.touch(mode=0o600)
-        path.write_text(
-            f"apiVersion: v1\n"
-            f"kind: Config\n"
-            f"clusters:\n- name: {context}\n  cluster: {{server: '{server}'}}\n"
-            f"users:\n- name: {context}\n  user: {{}}\n"
-            f"contexts:\n- name: {context}\n  context: {{cluster: {context}, user: {context}}}\n"
-            f"current-context: {context}\n"
-        )

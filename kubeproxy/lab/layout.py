@@ -4,6 +4,7 @@ Inside, /run is a tmpfs of the lab's own (so `/run/netns` and `/run/xtables.lock
 lab's directory on the host appears at /run/lab. Pure: no file is touched here.
 
     /run/netns/NAME                        network namespaces of nodes, control and outside (iproute2's place)
+    /run/lab/pki/, credentials/            the lab's CA, and a kubeconfig for each program (identities.py)
     /run/lab/lab.json, kubeconfig, store.db, logs/PROGRAM.log, status.json
     /run/lab/nodes/NODE/subnet.env         flannel's lease of the node
     /run/lab/nodes/NODE/resolv.conf, hosts what commands on the node see in /etc
@@ -26,8 +27,12 @@ MAX_NODES = 100
 
 API_PORT = 8001
 STORE_PORT = 2379
-API_URL = f"http://{CONTROL}:{API_PORT}"
+API_URL = f"https://{CONTROL}:{API_PORT}"
 STORE_URL = f"http://{CONTROL}:{STORE_PORT}"
+
+PKI = "pki"
+CREDENTIALS = "credentials"
+"""Directories below the lab's own."""
 
 POD_NETWORK = "10.244.0.0/16"
 SERVICE_NETWORK = "10.96.0.0/12"
@@ -53,6 +58,16 @@ def machine_address(name: str) -> str:
 def netns_path(machine: str) -> Path:
     """Return the file that stands for a machine's network namespace."""
     return NETNS / machine
+
+
+def admin_kubeconfig(root: Path = INSIDE) -> Path:
+    """Return the administrator's kubeconfig for use inside; ``root`` is as in `node_directory`."""
+    return root / "kubeconfig.inside"
+
+
+def kubeconfig(holder: str, root: Path = INSIDE) -> Path:
+    """Return the kubeconfig of a node's agent or of a program."""
+    return root / CREDENTIALS / f"{holder}.kubeconfig"
 
 
 def node_directory(node: str, root: Path = INSIDE) -> Path:

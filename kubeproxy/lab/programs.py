@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from kubeproxy.lab import layout
+from kubeproxy.lab import identities, layout
 from kubeproxy.lab.processes import Spec
 
 STORE_PREFIX = "/coreos.com/network"
@@ -27,6 +27,7 @@ def apiserver(listen_fd: int) -> Spec:
         f"--store=sqlite:{layout.INSIDE}/store.db",
         f"--bind-address={layout.CONTROL}",
         f"--port={layout.API_PORT}",
+        f"--cert-dir={layout.INSIDE / layout.PKI}",
         f"--advertise-address={layout.CONTROL}",
         f"--listen-fd={listen_fd}",
         f"--listen-client-urls={layout.STORE_URL}",
@@ -37,7 +38,7 @@ def apiserver(listen_fd: int) -> Spec:
 
 def controllers() -> Spec:
     """Return the Deployment, ReplicaSet and scheduler loops, on the control machine."""
-    argv = _python("kubeproxy.lab.controllers", f"--server={layout.API_URL}")
+    argv = _python("kubeproxy.lab.controllers", f"--kubeconfig={layout.kubeconfig(identities.CONTROLLERS)}")
     return Spec(name="controllers", machine="control", argv=argv)
 
 
@@ -60,7 +61,7 @@ def proxy(node: str, mode: str) -> Spec:
     argv = _python(
         "kubeproxy",
         f"--mode={mode}",
-        f"--master={layout.API_URL}",
+        f"--kubeconfig={layout.kubeconfig(identities.PROXY)}",
         f"--hostname-override={node}",
         f"--cluster-cidr={layout.POD_NETWORK}",
     )
@@ -72,7 +73,7 @@ def kubelet(node: str) -> Spec:
     argv = _python(
         "kubeproxy.lab.kubelet",
         f"--node={node}",
-        f"--server={layout.API_URL}",
+        f"--kubeconfig={layout.kubeconfig(node)}",
         f"--subnet-file={layout.node_directory(node)}/subnet.env",
         f"--state-dir={layout.kubelet_directory(node)}",
         f"--node-ip={layout.node_address(node)}",

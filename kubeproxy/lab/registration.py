@@ -24,7 +24,7 @@ from kubeproxy.lab.nodestatus import (
 from kubeproxy.model.timestamps import micro_timestamp, timestamp
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError
-from kubeproxy.store.resources import LEASES, NAMESPACES, NODES
+from kubeproxy.store.resources import LEASES, NODES
 
 log = logging.getLogger(__name__)
 
@@ -131,13 +131,4 @@ class Registration:
         except ApiError as error:
             if error.code != 404:
                 raise
-            await self._ensure_namespace()
             await node.client.create(LEASES, LEASE_NAMESPACE, lease_object(node.name, self._uid, now))
-
-    async def _ensure_namespace(self) -> None:
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}}
-        try:
-            await self._node.client.create(NAMESPACES, "", body)
-        except ApiError as error:
-            if error.code != 409:
-                raise

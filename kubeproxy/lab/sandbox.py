@@ -38,8 +38,9 @@ def move_to(place: Place) -> None:
     if place.binds or place.resolv_conf or place.hosts:
         netns.unshare(netns.CLONE_NEWNS)
         netns.make_mounts_private()
+        covers: set[int] = set()
         for source, target in place.binds:
-            _bind_anywhere(Path(source), Path(target))
+            _bind_anywhere(Path(source), Path(target), covers)
         if place.resolv_conf:
             netns.bind(place.resolv_conf, os.path.realpath("/etc/resolv.conf"))
         if place.hosts:
@@ -51,10 +52,13 @@ def move_to(place: Place) -> None:
         socket.sethostname(place.hostname)
 
 
-def _bind_anywhere(source: Path, target: Path) -> None:
+def _bind_anywhere(source: Path, target: Path, covers: set[int]) -> None:
+    """Bind, making the target if need be. ``covers``: devices of our overlays; a second one would hide binds."""
     if not target.exists():
         existing = next(parent for parent in target.parents if parent.is_dir())
-        _cover(existing)
+        if existing.stat().st_dev not in covers:
+            _cover(existing)
+            covers.add(existing.stat().st_dev)
         if source.is_dir():
             target.mkdir(parents=True)
         else:

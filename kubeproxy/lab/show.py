@@ -68,7 +68,7 @@ def status(console: Console, lab: Lab) -> None:
         console.print(f"  its processes are gone: `kubeproxy lab up --name {record.name}` starts it anew,")
         console.print(f"  `kubeproxy lab down {record.name}` removes what it left")
         return
-    console.print(f"  API       http://127.0.0.1:{record.api_port}", highlight=False)
+    console.print(f"  API       https://127.0.0.1:{record.api_port}", highlight=False)
     console.print(f"  mode      {record.mode}, overlay {record.overlay}", highlight=False)
     console.print(f"  init      {record.init.pid}", highlight=False)
     console.print(f"  logs      {lab.directory}/logs", highlight=False, soft_wrap=True)

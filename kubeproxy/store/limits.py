@@ -16,6 +16,7 @@ MIN_LEASE_TTL = 2
 """etcd's with its default election timeout: a shorter lease could expire while a leader is elected."""
 _INT64 = range(-(2**63), 2**63)
 
+TOO_LARGE = "request is too large"
 EMPTY_KEY = "key is not provided"
 DUPLICATE_KEY = "duplicate key given in txn request"
 
@@ -33,7 +34,7 @@ def check_txn(
     if max(len(compare), len(success), len(failure)) > MAX_TXN_OPERATIONS:
         raise Refused(f"too many operations in txn request (at most {MAX_TXN_OPERATIONS})")
     if _size(compare, success, failure) > MAX_REQUEST_BYTES:
-        raise Refused(f"request is too large (at most {MAX_REQUEST_BYTES} bytes)")
+        raise Refused(f"{TOO_LARGE} (at most {MAX_REQUEST_BYTES} bytes)")
     for condition in compare:
         _check_compare(condition)
     for branch in (success, failure):

@@ -23,7 +23,7 @@ class KubeBed(Bed):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.server = f"http://{UNDERLAY}.1:8001"
+        self.server = f"https://{UNDERLAY}.1:8001"
         self.net_conf = directory / "net-conf.json"
         self.net_conf.write_text(json.dumps(NET_CONF))
 
@@ -37,16 +37,33 @@ class KubeBed(Bed):
             "--store",
             f"sqlite:{self.directory}/api.db",
             *address,
+            f"--cert-dir={self.directory}/pki",
+            f"--write-kubeconfig={self.directory}/admin.conf",
         ]
         self.store = self._start(0, argv, "api.log")
-        until(lambda: "ok" in self.on_node(0, "curl", "-sm", "2", f"{self.server}/readyz", check=False), "the API")
+        until(
+            lambda: "ok" in self.on_node(0, "curl", "-sm", "2", f"{self.server}/readyz", "-k", check=False),
+            "the API",
+        )
 
     def command(self, number: int) -> tuple[str, ...]:
         program = ("env", f"NODE_NAME=node{number}", sys.executable, "-m", "flannel", "-kube-subnet-mgr")
-        return *program, "-kube-api-url", self.server, "-net-config-path", str(self.net_conf)
+        config = self.directory / f"node{number}.conf"
+        issue = ("--user", f"system:node:node{number}", "--group", "system:nodes", "--server", self.server)
+        argv = (
+            sys.executable,
+            "-m",
+            "kubeproxy",
+            "apiserver",
+            "kubeconfig",
+            "--cert-dir",
+            f"{self.directory}/pki",
+        )
+        config.write_text(run(*argv, *issue))
+        return *program, "-kubeconfig-file", str(config), "-net-config-path", str(self.net_conf)
 
     def kubectl(self, *arguments: str) -> str:
-        return self.on_node(0, "kubectl", "-s", self.server, *arguments)
+        return self.on_node(0, "kubectl", "--kubeconfig", f"{self.directory}/admin.conf", *arguments)
 
     def register(self, number: int, **spec: str) -> None:
         body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node{number}"}, "spec": spec}

@@ -262,7 +262,7 @@ async def test_kubectl_asks_what_it_may_do(tmp_path):
         manifest = msgspec.json.encode({"apiVersion": "v1", "kind": "Service", **service("a")})
         code, out = await program("kubectl", "apply", "-f", "-", stdin=manifest, KUBECONFIG=admin)
         assert code == 0, out
-        issued = credentials.kubeconfig(server.pki, server.url, "alice", ["view"], time.time(), "k")
+        issued = credentials.kubeconfig(server.pki, server.url, "alice", ["view"], time.time(), cluster="k")
         view = tmp_path / "view.conf"
         view.write_bytes(issued)
         code, out = await program("kubectl", "get", "services", "-o", "name", KUBECONFIG=str(view))

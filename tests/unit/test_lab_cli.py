@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy.lab import cli, layout, network, programs
+from kubeproxy.lab import cli, identities, layout, network, programs
 from kubeproxy.lab import exec as lab_exec
-from kubeproxy.lab.launch import write_kubeconfigs
 from kubeproxy.lab.state import Lab, LabError, Owner, Record
+from kubeproxy.store.kubeconfig import load
 
 pytestmark = pytest.mark.unit
 
@@ -139,6 +139,16 @@ def test_exec_from_a_directory_that_is_gone_starts_at_the_root(
 
 
 def test_the_kubeconfig_is_private_and_names_the_hosts_port(tmp_path: Path) -> None:
-    write_kubeconfigs(lab(tmp_path))
-    assert (tmp_path / "kubeconfig").stat().st_mode & 0o777 == 0o600
-    assert "server: 'http://127.0.0.1:4711'" in (tmp_path / "kubeconfig").read_text()
+    identities.write(lab(tmp_path))
+    config = tmp_path / "kubeconfig"
+    assert load([config]).cluster.server == "https://127.0.0.1:4711"
+    assert (tmp_path / "credentials").stat().st_mode & 0o777 == 0o700
+    for path in (config, *(tmp_path / "credentials").iterdir()):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_program_has_credentials_that_are_there(tmp_path: Path) -> None:
+    identities.write(lab(tmp_path))
+    specs = (*programs.of_nodes(layout.node_names(2), "iptables"), programs.controllers())
+    for word in (word for spec in specs for word in spec.argv if word.startswith("--kubeconfig=")):
+        assert (tmp_path / Path(word.partition("=")[2]).relative_to(layout.INSIDE)).is_file()

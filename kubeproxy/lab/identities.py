@@ -1,0 +1,63 @@
+"""Who is who in a lab: its CA, and one kubeconfig for each program and for the person who made the lab.
+
+pki/                         the API server's --cert-dir: its CA and its certificate
+kubeconfig                   the person's, by the port on the host
+kubeconfig.inside            the same person's, for commands inside
+credentials/NAME.kubeconfig  node1, ...; kube-proxy, controllers, coredns
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from kubeproxy.access import find_access
+from kubeproxy.apiserver.credentials import ADMIN, kubeconfig
+from kubeproxy.apiserver.pki import Pki, write_private
+from kubeproxy.apiserver.users import MASTERS, NODE_PREFIX, NODES
+from kubeproxy.clock import SystemClock
+from kubeproxy.lab import layout
+from kubeproxy.lab.state import Lab
+from kubeproxy.store.credentials import Access
+
+PROXY = "kube-proxy"
+CONTROLLERS = "controllers"
+COREDNS = "coredns"
+
+_PROGRAMS = {
+    PROXY: "system:kube-proxy",
+    CONTROLLERS: "system:kube-controller-manager",
+    COREDNS: "system:serviceaccount:kube-system:coredns",
+}
+
+
+def write(lab: Lab) -> None:
+    """Make the lab's CA and everybody's credentials. Raises OSError."""
+    root, name, now = lab.directory, f"kubeproxy-{lab.record.name}", time.time()
+    pki = Pki(root / layout.PKI)
+    (root / layout.CREDENTIALS).mkdir(mode=0o700, exist_ok=True)
+    admin, inside = (ADMIN, (MASTERS,)), layout.API_URL
+    files: dict[Path, tuple[str, str, tuple[str, ...]]] = {
+        lab.kubeconfig: (f"https://127.0.0.1:{lab.record.api_port}", *admin),
+        layout.admin_kubeconfig(root): (inside, *admin),
+    }
+    for program, user in _PROGRAMS.items():
+        files[layout.kubeconfig(program, root)] = (inside, user, ())
+    for node in layout.node_names(lab.record.nodes):
+        files[layout.kubeconfig(node, root)] = (inside, f"{NODE_PREFIX}{node}", (NODES,))
+    for path, (server, user, groups) in files.items():
+        write_private(path, kubeconfig(pki, server, user, groups, now, cluster=name, context=name))
+
+
+def access(kubeconfig: str | os.PathLike[str] = "", server: str = "") -> Access:
+    """Return how to reach the API server that a kubeconfig, or a plain URL, names. Raises KubeconfigError."""
+    found = find_access(SystemClock(), kubeconfig=os.fspath(kubeconfig), master=server)
+    assert found is not None
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let a program's command line say which API server it speaks to."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--kubeconfig", default="", help="the file with the API server and our credentials")
+    group.add_argument("--server", default="", help="the API server's URL, where it asks for no credentials")
