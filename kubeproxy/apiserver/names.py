@@ -47,6 +47,7 @@ _VALUE_TEXT = (
     "and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for "
     f"validation is '{_VALUE_FORM}')"
 )
+_STANDARD_FINALIZERS = frozenset({"foregroundDeletion", "kubernetes", "orphan"})
 MAX_ANNOTATIONS = 256 * 1024
 """Bytes that keys and values of all annotations of an object may take."""
 
@@ -132,7 +133,7 @@ def _validate_annotations(annotations: Mapping[str, str]) -> Errors:
     errors: Errors = []
     for key in annotations:
         errors += refused("metadata.annotations", key, is_qualified_name(key.lower()))
-    if sum(len(key) + len(value) for key, value in annotations.items()) > MAX_ANNOTATIONS:
+    if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > MAX_ANNOTATIONS:
         detail = f"may not be more than {MAX_ANNOTATIONS} bytes"
         errors.append(FieldError(ErrorType.TOO_LONG, "metadata.annotations", None, detail))
     return errors
@@ -160,9 +161,25 @@ def validate_meta(meta: Mapping[str, Any], *, namespaced: bool, check_name: Name
     errors += validate_labels(meta.get("labels") or {}, "metadata.labels")
     errors += _validate_annotations(meta.get("annotations") or {})
     errors += _validate_owners(meta.get("ownerReferences") or [])
-    for finalizer in meta.get("finalizers") or ():
+    for index, finalizer in enumerate(meta.get("finalizers") or ()):
         errors += refused("metadata.finalizers", finalizer, is_qualified_name(finalizer))
+        if "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
+            detail = "name is neither a standard finalizer name nor is it fully qualified"
+            errors.append(invalid_value(f"metadata.finalizers[{index}]", finalizer, detail))
     return errors
+
+
+def validate_finalizers_update(new: Mapping[str, Any], old: Mapping[str, Any]) -> Errors:
+    """An object that waits for its end gets no new reason to wait (ValidateObjectMetaUpdate upstream)."""
+    if "deletionTimestamp" not in old:
+        return []
+    added = sorted(set(new.get("finalizers") or ()) - set(old.get("finalizers") or ()))
+    if not added:
+        return []
+    listed = ", ".join(f'"{name}"' for name in added)
+    why = "no new finalizers can be added if the object is being deleted"
+    detail = f"{why}, found new finalizers []string{{{listed}}}"
+    return [forbidden_field("metadata.finalizers", detail)]
 
 
 def _validate_owners(owners: list[dict[str, Any]]) -> Errors:
@@ -177,7 +194,11 @@ def _validate_owners(owners: list[dict[str, Any]]) -> Errors:
         ):
             if not owner.get(key):
                 errors.append(invalid_value(f"{field}.{key}", owner.get(key, ""), detail))
-    if sum(owner.get("controller") is True for owner in owners) > 1:
-        detail = "Only one reference can have Controller set to true"
+    first, *others = [f"{o.get('kind')}/{o.get('name')}" for o in owners if o.get("controller") is True] or [""]
+    for other in others:
+        detail = (
+            'Only one reference can have Controller set to true. Found "true" in references for '
+            f"{first} and {other}"
+        )
         errors.append(invalid_value("metadata.ownerReferences", owners, detail))
     return errors

@@ -23,7 +23,7 @@ from kubeproxy.apiserver.metadata import (
     new_name,
     new_uid,
 )
-from kubeproxy.apiserver.names import validate_meta
+from kubeproxy.apiserver.names import validate_finalizers_update, validate_meta
 from kubeproxy.clock import Clock
 from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store import objects
@@ -31,6 +31,7 @@ from kubeproxy.store.base import (
     Compare,
     Delete,
     KeyValue,
+    LeaseNotFound,
     Operation,
     Put,
     Range,
@@ -130,7 +131,11 @@ class Registry:
             failed = [(await self.store.range(read)).kvs for read in reads]
             self._explain(kind, name, failed, claims)
             return value
-        result = await self.store.txn(compare, tuple(success), tuple(reads))
+        try:
+            result = await self.store.txn(compare, tuple(success), tuple(reads))
+        except LeaseNotFound:
+            self._event_lease = (0.0, 0)  # Revoked, or over while this machine was paused.
+            return None
         if result.succeeded:
             return objects.with_revision(value, result.revision)
         self._namespaces.forget(namespace)
@@ -214,7 +219,8 @@ class Registry:
         _keep_fixed(kind, new, old)
         kind.default(new)
         kind.settle(new, old)
-        self._validate(kind, new, kind.validate_update(new, old) if check else [])
+        refused = validate_finalizers_update(new["metadata"], old["metadata"])
+        self._validate(kind, new, refused + (kind.validate_update(new, old) if check else []))
         claims = await self._claims(kind, new, old, attempt)
         if kind.generation and _spec(new) != _spec(old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1

@@ -30,6 +30,7 @@ def settle_service(new: dict[str, Any], old: dict[str, Any] | None) -> None:
     _settle_addresses(spec, before)
     _carry_node_ports(spec, before)
     _drop_unfit(spec, before)
+    _drop_status(new)
 
 
 def _settle_addresses(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
@@ -73,6 +74,12 @@ def _carry_node_ports(spec: dict[str, Any], before: Mapping[str, Any]) -> None:
                 port["nodePort"] = old_port
     if needs_health_check_port(spec) and needs_health_check_port(before) and not spec.get("healthCheckNodePort"):
         _copy(spec, before, "healthCheckNodePort")
+
+
+def _drop_status(new: dict[str, Any]) -> None:
+    """Only a load balancer has a status of one."""
+    if new["spec"].get("type") != "LoadBalancer" and (new.get("status") or {}).get("loadBalancer"):
+        new["status"]["loadBalancer"] = {}
 
 
 def _drop_unfit(spec: dict[str, Any], before: Mapping[str, Any]) -> None:

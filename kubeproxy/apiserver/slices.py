@@ -5,8 +5,10 @@ from typing import Any
 
 from kubeproxy.apiserver.addresses import validate_ip, validate_not_special
 from kubeproxy.apiserver.names import (
+    NameCheck,
     is_dns1123_label,
     is_dns1123_subdomain,
+    is_label_value,
     is_port_number,
     is_qualified_name,
     refused,
@@ -79,8 +81,23 @@ def _validate_endpoint(endpoint: Mapping[str, Any], field: str, kind: str) -> Er
         errors += refused(f"{field}.nodeName", endpoint["nodeName"], is_dns1123_subdomain(endpoint["nodeName"]))
     if endpoint.get("hostname") is not None:
         errors += refused(f"{field}.hostname", endpoint["hostname"], is_dns1123_label(endpoint["hostname"]))
-    zones = (endpoint.get("hints") or {}).get("forZones") or []
-    errors += _too_many(f"{field}.hints.forZones", len(zones), MAX_HINTS)
+    for key in endpoint.get("deprecatedTopology") or ():
+        errors += refused(f"{field}.deprecatedTopology", key, is_qualified_name(key))
+    hints = endpoint.get("hints") or {}
+    for kind_of_hint, check in (("forZones", is_label_value), ("forNodes", is_dns1123_subdomain)):
+        errors += _validate_hints(hints.get(kind_of_hint) or [], f"{field}.hints.{kind_of_hint}", check)
+    return errors
+
+
+def _validate_hints(hints: list[dict[str, Any]], field: str, check: NameCheck) -> Errors:
+    errors = _too_many(field, len(hints), MAX_HINTS)
+    seen: set[str] = set()
+    for index, hint in enumerate(hints[:MAX_HINTS]):
+        name = hint.get("name", "")
+        if name in seen:
+            errors.append(duplicate(f"{field}[{index}].name", name))
+        seen.add(name)
+        errors += refused(f"{field}[{index}].name", name, check(name))
     return errors
 
 
@@ -131,6 +148,26 @@ def validate_endpoints(obj: dict[str, Any]) -> Errors:
             errors.append(required(field, "must specify `addresses` or `notReadyAddresses`"))
         for kind in ("addresses", "notReadyAddresses"):
             for at, address in enumerate(subset.get(kind) or ()):
-                errors += validate_not_special(f"{field}.{kind}[{at}].ip", address.get("ip", ""))
-        errors += _validate_ports(subset.get("ports") or [], f"{field}.ports")
+                errors += _validate_endpoint_address(address, f"{field}.{kind}[{at}]")
+        errors += _validate_subset_ports(subset.get("ports") or [], f"{field}.ports")
+    return errors
+
+
+def _validate_endpoint_address(address: Mapping[str, Any], field: str) -> Errors:
+    errors = validate_not_special(f"{field}.ip", address.get("ip", ""))
+    if address.get("hostname"):
+        errors += refused(f"{field}.hostname", address["hostname"], is_dns1123_label(address["hostname"]))
+    if address.get("nodeName") is not None:
+        errors += refused(f"{field}.nodeName", address["nodeName"], is_dns1123_subdomain(address["nodeName"]))
+    return errors
+
+
+def _validate_subset_ports(ports: list[dict[str, Any]], field: str) -> Errors:
+    """As a slice's, but that each needs a number, and a name when there are several."""
+    errors = _validate_ports(ports, field)
+    for index, port in enumerate(ports):
+        if len(ports) > 1 and not port.get("name"):
+            errors.append(required(f"{field}[{index}].name"))
+        if port.get("port") is None:
+            errors += refused(f"{field}[{index}].port", 0, is_port_number(0))
     return errors

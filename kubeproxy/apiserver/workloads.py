@@ -272,6 +272,9 @@ def _validate_strategy(spec: Mapping[str, Any]) -> Errors:
         elif isinstance(value, int) and value < 0:
             detail = "must be greater than or equal to 0"
             errors.append(invalid_value(f"spec.strategy.rollingUpdate.{name}", value, detail))
+        elif name == "maxUnavailable" and isinstance(value, str) and _is_above_all(value):
+            detail = "must not be greater than 100%"
+            errors.append(invalid_value(f"spec.strategy.rollingUpdate.{name}", value, detail))
     if rolling.get("maxUnavailable") in (0, "0%") and rolling.get("maxSurge") in (0, "0%"):
         detail = "may not be 0 when `maxSurge` is 0"
         errors.append(
@@ -280,10 +283,20 @@ def _validate_strategy(spec: Mapping[str, Any]) -> Errors:
     return errors
 
 
+def _is_above_all(percent: str) -> bool:
+    digits = percent.removesuffix("%").lstrip("0")
+    return len(digits) > 3 or int(digits or "0") > 100
+
+
 def validate_deployment(obj: dict[str, Any]) -> Errors:
     """Return what is wrong with a Deployment."""
     spec = obj["spec"]
-    return validate_replicas(spec) + _validate_template(spec) + _validate_strategy(spec)
+    errors = validate_replicas(spec) + _validate_template(spec) + _validate_strategy(spec)
+    deadline = spec.get("progressDeadlineSeconds")
+    if deadline is not None and deadline <= spec.get("minReadySeconds", 0):
+        detail = "must be greater than minReadySeconds"
+        errors.append(invalid_value("spec.progressDeadlineSeconds", deadline, detail))
+    return errors
 
 
 def validate_replica_set(obj: dict[str, Any]) -> Errors:

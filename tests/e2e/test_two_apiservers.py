@@ -127,6 +127,23 @@ def test_of_two_writers_on_one_revision_the_second_is_told(pair: Pair) -> None:
     assert pair.b.kubectl("get", "cm", "c", "-o", "jsonpath={.data.n}") == "1"
 
 
+def test_apply_changes_the_type_wherever_it_is_sent(pair: Pair) -> None:
+    """The next manifest goes to the other server; what the type before needed is released."""
+    kinds = ("NodePort", "LoadBalancer", "ClusterIP", "ExternalName", "LoadBalancer", "NodePort", "ClusterIP")
+    for number, kind in enumerate(kinds):
+        spec = {"type": kind, "ports": [{"port": 80}]}
+        if kind == "LoadBalancer":
+            spec["externalTrafficPolicy"] = "Local"
+        if kind == "ExternalName":
+            spec["externalName"] = "a.example.com"
+        manifest = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "t"}, "spec": spec}
+        (pair.a, pair.b)[number % 2].kubectl("apply", "-f", "-", text=json.dumps(manifest))
+        [made] = [obj for obj in pair.services() if obj["metadata"]["name"] == "t"]
+        assert made["spec"]["type"] == kind
+        assert asyncio.run(pair.claimed()) == shown(*pair.services())
+    pair.a.kubectl("delete", "svc", "t")
+
+
 def test_a_namespace_that_one_deletes_takes_nothing_from_the_other(pair: Pair) -> None:
     pair.b.kubectl("create", "namespace", "gone")
     pair.b.kubectl("create", "cm", "c", "-n", "gone")  # Now b remembers that the namespace stands.

@@ -256,6 +256,9 @@ async def test_unknown_fields_are_told_or_refused():
             assert "prots" not in (await answer.json())["spec"]
 
 
+EVENTS = "/api/v1/namespaces/default/events"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "content_type", "code"),
     [
@@ -271,12 +274,7 @@ async def test_unknown_fields_are_told_or_refused():
         (SERVICES, b'{"metadata":{"name":"a"},"spec":{"ports":[{"port":"x"}]}}', "application/json", 400),
         (SERVICES, b'{"metadata":{"name":"a","namespace":"other"}}', "application/json", 400),
         (SERVICES, b"x" * (3 * 1024 * 1024 + 1), "application/json", 413),
-        (
-            CONFIG_MAPS,
-            b'{"metadata":{"name":"a"},"data":{"a":"' + b"x" * 1_600_000 + b'"}}',
-            "application/json",
-            413,
-        ),
+        (EVENTS, b'{"metadata":{"name":"a"},"message":"' + b"x" * 1_600_000 + b'"}', "application/json", 413),
         (SLICES, b'{"metadata":{"name":"a"},"addressType":"IPv4","endpoints":[{}]}', "application/json", 422),
         ("/api/v1/namespaces/default/nonsense", b"{}", "application/json", 404),
         (f"{SERVICES}/a/nonsense", b"{}", "application/json", 404),
