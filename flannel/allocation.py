@@ -8,12 +8,14 @@ and vanished subnets, so a lease whose MAC or address changed meanwhile stays de
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
 from typing import Protocol
 
 import msgspec
 
 from flannel.lease import Lease, LeaseError, decode_lease
 from flannel.netconf import NetConf
+from kubeproxy.model.blocks import free_blocks
 from kubeproxy.store.base import Event, EventType, KeyValue
 
 CANDIDATES = 100
@@ -39,34 +41,13 @@ def choose_subnet(
 
     Raises `OutOfSubnets`.
     """
-    used = sorted((int(subnet.network_address), int(subnet.broadcast_address)) for subnet in taken)
-    if previous is not None and netconf.fits(previous) and not _overlaps(used, previous):
+    used = list(taken)
+    if previous is not None and netconf.fits(previous) and not any(map(previous.overlaps, used)):
         return previous
-    free = _free_subnets(netconf, used)
+    free = list(islice(free_blocks(netconf.subnets(), used), CANDIDATES))
     if not free:
         raise OutOfSubnets(f"out of subnets: all from {netconf.subnet_min} to {netconf.subnet_max} are leased")
     return free[chooser.randrange(len(free))]
-
-
-def _overlaps(used: list[tuple[int, int]], subnet: IPv4Network) -> bool:
-    first, last = int(subnet.network_address), int(subnet.broadcast_address)
-    return any(low <= last and first <= high for low, high in used)
-
-
-def _free_subnets(netconf: NetConf, used: list[tuple[int, int]]) -> list[IPv4Network]:
-    # Both sequences ascend, so one walk over each is enough however many leases there are.
-    free: list[IPv4Network] = []
-    highest_end, upcoming = -1, 0
-    for subnet in netconf.subnets():
-        first, last = int(subnet.network_address), int(subnet.broadcast_address)
-        while upcoming < len(used) and used[upcoming][0] <= last:
-            highest_end = max(highest_end, used[upcoming][1])
-            upcoming += 1
-        if highest_end < first:
-            free.append(subnet)
-            if len(free) == CANDIDATES:
-                break
-    return free
 
 
 def lease_of(public_ip: IPv4Address, leases: Iterable[Lease]) -> Lease | None:

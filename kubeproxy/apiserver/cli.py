@@ -14,6 +14,7 @@ from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.apiserver.protection import DEFAULT_CERT_DIR, Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
+from kubeproxy.controllers.podcidrs import PodNetwork, pod_network
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, duration, integer
 from kubeproxy.model.addresses import canonical_ip
 from kubeproxy.store.base import StoreError
@@ -48,6 +49,9 @@ FLAGS = [
     Flag("listen-fd", comma_list, (), "Inherited listening sockets to answer on too"),
     Flag("listen-client-urls", comma_list, (), "Where etcd's JSON gateway on the same store answers"),
     Flag("service-cluster-ip-range", str, "10.96.0.0/12", "Cluster IPs to hand out; one CIDR per IP family"),
+    Flag("allocate-node-cidrs", boolean, False, "Give every Node a podCIDR of the cluster's pod network"),
+    Flag("cluster-cidr", str, "", "The cluster's pod network, for --allocate-node-cidrs"),
+    Flag("node-cidr-mask-size", integer, 24, "Length of a Node's podCIDR"),
     Flag("service-node-port-range", str, "30000-32767", "Node ports to hand out"),
     Flag("logging-format", str, "text", "text or json"),
     Flag("v", integer, 0, "Log verbosity; 4 and more shows debug lines"),
@@ -76,6 +80,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         protection=_protection(values),
         write_kubeconfig=values["write-kubeconfig"],
         ranges=ranges,
+        pod_network=_pod_network(values),
         bind_address=values["bind-address"],
         port=values["secure-port"] or values["port"],
         advertise_address=_advertised(values["advertise-address"], values["bind-address"]),
@@ -107,6 +112,17 @@ def _store(values: dict[str, Any]) -> tuple[str, EtcdAccess]:
     except ValueError as error:
         raise FlagError(f"--{error}" if str(error).startswith("etcd-") else str(error)) from None
     return store, access
+
+
+def _pod_network(values: dict[str, Any]) -> PodNetwork | None:
+    if not values["allocate-node-cidrs"]:
+        if values["cluster-cidr"]:
+            raise FlagError("--cluster-cidr has no effect without --allocate-node-cidrs")
+        return None
+    try:
+        return pod_network(values["cluster-cidr"], values["node-cidr-mask-size"])
+    except ValueError as error:
+        raise FlagError(f"--allocate-node-cidrs: {error}") from None
 
 
 def _compaction_seconds(seconds: float) -> float:

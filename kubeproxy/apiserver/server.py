@@ -32,6 +32,8 @@ from kubeproxy.apiserver.streams import MAX_WATCHES
 from kubeproxy.clock import Clock
 from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.manager import run_endpoint_controllers
+from kubeproxy.controllers.nodeipam import NodeIpam
+from kubeproxy.controllers.podcidrs import PodNetwork
 from kubeproxy.store.base import Store, StoreError, Unavailable
 from kubeproxy.store.compaction import compact_regularly
 from kubeproxy.store.credentials import Access, StaticToken
@@ -64,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen_fds: tuple[int, ...] = ()
     client_urls: tuple[str, ...] = ()
     etcd: EtcdAccess = EtcdAccess()
+    pod_network: PodNetwork | None = None
+    """What Nodes get podCIDRs of; None: somebody else gives them, or nobody."""
     compaction_seconds: float = 300.0
     """How often the history of an etcd is compacted (SQLite does it by itself); 0: never."""
     max_watches: int = MAX_WATCHES
@@ -109,7 +113,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
                 _kept_running("certificates and tokens", lambda: protected.keep_fresh(clock), clock)
             ),
             tasks.create_task(
-                _kept_running("controllers", lambda: _control(local, registry, clock, identity), clock)
+                _kept_running("controllers", lambda: _control(local, registry, clock, identity, settings), clock)
             ),
         ]
         if settings.compaction_seconds and isinstance(store, EtcdStore):
@@ -214,7 +218,7 @@ def _identity(store: str) -> str:
     return f"{socket.gethostname()}_{unique}"
 
 
-async def _control(local: Access, registry: Registry, clock: Clock, identity: str) -> None:
+async def _control(local: Access, registry: Registry, clock: Clock, identity: str, settings: Settings) -> None:
     """Run, while this server is the leader, what only one may run at a time."""
     async with KubeClient(local) as client:
         election = Election(client, _LEASE, identity, clock=clock)
@@ -229,6 +233,9 @@ async def _control(local: Access, registry: Registry, clock: Clock, identity: st
                 tasks.create_task(_kept_running("garbage collector", collector.run, clock))
                 tasks.create_task(_kept_running("ServiceCIDR protection", protection.run, clock))
                 tasks.create_task(_kept_running("endpoint controllers", endpoints, clock))
+                if settings.pod_network is not None:
+                    ipam = NodeIpam(client, settings.pod_network, clock=clock, guard=election.ensure_held)
+                    tasks.create_task(_kept_running("node IPAM", ipam.run, clock))
 
         await election.run(work)
 
