@@ -2,7 +2,8 @@
 
     python -m tests.netns.recording_proxy CERT KEY ADDRESS PORT UPSTREAM LOG
 
-Each line has the bearer token and the request as an authoriser sees it: verb, group, resource.
+Each line has the bearer token and the request as an authoriser sees it: verb, group, resource. It refuses a watch
+with initial events, as servers without WatchList do, so that a program shows that it may list, too.
 """
 
 import asyncio
@@ -13,6 +14,15 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+
+NO_WATCH_LIST = {
+    "kind": "Status",
+    "apiVersion": "v1",
+    "status": "Failure",
+    "reason": "Invalid",
+    "message": "sendInitialEvents: Forbidden: forbidden without the WatchList feature gate",
+    "code": 422,
+}
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
@@ -42,6 +52,8 @@ async def main(cert: str, key: str, address: str, port: str, upstream: str, log:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         with Path(log).open("a") as lines:
             lines.write(json.dumps([token, *asked]) + "\n")
+        if "sendInitialEvents" in request.query:
+            return web.json_response(NO_WATCH_LIST, status=NO_WATCH_LIST["code"])
         headers = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
         url = upstream + str(request.rel_url)
         async with session.request(request.method, url, data=await request.read(), headers=headers) as answer:
