@@ -39,7 +39,8 @@ class EtcdCalls:
         access.check(endpoints)
         self._endpoints = [endpoint.rstrip("/") for endpoint in endpoints]
         self._access = access
-        self._tls = access.tls()
+        secure = any(endpoint.startswith("https:") for endpoint in endpoints)
+        self._tls = access.tls() if secure else True
         self._preferred = 0
         self._timeout = aiohttp.ClientTimeout(total=call_seconds)
         self._http: aiohttp.ClientSession | None = None

@@ -76,6 +76,8 @@ class Engine:
     def range(self, request: Range) -> RangeResult:
         """Read now or at a revision."""
         self._check_held(request.revision)
+        if request.revision == self.revision:
+            request = msgspec.structs.replace(request, revision=0)  # Reading what is now costs a half.
         return self._range(request, self.revision)
 
     def _check_held(self, revision: int) -> None:
