@@ -163,15 +163,22 @@ def _advertised(text: str, bind_address: str) -> str:
     return "" if unreachable else str(address)
 
 
-async def _until_signalled(settings: Settings) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+async def _serve(settings: Settings) -> None:
     async with running(settings, SystemClock()) as url:
         log.info("API at %s, store %s", url, settings.store)
-        await ended.wait()
-        log.info("ending")
+        await asyncio.Event().wait()
+
+
+async def _until_signalled(settings: Settings) -> None:
+    """Serve; a signal also ends a start that waits for its store."""
+    serving = asyncio.create_task(_serve(settings))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.info("ended")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -155,13 +155,15 @@ def _names(settings: Settings) -> list[str]:
 
 async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
     """Make what every cluster has; a store that is away is waited for."""
-    pause = _FIRST_PAUSE
+    pause, told = _FIRST_PAUSE, ""
     while True:
         try:
             await system.ensure()
             return
         except Unavailable as error:
-            log.warning("waiting for the store: %s", error)
+            if str(error) != told:
+                told = str(error)
+                log.warning("waiting for the store: %s", told)
             await clock.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 

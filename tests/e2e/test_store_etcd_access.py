@@ -5,6 +5,8 @@ import base64
 import contextlib
 import json
 import logging
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from kubeproxy.store.base import Delete, NoSpace, Put, Range, Refused, Unauthent
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
 from tests.certificates import Authority
-from tests.etcd_bed import Cluster, etcd_cluster
+from tests.etcd_bed import Cluster, etcd_cluster, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -151,6 +153,19 @@ class TestUsers:
             async with EtcdStore(cluster.urls, access=ROOT) as store:
                 await put(store, b"a", b"1")
                 assert (await anext(store.watch(b"a"))).events == ()
+
+
+def test_a_start_that_waits_for_its_store_can_be_ended() -> None:
+    arguments = ["apiserver", "--port=0", f"--etcd-servers=http://127.0.0.1:{free_port()}"]
+    process = subprocess.Popen([sys.executable, "-m", "kubeproxy", *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert any("waiting for the store: etcd http" in line for line in process.stderr)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _root_token(url: str) -> str:
