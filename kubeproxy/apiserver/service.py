@@ -31,6 +31,7 @@ TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 PROTOCOLS = ("SCTP", "TCP", "UDP")
 NONE = "None"
 _POLICIES = ("Cluster", "Local")
+_IP_MODES = ("Proxy", "VIP")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
 _LB_ONLY = "may only be used when `type` is 'LoadBalancer'"
 MAX_AFFINITY_SECONDS = 86400
@@ -90,7 +91,10 @@ def default_service(obj: dict[str, Any]) -> None:
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
-    obj.setdefault("status", {}).setdefault("loadBalancer", {})
+    balancer = obj.setdefault("status", {}).setdefault("loadBalancer", {})
+    for ingress in balancer.get("ingress") or ():
+        if ingress.get("ip"):
+            ingress.setdefault("ipMode", "VIP")
 
 
 def validate_service(obj: dict[str, Any]) -> Errors:
@@ -108,6 +112,25 @@ def validate_service(obj: dict[str, Any]) -> Errors:
         errors += validate_not_special(f"spec.externalIPs[{index}]", text)
     errors += _validate_load_balancer(spec)
     errors += _validate_policies(spec)
+    return errors + _validate_ingress((obj.get("status") or {}).get("loadBalancer") or {})
+
+
+def _validate_ingress(balancer: Mapping[str, Any]) -> Errors:
+    """Check what a load balancer's controller wrote (ValidateLoadBalancerStatus upstream)."""
+    errors: Errors = []
+    for index, ingress in enumerate(balancer.get("ingress") or ()):
+        field = f"status.loadBalancer.ingress[{index}]"
+        ip, mode, name = ingress.get("ip"), ingress.get("ipMode"), ingress.get("hostname")
+        if ip:
+            errors += validate_ip(f"{field}.ip", ip)
+        if mode is not None and not ip:
+            errors.append(forbidden_field(f"{field}.ipMode", "may not be specified when `ip` is not set"))
+        elif mode is not None and mode not in _IP_MODES:
+            errors.append(not_supported(f"{field}.ipMode", mode, _IP_MODES))
+        if name:
+            errors += refused(f"{field}.hostname", name, is_dns1123_subdomain(name))
+            if canonical_ip(name) is not None:
+                errors.append(invalid_value(f"{field}.hostname", name, "must be a DNS name, not an IP address"))
     return errors
 
 

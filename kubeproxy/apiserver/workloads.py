@@ -12,6 +12,7 @@ from kubeproxy.apiserver.names import (
     refused,
     validate_labels,
 )
+from kubeproxy.apiserver.pod_dns import validate_pod_dns
 from kubeproxy.apiserver.selectors import selector_requirements
 from kubeproxy.apiserver.service import PROTOCOLS
 from kubeproxy.apiserver.status import (
@@ -24,7 +25,6 @@ from kubeproxy.apiserver.status import (
 )
 
 _RESTART = ("Always", "Never", "OnFailure")
-_DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _CONTAINER_LISTS = ("initContainers", "containers")
 
@@ -109,8 +109,7 @@ def validate_pod_spec(spec: Mapping[str, Any], field: str) -> Errors:
             errors += _validate_container(container, f"{field}.{kind}[{index}]", names)
     if spec["restartPolicy"] not in _RESTART:
         errors.append(not_supported(f"{field}.restartPolicy", spec["restartPolicy"], _RESTART))
-    if spec["dnsPolicy"] not in _DNS:
-        errors.append(not_supported(f"{field}.dnsPolicy", spec["dnsPolicy"], _DNS))
+    errors += validate_pod_dns(spec, field)
     if spec["terminationGracePeriodSeconds"] < 0:
         value = spec["terminationGracePeriodSeconds"]
         detail = "must be greater than or equal to 0"

@@ -10,12 +10,14 @@ from tests.apiserver_bed import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     MERGE,
+    PODS,
     SERVICES,
     SLICES,
     STRATEGIC,
     api_bed,
     claimed,
     deployment,
+    pod,
     service,
     shown,
 )
@@ -132,6 +134,54 @@ REFUSED = [
         "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
     ),
 ]
+
+
+DNS = [
+    ({"dnsPolicy": "Mine"}, 'spec.dnsPolicy: Unsupported value: "Mine"'),
+    ({"dnsPolicy": "None"}, "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),
+    (
+        {"dnsPolicy": "None", "dnsConfig": {}},
+        "spec.dnsConfig.nameservers: Required value: must provide at least one",
+    ),
+    ({"dnsConfig": {"nameservers": ["10.0.0.1"] * 4}}, "must not have more than 3 nameservers"),
+    ({"dnsConfig": {"nameservers": ["ns"]}}, 'spec.dnsConfig.nameservers[0]: Invalid value: "ns"'),
+    ({"dnsConfig": {"searches": ["a"] * 33}}, "must not have more than 32 search paths"),
+    ({"dnsConfig": {"searches": ["a b"]}}, 'spec.dnsConfig.searches[0]: Invalid value: "a b"'),
+    ({"dnsConfig": {"options": [{"value": "5"}]}}, "spec.dnsConfig.options[0]: Required value: must not be empty"),
+    ({"hostAliases": [{"ip": "x", "hostnames": ["a b"]}]}, 'spec.hostAliases[0].ip: Invalid value: "x"'),
+]
+
+
+async def test_what_cannot_be_a_resolv_conf_is_refused():
+    async with api_bed() as bed:
+        for spec, message in DNS:
+            assert message in await bed.refused(PODS, pod("p", **spec)), message
+        config = {"nameservers": ["10.96.0.10"], "searches": ["a.b.", "."], "options": [{"name": "ndots"}]}
+        await bed.made(PODS, pod("p", dnsPolicy="None", dnsConfig=config))
+
+
+INGRESS = [
+    ({"ip": "x"}, 'status.loadBalancer.ingress[0].ip: Invalid value: "x"'),
+    ({"ip": "192.0.2.1", "ipMode": "Mine"}, 'ingress[0].ipMode: Unsupported value: "Mine": supported values: "Pr'),
+    (
+        {"hostname": "a.b", "ipMode": "VIP"},
+        "ingress[0].ipMode: Forbidden: may not be specified when `ip` is not set",
+    ),
+    ({"hostname": "192.0.2.1"}, "must be a DNS name, not an IP address"),
+]
+
+
+async def test_a_load_balancers_ingress_is_checked_and_completed():
+    async with api_bed() as bed:
+        await bed.made(SERVICES, service("s", type="LoadBalancer"))
+        path = f"{SERVICES}/s/status"
+        for ingress, message in INGRESS:
+            body = {"status": {"loadBalancer": {"ingress": [ingress]}}}
+            code, told = await bed.call("PATCH", path, body, Content_Type=MERGE)
+            assert (code, message in told["message"]) == (422, True), told
+        body = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
+        code, after = await bed.call("PATCH", path, body, Content_Type=MERGE)
+        assert after["status"]["loadBalancer"]["ingress"] == [{"ip": "192.0.2.1", "ipMode": "VIP"}]
 
 
 async def test_what_upstream_refuses_is_refused():
