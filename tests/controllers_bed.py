@@ -114,6 +114,10 @@ class FailingClient(KubeClient):
         super().__init__(server)
         self.fate = lambda method, path: None
         self.written = []
+        self.refused = []
+        self.shown = asyncio.Event()
+        """While it is clear, watches of what the controllers write say nothing."""
+        self.shown.set()
 
     async def _request(self, method, path, **options):
         what = None
@@ -124,17 +128,28 @@ class FailingClient(KubeClient):
             raise Unavailable("connection refused")
         if what in (404, 409):
             raise ApiError(what, "", "raced")
-        answer = await super()._request(method, path, **options)
+        try:
+            answer = await super()._request(method, path, **options)
+        except ApiError as error:
+            self.refused.append((method, path, error.code))
+            raise
         if what == "lost":
             raise Unavailable("connection reset")
         return answer
+
+    async def watch(self, resource, revision, **options):
+        async for event in super().watch(resource, revision, **options):
+            if resource in (ENDPOINT_SLICES, ENDPOINTS):
+                await self.shown.wait()
+            yield event
 
 
 @contextlib.asynccontextmanager
 async def endpoint_controllers(url):
     """Run the endpoint controllers against an API server; yield their client."""
     async with FailingClient(url) as client:
-        running = asyncio.create_task(run_endpoint_controllers(client, clock=SystemClock()))
+        work = run_endpoint_controllers(client, clock=SystemClock(), endpoints_rest=0.02)
+        running = asyncio.create_task(work)
         try:
             yield client
         finally:

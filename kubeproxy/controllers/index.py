@@ -28,6 +28,7 @@ from kubeproxy.controllers.objects import (
     decode_service,
     decode_slice,
 )
+from kubeproxy.controllers.podfacts import projection
 from kubeproxy.controllers.selection import Members, service_of
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.model.decode import ZONE_LABEL
@@ -170,33 +171,42 @@ class Index:
         for key, pod in changes.items():
             members = self._namespaces[key[0]]
             before = members.set_pod(key, pod)
+            if projection(before) == projection(pod):
+                continue
             for each in (before, pod):
                 if each is not None:
                     self._touch(members.selecting(each), Cause.POD)
 
     def _endpoints_changed(self, changes: Mapping[Key, Endpoints | None]) -> None:
-        _forget_shown(self._written_endpoints, changes)
+        news = _news(self._written_endpoints, changes)
         for key, found in changes.items():
             if found is None:
                 self._namespaces[key[0]].endpoints.pop(key, None)
             else:
                 self._namespaces[key[0]].endpoints[key] = found
-        self._touch(changes, Cause.ENDPOINTS)
+        self._touch(news, Cause.ENDPOINTS)
 
     def _slices_changed(self, changes: Mapping[Key, EndpointSlice | None]) -> None:
-        _forget_shown(self._written_slices, changes)
+        news = _news(self._written_slices, changes)
         for key, found in changes.items():
             before = self._namespaces[key[0]].set_slice(key, found)
-            owners = [_owner_of(each) for each in (before, found) if each is not None]
+            owners = [_owner_of(each) for each in (before, found) if each is not None and key in news]
             self._touch([owner for owner in owners if owner[1]], Cause.SLICE)
 
 
-def _forget_shown(written: Unseen[W], changes: Mapping[Key, W | None]) -> None:
-    """Forget what the watch shows, or has got past; an older event is one that was on its way."""
+def _news(written: Unseen[W], changes: Mapping[Key, W | None]) -> list[Key]:
+    """Return what did not come from us; forget of our own what the watch shows now, or has got past.
+
+    An event that is older than what we wrote was on its way, and changes nothing.
+    """
+    news = []
     for key, found in changes.items():
         mine = written.get(key)
         if mine is None or found is None or _version(found) >= _version(mine):
             written.seen([key])
+            if found is None or found != mine:
+                news.append(key)
+    return news
 
 
 def _version(each: EndpointSlice | Endpoints) -> int:

@@ -17,24 +17,45 @@ log = logging.getLogger(__name__)
 
 
 class ControlLoop:
-    """Calls ``reconcile`` with every touched key. ``what`` names in log lines what is late when it fails."""
+    """Calls ``reconcile`` with every touched key. ``what`` names in log lines what is late when it fails.
 
-    def __init__(self, what: str, reconcile: Callable[[Key], Awaitable[None]], *, clock: Clock) -> None:
+    A key that was reconciled is left alone for ``rest`` seconds: changes that come meanwhile are one.
+    """
+
+    def __init__(
+        self, what: str, reconcile: Callable[[Key], Awaitable[None]], *, clock: Clock, rest: float = 0.0
+    ) -> None:
         self._what = what
         self._reconcile = reconcile
+        self._clock = clock
+        self._rest = rest
+        self._resting: dict[Key, float] = {}
+        self._waiting: set[Key] = set()
         self._queue: WorkQueue[Key] = WorkQueue(clock=clock)
         self._complained: set[Key] = set()
         self.failures = 0
 
     def touch(self, key: Key) -> None:
         """Ask for a reconciliation."""
-        self._queue.add(key)
+        now = self._clock.now()
+        while self._resting and next(iter(self._resting.values())) <= now:  # the oldest stands first
+            del self._resting[next(iter(self._resting))]
+        if key not in self._resting:
+            self._queue.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._queue.add_after(key, self._resting[key] - now)
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
         try:
             while True:
-                await self._attend(await self._queue.take())
+                key = await self._queue.take()
+                self._waiting.discard(key)
+                await self._attend(key)
+                if self._rest:
+                    self._resting.pop(key, None)
+                    self._resting[key] = self._clock.now() + self._rest
         finally:
             self._queue.close()
 

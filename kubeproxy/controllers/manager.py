@@ -14,6 +14,9 @@ from kubeproxy.store.kube import KubeClient
 
 Reconciler = Callable[[Index, Writer, Key], Awaitable[None]]
 
+ENDPOINTS_REST_SECONDS = 0.5
+"""Endpoints of 1,000 addresses are 140 KB to write for each pod that changes, and no proxy of today reads them."""
+
 _CONTROLLERS: tuple[tuple[str, Reconciler, tuple[Cause, ...]], ...] = (
     ("EndpointSlices", reconcile_slices, (Cause.SERVICE, Cause.POD, Cause.ZONE, Cause.SLICE)),
     ("mirrored EndpointSlices", reconcile_mirror, (Cause.SERVICE, Cause.ENDPOINTS, Cause.SLICE)),
@@ -21,13 +24,16 @@ _CONTROLLERS: tuple[tuple[str, Reconciler, tuple[Cause, ...]], ...] = (
 )
 
 
-async def run_endpoint_controllers(client: KubeClient, *, clock: Clock, guard: Guard = unguarded) -> None:
+async def run_endpoint_controllers(
+    client: KubeClient, *, clock: Clock, guard: Guard = unguarded, endpoints_rest: float = ENDPOINTS_REST_SECONDS
+) -> None:
     """Keep EndpointSlices and Endpoints until cancelled; ``guard`` is asked before each write."""
     index = Index(client, clock=clock)
     writer = Writer(client, index, guard)
     loops = []
     for what, reconcile, causes in _CONTROLLERS:
-        loop = ControlLoop(what, partial(reconcile, index, writer), clock=clock)
+        rest = endpoints_rest if reconcile is reconcile_endpoints else 0.0
+        loop = ControlLoop(what, partial(reconcile, index, writer), clock=clock, rest=rest)
         index.tell(loop.touch, causes)
         loops.append(loop)
     async with asyncio.TaskGroup() as tasks:

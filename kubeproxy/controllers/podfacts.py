@@ -58,6 +58,14 @@ def packed(address: str) -> bytes:
     return ip_address(address).packed
 
 
+def projection(pod: Pod | None) -> object:
+    """Return all of a pod that endpoints are made of, None for one that is none; other changes do not matter."""
+    if pod is None or pod.is_finished or not (found := tuple(addresses(pod))):
+        return None
+    leaving = pod.metadata.deletion_timestamp is not None
+    return found, pod.is_ready, leaving, pod.metadata.uid, pod.metadata.labels, pod.spec
+
+
 def resolved_ports(service: Service, pod: Pod) -> Ports:
     """Return the pod's ports behind a Service's; a named one that the pod lacks is left out."""
     found = []

@@ -9,6 +9,7 @@ import pytest
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock, settle
+from kubeproxy.controllers.loop import ControlLoop
 from kubeproxy.controllers.unseen import KEEP_SECONDS, Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.store.kube import ApiError, KubeClient
@@ -176,6 +177,27 @@ async def test_the_queue_gives_each_key_once_and_failed_ones_later():
     assert queue.failed("a") == 0.05
     queue.close()
     await settle()
+
+
+async def test_a_loop_with_a_rest_takes_the_changes_of_a_while_as_one():
+    clock, seen = ManualClock(), []
+
+    async def reconcile(key):
+        seen.append((clock.now() - 1_000_000.0, key[1]))
+
+    loop = ControlLoop("things", reconcile, clock=clock, rest=0.5)
+    running = asyncio.create_task(loop.run())
+    for _ in range(10):
+        loop.touch(("ns", "a"))
+        await clock.step(0.125)
+    loop.touch(("ns", "b"))
+    await clock.step(5)
+    assert seen == [(0.0, "a"), (0.5, "a"), (1.0, "a"), (1.25, "b"), (1.5, "a")]
+    loop.touch(("ns", "a"))
+    await settle()
+    assert seen[-1] == (6.25, "a")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_unseen_objects_count_until_they_are_seen_or_old():

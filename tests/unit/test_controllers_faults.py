@@ -153,6 +153,24 @@ async def test_writes_that_fail_or_whose_answer_is_lost_end_in_the_same(fate):
         await eventually(one_slice)
 
 
+async def test_watches_that_lag_cost_no_write():
+    """What was written counts at once, and events that were on their way do not undo it."""
+    async with api() as (url, client), endpoint_controllers(url) as own:
+        await client.create(SERVICES, "default", service_body())
+        await settled(client, "web", [])
+        await quiet(own)
+        own.shown.clear()
+        for number in range(1, 5):
+            await make_pod(client, f"p{number}", f"10.244.0.{number}")
+            await settled(client, "web", [f"10.244.0.{n}" for n in range(1, number + 1)])
+        own.shown.set()
+        await quiet(own)
+        await client.delete(PODS, "default", "p1", grace_period_seconds=0)
+        await settled(client, "web", ["10.244.0.2", "10.244.0.3", "10.244.0.4"])
+        assert own.refused == []
+        assert len(await slices_of(client, "web")) == 1
+
+
 async def test_a_process_that_lost_its_lease_writes_nothing(caplog):
     leads = True
 
@@ -161,7 +179,8 @@ async def test_a_process_that_lost_its_lease_writes_nothing(caplog):
             raise LeaseLost("lost")
 
     async with api() as (url, client), FailingClient(url) as own:
-        running = asyncio.create_task(run_endpoint_controllers(own, clock=SystemClock(), guard=guard))
+        work = run_endpoint_controllers(own, clock=SystemClock(), guard=guard, endpoints_rest=0.02)
+        running = asyncio.create_task(work)
         await client.create(SERVICES, "default", service_body())
         await settled(client, "web", [])
         before = await quiet(own)
