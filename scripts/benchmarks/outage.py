@@ -138,7 +138,9 @@ async def change_one(client: KubeClient) -> object:
 
 def case(machine: Machine, name: str, seconds: float, while_away: Callable[[], None], then: Any) -> dict[str, Any]:
     machine.kill_server()
-    restores, syncs = machine.restores, status()["families"][0]["syncs"]  # type: ignore[index]
+    before = status()
+    assert before
+    restores = machine.restores
     until(lambda: not in_sync(), "the agent notices")
     time.sleep(seconds)
     while_away()
@@ -159,12 +161,16 @@ def case(machine: Machine, name: str, seconds: float, while_away: Callable[[], N
     return {
         "case": name,
         "seconds_away": seconds,
-        "failed_attempts": sum(each["failures"] for each in away["informers"].values()),
+        "failed_attempts": failures(away) - failures(before),
         "back_after_seconds": round(back, 2),
         "iptables_restore_executions": machine.restores - restores,
-        "syncs": found["families"][0]["syncs"] - syncs,
+        "syncs": found["families"][0]["syncs"] - before["families"][0]["syncs"],
         "ports_written": found["families"][0]["changed"] if machine.restores > restores else 0,
     }
+
+
+def failures(found: dict[str, Any]) -> int:
+    return sum(each["failures"] for each in found["informers"].values())
 
 
 def nothing() -> None:

@@ -10,6 +10,7 @@ import yaml
 from kubernetes.client import Configuration
 from kubernetes.config import kube_config
 
+from kubeproxy import agent
 from kubeproxy.access import find_access
 from kubeproxy.clock import ManualClock
 from kubeproxy.store.kubeconfig import KubeconfigError, load, paths_of
@@ -141,6 +142,11 @@ def test_a_file_that_is_no_kubeconfig(tmp_path: Path, text: str) -> None:
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(KubeconfigError, match="No such file or directory"):
         load([tmp_path / "gone"])
+
+
+def test_the_agent_ends_at_once_when_its_kubeconfig_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert agent.main(["--kubeconfig=/no/such"]) == 1
+    assert capsys.readouterr().err.endswith("Error: kubeconfig /no/such: No such file or directory\n")
 
 
 async def test_in_a_cluster_it_is_the_service_account(tmp_path: Path) -> None:
