@@ -48,6 +48,7 @@ FLAGS = [
     Flag("advertise-address", str, "", "Address under which pods find this server, for the kubernetes Service"),
     Flag("listen-fd", comma_list, (), "Inherited listening sockets to answer on too"),
     Flag("listen-client-urls", comma_list, (), "Where etcd's JSON gateway on the same store answers"),
+    Flag("client-users-file", str, "", "Users of that gateway: name,password,key prefix; empty prefix: all keys"),
     Flag("service-cluster-ip-range", str, "10.96.0.0/12", "Cluster IPs to hand out; one CIDR per IP family"),
     Flag("allocate-node-cidrs", boolean, False, "Give every Node a podCIDR of the cluster's pod network"),
     Flag("cluster-cidr", str, "", "The cluster's pod network, for --allocate-node-cidrs"),
@@ -86,6 +87,7 @@ def _settings(values: dict[str, Any]) -> Settings:
         advertise_address=_advertised(values["advertise-address"], values["bind-address"]),
         listen_fds=tuple(int(text) for text in values["listen-fd"]),
         client_urls=values["listen-client-urls"],
+        client_users_file=values["client-users-file"],
     )
 
 

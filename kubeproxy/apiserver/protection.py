@@ -50,6 +50,8 @@ class Protected(msgspec.Struct, frozen=True, kw_only=True):
     """Protection in force."""
 
     tls: ServingTls | None
+    """Of the API, when ``secure``, and of the gateway's https URLs."""
+    secure: bool
     authenticator: Authenticator
 
     async def keep_fresh(self, clock: Clock) -> None:
@@ -61,16 +63,19 @@ class Protected(msgspec.Struct, frozen=True, kw_only=True):
             self.authenticator.reload()
 
 
-def protect(wanted: Protection, sockets: Iterable[socket.socket], names: Iterable[str], clock: Clock) -> Protected:
-    """Read or make what protects these sockets, which answer to ``names``. Raises OSError, ValueError."""
+def protect(
+    wanted: Protection, sockets: Iterable[socket.socket], names: Iterable[str], clock: Clock, *, gateway_tls: bool
+) -> Protected:
+    """Read or make what protects the API's sockets, which answer to ``names``. Raises OSError, ValueError."""
     local = all(map(is_loopback, sockets))
-    tls = _tls(wanted, names, clock) if wanted.tls or not (local or wanted.plain) else None
+    secure = wanted.tls or not (local or wanted.plain)
+    tls = _tls(wanted, names, clock) if secure or gateway_tls else None
     tokens = TokenFile(Path(wanted.token_file)) if wanted.token_file else None
-    if tls is None and tokens is None and not local:
+    if not secure and tokens is None and not local:
         raise ValueError("--insecure-plain-http beyond loopback needs --token-auth-file: nobody else would get in")
-    is_open = tls is None and tokens is None and wanted.anonymous
+    is_open = not secure and tokens is None and wanted.anonymous
     authenticator = Authenticator(tokens=tokens, anonymous=wanted.anonymous, open_to_all=is_open)
-    return Protected(tls=tls, authenticator=authenticator)
+    return Protected(tls=tls, secure=secure, authenticator=authenticator)
 
 
 def _tls(wanted: Protection, names: Iterable[str], clock: Clock) -> ServingTls:

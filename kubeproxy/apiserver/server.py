@@ -13,10 +13,10 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
+from kubeproxy.apiserver import client_urls
 from kubeproxy.apiserver.allocate import Allocator, Ranges
 from kubeproxy.apiserver.app import api_app
 from kubeproxy.apiserver.bootstrap import SystemObjects
@@ -40,6 +40,7 @@ from kubeproxy.store.credentials import Access, StaticToken
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.gateway import gateway_app
+from kubeproxy.store.gateway_users import GatewayUsers
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.sqlite import SqliteStore
 
@@ -65,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where pods find this server; "" when no address of it can be reached from them."""
     listen_fds: tuple[int, ...] = ()
     client_urls: tuple[str, ...] = ()
+    client_users_file: str = ""
     etcd: EtcdAccess = EtcdAccess()
     pod_network: PodNetwork | None = None
     """What Nodes get podCIDRs of; None: somebody else gives them, or nobody."""
@@ -91,7 +93,11 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
     """Serve; yield the URL of the API. Raises OSError when an address cannot be had, StoreError, ValueError."""
     async with contextlib.AsyncExitStack() as stack:
         sockets = _bind(settings, stack)
-        protected = protect(settings.protection, sockets.api, _names(settings), clock)
+        gateway_tls = any(each.tls for each in sockets.clients)
+        protected = protect(settings.protection, sockets.api, _names(settings), clock, gateway_tls=gateway_tls)
+        users = client_urls.users_for(
+            sockets.clients, settings.client_users_file, clock, plain=settings.protection.plain
+        )
         store = await open_store(settings.store, clock, settings.etcd)
         stack.push_async_callback(store.close)
         rng = random.SystemRandom()
@@ -102,8 +108,8 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
         await _bootstrap(system, clock)
         stack.push_async_callback(_leave, system)
-        local = await _serve(settings, sockets, registry, protected, clock, stack)
-        url, identity = url_of(sockets.api[0], tls=protected.tls is not None), _identity(settings.store)
+        local = await _serve(settings, sockets, registry, protected, users, clock, stack)
+        url, identity = url_of(sockets.api[0], tls=protected.secure), _identity(settings.store)
         if settings.write_kubeconfig:
             write_admin(settings.protection.pki, Path(settings.write_kubeconfig), url, clock.wall())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -127,20 +133,15 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
 
 class _Sockets(msgspec.Struct, frozen=True):
     api: list[socket.socket]
-    clients: list[socket.socket]
+    clients: list[client_urls.ClientSocket]
 
 
 def _bind(settings: Settings, stack: contextlib.AsyncExitStack) -> _Sockets:
     """Take every address before anything else is touched, so that a taken one changes nothing."""
     api = [listen(settings.bind_address, settings.port)]
     api += [socket.socket(fileno=number) for number in settings.listen_fds]
-    clients = []
-    for url in settings.client_urls:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"listen-client-urls {url!r}: must be http://ADDRESS:PORT")
-        clients.append(listen(parts.hostname, parts.port or 2379))
-    for bound in (*api, *clients):
+    clients = client_urls.bind(settings.client_urls)
+    for bound in (*api, *(each.bound for each in clients)):
         stack.callback(bound.close)
     return _Sockets(api, clients)
 
@@ -182,24 +183,26 @@ async def _serve(
     sockets: _Sockets,
     registry: Registry,
     protected: Protected,
+    users: GatewayUsers | None,
     clock: Clock,
     stack: contextlib.AsyncExitStack,
 ) -> Access:
     """Begin to answer; return how what runs in this process reaches the API."""
     most = most_files() - RESERVED_FILES
-    authenticator, tls = protected.authenticator, protected.tls
+    authenticator = protected.authenticator
+    context = protected.tls.context if protected.tls is not None else None
     gate = Gate(authenticator, registry, clock, local_only=authenticator.is_open)
     api = Doorkeeper(api_app(registry, clock, gate, max_watches=settings.max_watches), clock, connections=most)
     stack.push_async_callback(api.stop)
     for bound in sockets.api:
-        await api.start(bound, tls.context if tls is not None else None)
+        await api.start(bound, context if protected.secure else None)
     if sockets.clients:
-        gateway = Doorkeeper(gateway_app(registry.store), clock, connections=most)
+        gateway = Doorkeeper(gateway_app(registry.store, users=users), clock, connections=most)
         stack.push_async_callback(gateway.stop)
-        for bound in sockets.clients:
-            await gateway.start(bound, None)
+        for each in sockets.clients:
+            await gateway.start(each.bound, context if each.tls else None)
     credentials = StaticToken(authenticator.loopback_token)
-    if tls is None:
+    if not protected.secure:
         return Access(server=url_of(sockets.api[0], tls=False), credentials=credentials)
     # Our own requests need no certificate that names this address, nor a client that follows its renewals.
     own = listen("127.0.0.1", 0)

@@ -4,10 +4,12 @@ pki/                         the API server's --cert-dir: its CA and its certifi
 kubeconfig                   the person's, by the port on the host
 kubeconfig.inside            the same person's, for commands inside
 credentials/NAME.kubeconfig  node1, ...; kube-proxy, controllers, coredns
+credentials/store-users.csv  who may use the store: flannel, below its keys; flannel.password is his
 """
 
 import argparse
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -19,10 +21,14 @@ from kubeproxy.clock import SystemClock
 from kubeproxy.lab import layout
 from kubeproxy.lab.state import Lab
 from kubeproxy.store.credentials import Access
+from kubeproxy.store.etcd_access import EtcdAccess
 
 PROXY = "kube-proxy"
 CONTROLLERS = "controllers"
 COREDNS = "coredns"
+OVERLAY = "flannel"
+OVERLAY_KEYS = "/coreos.com/network"
+"""flannel's keys in the store (its own default)."""
 
 _PROGRAMS = {
     PROXY: "system:kube-proxy",
@@ -47,6 +53,15 @@ def write(lab: Lab) -> None:
         files[layout.kubeconfig(node, root)] = (inside, f"{NODE_PREFIX}{node}", (NODES,))
     for path, (server, user, groups) in files.items():
         write_private(path, kubeconfig(pki, server, user, groups, now, cluster=name, context=name))
+    password = secrets.token_urlsafe(24)
+    write_private(layout.overlay_password(root), password.encode())
+    write_private(layout.store_users(root), f"{OVERLAY},{password},{OVERLAY_KEYS}\n".encode())
+
+
+def overlay_access() -> EtcdAccess:
+    """Return how flannel comes to the store, from inside. Raises OSError."""
+    ca = layout.INSIDE / layout.PKI / "ca.crt"
+    return EtcdAccess(cafile=str(ca), username=OVERLAY, password=layout.overlay_password().read_text())
 
 
 def access(kubeconfig: str | os.PathLike[str] = "", server: str = "") -> Access:

@@ -28,7 +28,7 @@ MAX_NODES = 100
 API_PORT = 8001
 STORE_PORT = 2379
 API_URL = f"https://{CONTROL}:{API_PORT}"
-STORE_URL = f"http://{CONTROL}:{STORE_PORT}"
+STORE_URL = f"https://{CONTROL}:{STORE_PORT}"
 
 PKI = "pki"
 CREDENTIALS = "credentials"
@@ -68,6 +68,16 @@ def admin_kubeconfig(root: Path = INSIDE) -> Path:
 def kubeconfig(holder: str, root: Path = INSIDE) -> Path:
     """Return the kubeconfig of a node's agent or of a program."""
     return root / CREDENTIALS / f"{holder}.kubeconfig"
+
+
+def store_users(root: Path = INSIDE) -> Path:
+    """Return the API server's --client-users-file."""
+    return root / CREDENTIALS / "store-users.csv"
+
+
+def overlay_password(root: Path = INSIDE) -> Path:
+    """Return the file with the overlay's password at the store."""
+    return root / CREDENTIALS / "flannel.password"
 
 
 def node_directory(node: str, root: Path = INSIDE) -> Path:

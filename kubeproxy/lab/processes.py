@@ -6,7 +6,8 @@ for STEADY_SECONDS. How a program is started is passed in, and so is time.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -30,6 +31,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     sockets: tuple[int, ...] = ()
     """Descriptors that it inherits, at every start anew."""
+    environment: Mapping[str, str] = MappingProxyType({})
+    """Variables of its own, beside the lab's."""
 
 
 class Running(Protocol):

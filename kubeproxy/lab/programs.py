@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 from kubeproxy.lab import identities, layout
 from kubeproxy.lab.processes import Spec
-
-STORE_PREFIX = "/coreos.com/network"
-"""flannel's keys in the store (its own default)."""
+from kubeproxy.store.etcd_access import EtcdAccess
 
 
 def overlay_config(overlay: str) -> str:
@@ -31,6 +29,7 @@ def apiserver(listen_fd: int) -> Spec:
         f"--advertise-address={layout.CONTROL}",
         f"--listen-fd={listen_fd}",
         f"--listen-client-urls={layout.STORE_URL}",
+        f"--client-users-file={layout.store_users()}",
         f"--service-cluster-ip-range={layout.SERVICE_NETWORK}",
     )
     return Spec(name="apiserver", machine="control", argv=argv, sockets=(listen_fd,))
@@ -42,18 +41,21 @@ def controllers() -> Spec:
     return Spec(name="controllers", machine="control", argv=argv)
 
 
-def flanneld(node: str) -> Spec:
-    """Return a node's overlay daemon."""
+def flanneld(node: str, access: EtcdAccess) -> Spec:
+    """Return a node's overlay daemon; ``access`` is how it comes to the store."""
     argv = _python(
         "flannel",
         f"-etcd-endpoints={layout.STORE_URL}",
-        f"-etcd-prefix={STORE_PREFIX}",
+        f"-etcd-prefix={identities.OVERLAY_KEYS}",
+        f"-etcd-cafile={access.cafile}",
+        f"-etcd-username={access.username}",
         "-iface=eth0",
         f"-subnet-file={layout.node_directory(node)}/subnet.env",
         "-ip-masq",
         "-healthz-port=0",
     )
-    return Spec(name=f"flanneld-{node}", machine=node, argv=argv)
+    password = {"FLANNELD_ETCD_PASSWORD": access.password}  # a command line is everybody's to read
+    return Spec(name=f"flanneld-{node}", machine=node, argv=argv, environment=password)
 
 
 def proxy(node: str, mode: str) -> Spec:
@@ -84,9 +86,9 @@ def kubelet(node: str) -> Spec:
     return Spec(name=f"kubelet-{node}", machine=node, argv=argv)
 
 
-def of_nodes(nodes: Sequence[str], mode: str) -> tuple[Spec, ...]:
+def of_nodes(nodes: Sequence[str], mode: str, access: EtcdAccess) -> tuple[Spec, ...]:
     """Return every program of every node, overlay first: pods need its lease."""
-    specs = [flanneld(node) for node in nodes]
+    specs = [flanneld(node, access) for node in nodes]
     for node in nodes:
         specs += [proxy(node, mode), kubelet(node)]
     return tuple(specs)

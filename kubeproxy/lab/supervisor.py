@@ -60,14 +60,15 @@ class Supervisor:
             await asyncio.to_thread(network.build, SystemExec(), self._nodes)
             for machine in network.machines(self._nodes):
                 write_machine_files(machine, self._nodes)
-        access = identities.access(layout.admin_kubeconfig())
-        async with asyncio.TaskGroup() as tasks, KubeClient(access) as client:
+        admin = identities.access(layout.admin_kubeconfig())
+        async with asyncio.TaskGroup() as tasks, KubeClient(admin) as client:
             async with self._step("API server and store"):
                 self._keep(tasks, programs.apiserver(self._listen_fd))
                 await self._until(lambda: _answers(layout.CONTROL, layout.API_PORT))
             async with self._step("overlay: a subnet leased to each node"):
                 await self._configure_overlay()
-                for spec in (*programs.of_nodes(self._nodes, self._record.mode), programs.controllers()):
+                access = identities.overlay_access()
+                for spec in (*programs.of_nodes(self._nodes, self._record.mode, access), programs.controllers()):
                     self._keep(tasks, spec)
                 await self._until(self._subnets_leased)
             async with self._step("nodes ready"):
@@ -86,8 +87,8 @@ class Supervisor:
         tasks.create_task(keeper.run(), name=spec.name)
 
     async def _configure_overlay(self) -> None:
-        store = EtcdStore([layout.STORE_URL])
-        key = f"{programs.STORE_PREFIX}/config".encode()
+        store = EtcdStore([layout.STORE_URL], access=identities.overlay_access())
+        key = f"{identities.OVERLAY_KEYS}/config".encode()
         try:
             await self._until(
                 lambda: _done(put(store, key, programs.overlay_config(self._record.overlay).encode()))
@@ -191,6 +192,7 @@ async def start(spec: Spec) -> Running:
             stdout=output,
             stderr=output,
             pass_fds=spec.sockets,
+            env={**os.environ, **spec.environment},
         )
 
 

@@ -55,6 +55,17 @@ class Unauthenticated(Refused):
     """The store does not take our name and password: no retry helps."""
 
 
+class InvalidToken(Refused):
+    """The token that says who asks has ended, or never was one."""
+
+
+class PermissionDenied(Refused):
+    """The user may not do this to these keys."""
+
+    def __init__(self) -> None:
+        super().__init__("permission denied")
+
+
 class KeyValue(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A key as it stood at some revision."""
 

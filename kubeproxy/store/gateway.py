@@ -2,20 +2,23 @@
 
 Served are /v3/kv/{range,put,deleterange,txn,compaction}, /v3/lease/* (and the older /v3/kv/lease/*),
 /v3/watch, /v3/maintenance/status, /version and /health. Requests and answers are translated by
-`kubeproxy.store.gateway_codec`; watches stream in `kubeproxy.store.gateway_watch`. There is no authentication:
-bind it to loopback or to a network that is trusted.
+`kubeproxy.store.gateway_codec`; watches stream in `kubeproxy.store.gateway_watch`. With users (`gateway_users`)
+/v3/auth/authenticate gives the token that every other call needs; without, whoever reaches the gateway has the
+whole store: bind it to loopback then.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from kubeproxy.store.base import LeaseNotFound, Range, Store, StoreError
+from kubeproxy.store.base import LeaseNotFound, Refused, Store, StoreError
 from kubeproxy.store.gateway_codec import (
     MEMBER,
+    AuthenticateRequest,
     CompactionRequest,
     DeleteRangeRequest,
     Failure,
@@ -32,30 +35,45 @@ from kubeproxy.store.gateway_codec import (
     range_response,
     write_response,
 )
+from kubeproxy.store.gateway_users import GatewayUsers
 from kubeproxy.store.gateway_watch import PROGRESS_SECONDS, WRITE_SECONDS, Watches
+from kubeproxy.store.scoped import REVISION, ScopedStore
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 """Above 1.5 MiB of keys and values in base64, with room for names."""
+BODY_SECONDS = 30.0
+"""How long a client may take to send a request's body."""
 API_VERSION = "3.5.0"
 """The etcd release whose API is spoken."""
 
-Handler = Callable[[bytes], Awaitable[dict[str, Any]]]
+StoreOf = Callable[[web.Request], Store]
 
 
 def gateway_app(
-    store: Store, *, progress_seconds: float = PROGRESS_SECONDS, write_seconds: float = WRITE_SECONDS
+    store: Store,
+    *,
+    users: GatewayUsers | None = None,
+    progress_seconds: float = PROGRESS_SECONDS,
+    write_seconds: float = WRITE_SECONDS,
 ) -> web.Application:
     """Build the application. The two times are a silent watch's heartbeat and a stuck reader's end."""
-    calls = _Calls(store)
-    watches = Watches(store, progress_seconds, write_seconds)
+
+    def store_of(request: web.Request) -> Store:
+        """Return the store as the request's user sees it. Raises Refused, InvalidToken."""
+        if users is None:
+            return store
+        prefix = users.user(request.headers.get("Authorization", "")).prefix
+        return ScopedStore(store, prefix) if prefix else store
+
+    watches = Watches(store_of, progress_seconds, write_seconds)
 
     async def version(_: web.Request) -> web.Response:
         return _json({"etcdserver": API_VERSION, "etcdcluster": API_VERSION})
 
     async def health(_: web.Request) -> web.Response:
-        await calls.revision()
+        await store.range(REVISION)
         return _json({"health": "true"})
 
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_answer_errors])
@@ -63,8 +81,9 @@ def gateway_app(
     app.router.add_get("/health", health)
     app.router.add_post("/v3/watch", watches.handle)
     app.on_shutdown.append(watches.stop)
-    for path, call in calls.by_path().items():
-        app.router.add_post(path, _unary(call))
+    app.router.add_post("/v3/auth/authenticate", _authenticating(users))
+    for path, call in CALLS.items():
+        app.router.add_post(path, _unary(call, store_of))
     return app
 
 
@@ -74,28 +93,9 @@ class _Calls:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def by_path(self) -> dict[str, Handler]:
-        leases: dict[str, Handler] = {
-            "revoke": self.revoke,
-            "timetolive": self.time_to_live,
-            "leases": self.leases,
-        }
-        return {
-            "/v3/kv/range": self.range,
-            "/v3/kv/put": self.put,
-            "/v3/kv/deleterange": self.delete_range,
-            "/v3/kv/txn": self.txn,
-            "/v3/kv/compaction": self.compaction,
-            "/v3/lease/grant": self.grant,
-            "/v3/lease/keepalive": self.keep_alive,
-            "/v3/maintenance/status": self.status,
-            **{f"/v3/lease/{name}": call for name, call in leases.items()},
-            **{f"/v3/kv/lease/{name}": call for name, call in leases.items()},
-        }
-
     async def revision(self) -> int:
         """Ask for the store's revision."""
-        return (await self._store.range(Range(key=b"\0", count_only=True))).revision
+        return (await self._store.range(REVISION)).revision
 
     async def range(self, body: bytes) -> dict[str, Any]:
         return range_response(await self._store.range(decode(body, RangeRequest).operation()))
@@ -164,11 +164,52 @@ class _Calls:
         return lean(header=header(await self.revision()), version=API_VERSION, leader=MEMBER, errors=errors)
 
 
-def _unary(call: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+Call = Callable[[_Calls, bytes], Awaitable[dict[str, Any]]]
+_LEASES: Mapping[str, Call] = {
+    "revoke": _Calls.revoke,
+    "timetolive": _Calls.time_to_live,
+    "leases": _Calls.leases,
+}
+CALLS: Mapping[str, Call] = {
+    "/v3/kv/range": _Calls.range,
+    "/v3/kv/put": _Calls.put,
+    "/v3/kv/deleterange": _Calls.delete_range,
+    "/v3/kv/txn": _Calls.txn,
+    "/v3/kv/compaction": _Calls.compaction,
+    "/v3/lease/grant": _Calls.grant,
+    "/v3/lease/keepalive": _Calls.keep_alive,
+    "/v3/maintenance/status": _Calls.status,
+    **{f"/v3/lease/{name}": call for name, call in _LEASES.items()},
+    **{f"/v3/kv/lease/{name}": call for name, call in _LEASES.items()},
+}
+
+
+def _unary(call: Call, store_of: StoreOf) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        return _json(await call(await request.read()))
+        calls = _Calls(store_of(request))
+        return _json(await call(calls, await request.read()))
 
     return handle
+
+
+def _authenticating(users: GatewayUsers | None) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        if users is None:
+            answer = Failure(9, 400, "etcdserver: authentication is not enabled")
+            return web.Response(status=answer.status, body=answer.body(), content_type="application/json")
+        asked = decode(await request.read(), AuthenticateRequest)
+        return _json({"header": header(0), "token": users.authenticate(asked.name, asked.password)})
+
+    return handle
+
+
+async def _read_body(request: web.Request) -> None:
+    """Read all of a request, which keeps it for its handler. Raises Refused when it does not come."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await request.read()
+    except TimeoutError:
+        raise Refused(f"the request's body did not come within {BODY_SECONDS:g} s") from None
 
 
 @web.middleware
@@ -176,6 +217,7 @@ async def _answer_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
+        await _read_body(request)
         return await handler(request)
     except StoreError as error:
         answer = failure(error)

@@ -18,6 +18,7 @@ from kubeproxy.store.base import (
     Event,
     EventType,
     FutureRevision,
+    InvalidToken,
     KeyValue,
     LeaseExists,
     LeaseNotFound,
@@ -25,6 +26,7 @@ from kubeproxy.store.base import (
     Operation,
     OperationResult,
     Operator,
+    PermissionDenied,
     Put,
     PutResult,
     Range,
@@ -151,6 +153,13 @@ class CompactionRequest(Message, frozen=True):
 
     revision: int = 0
     physical: bool = False
+
+
+class AuthenticateRequest(Message, frozen=True):
+    """AuthenticateRequest."""
+
+    name: str = ""
+    password: str = ""
 
 
 class LeaseRequest(Message, frozen=True):
@@ -287,6 +296,10 @@ def failure(error: StoreError) -> Failure:
             return Failure(5, 404, "etcdserver: requested lease not found")
         case LeaseExists():
             return Failure(9, 412, "etcdserver: lease already exists")
+        case InvalidToken():
+            return Failure(16, 401, f"etcdserver: {error}")
+        case PermissionDenied():
+            return Failure(7, 403, f"etcdserver: {error}")
         case Refused():
             return Failure(3, 400, f"etcdserver: {error}")
         case NoSpace():

@@ -9,7 +9,7 @@ read either, and a client that does not read for ``write_seconds`` is cut off.
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -32,8 +32,10 @@ _KEEPALIVE = MappingProxyType(
 class Watches:
     """Serves POST /v3/watch, until `stop`."""
 
-    def __init__(self, store: Store, progress_seconds: float, write_seconds: float) -> None:
-        self._store = store
+    def __init__(
+        self, store_of: Callable[[web.Request], Store], progress_seconds: float, write_seconds: float
+    ) -> None:
+        self._store_of = store_of
         self._progress_seconds = progress_seconds
         self._write_seconds = write_seconds
         self._stopping = asyncio.Event()
@@ -44,9 +46,10 @@ class Watches:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one watch until the client leaves or stops reading, or the store or the server ends."""
+        store = self._store_of(request)
         asked = decode(await request.read(), WatchRequest).create_request
         _keep_alive(request)
-        batches = self._store.watch(asked.key, asked.range_end, asked.start_revision)
+        batches = store.watch(asked.key, asked.range_end, asked.start_revision)
         stream = _Stream(request, asked, self._write_seconds)
         revision = 0
         try:

@@ -7,9 +7,12 @@ import pytest
 from kubeproxy.lab import cli, identities, layout, network, programs
 from kubeproxy.lab import exec as lab_exec
 from kubeproxy.lab.state import Lab, LabError, Owner, Record
+from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.kubeconfig import load
 
 pytestmark = pytest.mark.unit
+
+OVERLAY = EtcdAccess(cafile="/run/lab/pki/ca.crt", username="flannel", password="s3cret")
 
 
 @pytest.fixture(autouse=True)
@@ -116,15 +119,16 @@ def test_only_the_outside_has_no_way_but_the_lan() -> None:
 
 def test_programs_write_only_below_the_labs_directory() -> None:
     for spec in (
-        *programs.of_nodes(("node1", "node2"), "iptables"),
+        *programs.of_nodes(("node1", "node2"), "iptables", OVERLAY),
         programs.apiserver(5),
         programs.controllers(),
     ):
+        assert not any("s3cret" in word for word in spec.argv)
         paths = [
             word.partition("=")[2].removeprefix("sqlite:") for word in spec.argv if "=/" in word or ":/" in word
         ]
         for path in paths:
-            assert path.startswith(("/run/lab/", "http://192.168.56.10:", "/coreos.com/network"))
+            assert path.startswith(("/run/lab/", "https://192.168.56.10:", "/coreos.com/network"))
 
 
 def test_exec_from_a_directory_that_is_gone_starts_at_the_root(
@@ -149,6 +153,6 @@ def test_the_kubeconfig_is_private_and_names_the_hosts_port(tmp_path: Path) -> N
 
 def test_every_program_has_credentials_that_are_there(tmp_path: Path) -> None:
     identities.write(lab(tmp_path))
-    specs = (*programs.of_nodes(layout.node_names(2), "iptables"), programs.controllers())
+    specs = (*programs.of_nodes(layout.node_names(2), "iptables", OVERLAY), programs.controllers())
     for word in (word for spec in specs for word in spec.argv if word.startswith("--kubeconfig=")):
         assert (tmp_path / Path(word.partition("=")[2]).relative_to(layout.INSIDE)).is_file()
