@@ -7,7 +7,7 @@ import pytest
 
 from kubeproxy.clock import ManualClock
 from tests.apiserver_bed import MERGE, SERVICES, api_bed, api_on, claimed, collector, service, shown
-from tests.store_engines import opened
+from tests.store_engines import LONG, opened
 
 pytestmark = pytest.mark.unit
 
@@ -95,7 +95,7 @@ async def _churn(bed, rng, namespace):
                 await bed.call("DELETE", path)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(100 if LONG else 4))
 async def test_after_any_history_exactly_what_stands_is_claimed(seed, tmp_path):
     """Two servers, four writers; then one namespace is deleted as a whole."""
     cidr = "10.96.0.0/24,fd00::/120"
@@ -120,5 +120,5 @@ async def test_after_any_history_exactly_what_stands_is_claimed(seed, tmp_path):
                     await asyncio.sleep(0.01)
             task.cancel()
             _, listed = await a.call("GET", "/api/v1/services")
-            assert {obj["metadata"]["namespace"] for obj in listed["items"]} == {"default"}
+            assert {obj["metadata"]["namespace"] for obj in listed["items"]} <= {"default"}
             assert (await claimed(b)).keys() == shown(*listed["items"])
