@@ -308,6 +308,12 @@ DEPLOYMENT = (
     AGE,
     *_TEMPLATE,
 )
+SCALE = (
+    NAME,
+    Column("Desired", _count("spec", "replicas"), type="integer"),
+    Column("Available", _count("status", "replicas"), type="integer"),
+    AGE,
+)
 REPLICA_SET = (
     NAME,
     Column("Desired", _count("spec", "replicas"), type="integer"),

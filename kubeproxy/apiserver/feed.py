@@ -154,7 +154,7 @@ class _Log:
 class Subscription:
     """A watch's position in the feed; made by `Feed.subscribe`, for one task, over when that drops it."""
 
-    __slots__ = ("_at", "_feed", "_generation", "_log", "_namespace", "_rung", "_woken", "after")
+    __slots__ = ("_at", "_feed", "_generation", "_idle", "_log", "_namespace", "_rung", "_woken", "after")
 
     def __init__(self, feed: "Feed", kind_log: _Log, namespace: str, after: int) -> None:
         self.after = after
@@ -164,7 +164,7 @@ class Subscription:
         self._namespace = namespace
         self._generation = feed.generation
         self._at = kind_log.number_after(after)
-        self._rung = False
+        self._rung = self._idle = False
         self._woken: asyncio.Future[None] | None = None
 
     async def next(self) -> Sequence[Change]:
@@ -179,14 +179,12 @@ class Subscription:
             if self._at == self._log.end:
                 await self._wait()
 
-    def ring(self) -> bool:
-        """Wake a waiting watch for a bookmark; say whether it waited."""
-        if self._woken is None:
-            return False
-        self._rung = True
-        self.put(self._log.end, self._feed.revision)
-        self.wake()
-        return True
+    def ring(self) -> None:
+        """Wake a watch that waits for a bookmark; one that has been put at a change has something better to do."""
+        if self._idle:
+            self._rung = True
+            self.put(self._log.end, self._feed.revision)
+            self.wake()
 
     def put(self, number: int, after: int) -> None:
         """Let the waiting watch go on at a change, having missed nothing up to ``after``."""
@@ -212,6 +210,7 @@ class Subscription:
     async def _wait(self) -> None:
         self._woken = asyncio.get_running_loop().create_future()
         self._log.idle.setdefault(self._namespace, set()).add(self)
+        self._idle = True
         try:
             await self._woken
         finally:
@@ -219,6 +218,7 @@ class Subscription:
             self._leave()
 
     def _leave(self) -> None:
+        self._idle = False
         group = self._log.idle.get(self._namespace)
         if group is not None:
             group.discard(self)

@@ -191,8 +191,7 @@ class GarbageCollector:
 
     async def _orphan_dependents(self, node: _Node) -> None:
         def disown(obj: dict[str, Any]) -> dict[str, Any]:
-            owners = obj["metadata"].get("ownerReferences") or []
-            obj["metadata"]["ownerReferences"] = [o for o in owners if o.get("uid") != node.meta.uid]
+            _keep(obj, "ownerReferences", lambda owner: owner.get("uid") != node.meta.uid)
             return obj
 
         for key in sorted(self._dependents.get(node.meta.uid, ())):
@@ -259,8 +258,14 @@ def _discard(index: "Mapping[str, set[bytes]]", name: str, key: bytes) -> None:
 
 def _without(finalizer: str) -> Any:
     def transform(obj: dict[str, Any]) -> dict[str, Any]:
-        meta = obj["metadata"]
-        meta["finalizers"] = [held for held in meta.get("finalizers") or [] if held != finalizer]
+        _keep(obj, "finalizers", lambda held: held != finalizer)
         return obj
 
     return transform
+
+
+def _keep(obj: dict[str, Any], field: str, wanted: Callable[[Any], bool]) -> None:
+    """Filter a list of the metadata; one that is empty then is left out, as upstream does."""
+    kept = [item for item in obj["metadata"].pop(field, None) or [] if wanted(item)]
+    if kept:
+        obj["metadata"][field] = kept

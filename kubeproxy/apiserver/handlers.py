@@ -7,7 +7,7 @@ from aiohttp import web
 
 from kubeproxy.apiserver import status
 from kubeproxy.apiserver.feed import Feed
-from kubeproxy.apiserver.kinds import Kind
+from kubeproxy.apiserver.kinds import SCALE, Kind
 from kubeproxy.apiserver.listing import (
     ListQuery,
     Page,
@@ -23,7 +23,6 @@ from kubeproxy.apiserver.registry import DeleteOptions, Registry
 from kubeproxy.apiserver.routes import Place
 from kubeproxy.apiserver.scale import scale_of, scaling
 from kubeproxy.apiserver.selectors import Selection, selection
-from kubeproxy.apiserver.shapes_apps import SCALE
 from kubeproxy.apiserver.streams import Streams
 from kubeproxy.apiserver.table import only_metadata, row, table
 from kubeproxy.apiserver.watch import Watcher, WatchQuery
@@ -32,6 +31,9 @@ from kubeproxy.clock import Clock
 from kubeproxy.store import objects
 
 Obj = dict[str, Any]
+
+_RETURNED_DELETED = frozenset({"Pod", "Service"})
+"""Upstream answers the deletion of these by the object, of all others by a Status; typed clients expect it."""
 
 
 class Objects:
@@ -73,7 +75,7 @@ class Objects:
         if asked > kv.mod_revision:
             check_reached(asked, await current_revision(self._registry.store))
         if place.subresource == "scale":
-            return _answer(msgspec.json.encode(scale_of(objects.decode(kv))), Form(yaml=form.yaml))
+            return self._object(request, SCALE, msgspec.json.encode(scale_of(objects.decode(kv))), form)
         return self._object(request, place.kind, objects.raw(kv), form)
 
     def _object(self, request: web.Request, kind: Kind, value: bytes, form: Form, code: int = 200) -> web.Response:
@@ -150,9 +152,11 @@ class Objects:
     async def _scale(self, request: web.Request, place: Place, body: bytes, content_type: str) -> web.Response:
         validation = Validation.of("Ignore")
         if request.method == "PATCH":
-            change = patch_of(body, content_type, SCALE)
+            change = patch_of(body, content_type, SCALE.shape)
         else:
-            change = replacement(shaped(place.kind, decode_body(body, content_type), validation, shape=SCALE))
+            change = replacement(
+                shaped(place.kind, decode_body(body, content_type), validation, shape=SCALE.shape)
+            )
         value = await self._registry.update(
             place.kind,
             place.namespace,
@@ -160,7 +164,8 @@ class Objects:
             scaling(change),
             dry_run=_is_dry(request, _options_of(request)),
         )
-        return _answer(msgspec.json.encode(scale_of(msgspec.json.decode(value))), Form())
+        form = choose(request.headers.get("Accept", ""))
+        return self._object(request, SCALE, msgspec.json.encode(scale_of(msgspec.json.decode(value))), form)
 
     async def _bind(self, request: web.Request, place: Place) -> web.Response:
         binding = decode_body(await request.read(), request.headers.get("Content-Type", ""))
@@ -186,7 +191,7 @@ class Objects:
         options = await _delete_options(request)
         kind = place.kind
         value, gone = await self._registry.delete(kind, place.namespace, place.name, options)
-        if not gone or kind.name == "Pod":
+        if not gone or kind.name in _RETURNED_DELETED:
             return _answer(value, Form())
         details = {
             "name": place.name,

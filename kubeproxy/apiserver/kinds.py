@@ -271,6 +271,13 @@ KINDS: tuple[Kind, ...] = (
     ),
 )
 
+SCALE = Kind(
+    resource=Resource(group="autoscaling", plural="scales", kind="Scale"),
+    shape=shapes_apps.SCALE,
+    columns=columns.SCALE,
+)
+"""Of no collection of its own: what the scale subresource takes and gives."""
+
 BY_PATH: Mapping[tuple[str, str, str], Kind] = {
     (kind.group, kind.resource.version, kind.plural): kind for kind in KINDS
 }

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kubeproxy.apiserver import feed
 from kubeproxy.apiserver.feed import Feed, Limits
 from kubeproxy.apiserver.kinds import KINDS, kind_of
 from kubeproxy.apiserver.watch import Watcher, WatchQuery
-from kubeproxy.clock import SystemClock
+from kubeproxy.clock import ManualClock, SystemClock
 from kubeproxy.store.base import Delete, Put, Range, Unavailable
 from kubeproxy.store.resources import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES
 from kubeproxy.store.sqlite import SqliteStore
@@ -32,6 +33,7 @@ steps = st.one_of(
     st.tuples(st.just("watch"), scopes, st.integers(0, 12)),
     st.tuples(st.just("read"), st.integers(0, 5), st.integers(1, 6)),
     st.tuples(st.just("turn"), st.integers(1, 30)),
+    st.tuples(st.just("pass"), st.sampled_from((0.5, 70.0))),
     st.tuples(st.just("break")),
     st.tuples(st.just("compact"), st.integers(0, 6)),
 )
@@ -77,15 +79,15 @@ class Seen:
     def __init__(self, world, scope, after):
         resource, self.namespace = scope
         self.kind, self.after, self.events, self.error = kind_of(resource), after, [], None
+        self.last = after
         self.credit = asyncio.Semaphore(0)
         self.world = world
         self.task = asyncio.create_task(self.read())
 
     async def read(self):
         while self.error is None:
-            # As a client does whose watch ended: go on after the last event.
-            last = int(self.events[-1][0]) if self.events else self.after
-            query = WatchQuery(namespace=self.namespace, revision=last)
+            # As a client does whose watch ended: go on after the last event or bookmark.
+            query = WatchQuery(namespace=self.namespace, revision=self.last, bookmarks=True)
             watcher = Watcher(self.world.store, self.world.feed, self.kind, query, SystemClock())
             with contextlib.suppress(Unavailable):
                 async for out in watcher.lines():
@@ -95,6 +97,10 @@ class Seen:
                             self.error = event["object"]["message"]
                             return
                         meta = event["object"]["metadata"]
+                        assert int(meta["resourceVersion"]) >= self.last
+                        self.last = int(meta["resourceVersion"])
+                        if event["type"] == "BOOKMARK":
+                            continue
                         seen = (meta["resourceVersion"], event["type"], meta.get("namespace", ""), meta["name"])
                         self.events.append(seen)
                     await self.credit.acquire()
@@ -106,8 +112,8 @@ class Seen:
 
 class World:
     def __init__(self, store):
-        self.store = Fragile(store)
-        self.feed = Feed(self.store, (kind.prefix for kind in KINDS), SystemClock(), Limits(changes=5))
+        self.store, self.clock = Fragile(store), ManualClock()
+        self.feed = Feed(self.store, (kind.prefix for kind in KINDS), self.clock, Limits(changes=5))
         self.history, self.present, self.watches, self.compacted = [], set(), [], 0
 
     async def revision(self):
@@ -143,6 +149,8 @@ class World:
             case ("turn", count):
                 for _ in range(count):
                     await asyncio.sleep(0)
+            case ("pass", seconds):
+                await self.clock.step(seconds)
             case ("break",):
                 self.store.break_watches()
             case ("compact", age):
@@ -163,8 +171,7 @@ class World:
             assert len(set(seen)) == len(seen)
             if watch.error:
                 assert set(seen) <= set(expected)
-                last = int(seen[-1][0]) if seen else watch.after
-                assert last + 1 < self.compacted, watch.error
+                assert watch.last + 1 < self.compacted, watch.error
             finished = finished and bool(watch.error or len(seen) == len(expected))
         return finished
 
@@ -181,11 +188,18 @@ async def play(history):
                 for _ in range(1000):
                     watch.credit.release()
             while not world.judge():
-                await asyncio.sleep(0.005)
+                await world.clock.step(0.2)
+                await asyncio.sleep(0.002)
         for task in (running, *(watch.task for watch in world.watches)):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch):
+    """Let the feed yield after each watch and each revision, as it does after hundreds."""
+    monkeypatch.setattr(feed, "_AT_ONCE", 1)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -202,9 +216,10 @@ async def test_the_oldest_change_that_the_ring_dropped_is_not_missed():
             for name in "xyzxyzxyz":
                 await world.change([(COLLECTIONS[0], name)], False)
             while world.feed.revision < await world.revision():
-                await asyncio.sleep(0)
+                await world.clock.step(0.1)
             watch = Seen(world, COLLECTIONS[0], await world.revision() - after)
-            watch.credit.release()
+            for _ in range(after):
+                watch.credit.release()
             while len(watch.events) < after:
                 await asyncio.sleep(0.001)
             for task in (running, watch.task):
