@@ -22,10 +22,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def fake(**handlers: Handler) -> AsyncIterator[str]:
-    """A server with handlers for `range` and `watch`."""
+    """A server with handlers for `range`, `txn`, `status` and `watch`."""
     app = web.Application()
+    paths = {"watch": "/v3/watch", "status": "/v3/maintenance/status"}
     for name, handler in handlers.items():
-        app.router.add_post("/v3/watch" if name == "watch" else f"/v3/kv/{name}", handler)
+        app.router.add_post(paths.get(name, f"/v3/kv/{name}"), handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -229,6 +230,22 @@ class TestForeignAnswers:
         async with fake(range=range_) as url, EtcdStore([url]) as client:
             with pytest.raises(kind):
                 await get(client, b"a")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "alarms"),
+    [
+        (200, b'{"errors":["memberID:7 alarm:NOSPACE ","etcdserver: no leader"]}', ("NOSPACE",)),
+        (200, b'{"version":"3.5.1"}', ()),
+        (403, b'{"message":"etcdserver: permission denied","code":7}', ()),
+    ],
+)
+async def test_alarms(status: int, body: bytes, alarms: tuple[str, ...]) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    async with fake(status=answer) as url, EtcdStore([url]) as client:
+        assert await client.alarms() == alarms
 
 
 async def test_an_endpoint_that_is_no_etcd_is_passed_over() -> None:
