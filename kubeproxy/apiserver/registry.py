@@ -5,7 +5,6 @@ object is as it was read, its namespace still stands, claimed addresses are free
 failed is looked at and the write is answered or tried again.
 """
 
-import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -113,7 +112,7 @@ class Registry:
         self, kind: Kind, namespace: str, wanted: Obj, attempt: int, *, dry_run: bool
     ) -> bytes | None:
         """Try once; None when a pick of ours was taken meanwhile, so that another try may succeed."""
-        obj = copy.deepcopy(wanted) if kind.name == "Service" else wanted
+        obj = objects.copied(wanted) if kind.name == "Service" else wanted
         kind.default(obj)
         kind.settle(obj, None)
         self._validate(kind, obj, [])
@@ -197,7 +196,7 @@ class Registry:
         for attempt in range(_ATTEMPTS):
             current = await self.read(kind, namespace, name)
             old = objects.decode(current)
-            new = transform(copy.deepcopy(old))
+            new = transform(objects.decode(current))
             asked = new.setdefault("metadata", {}).get("resourceVersion")
             if asked not in (None, "", "0", str(current.mod_revision)):
                 raise status.conflict(kind.group, kind.plural, name, status.OBJECT_MODIFIED)
@@ -338,7 +337,7 @@ def _keep_other_half(kind: Kind, new: Obj, old: Obj, subresource: str) -> None:
     if subresource != "status":
         new.pop("status", None)
         if "status" in old:
-            new["status"] = copy.deepcopy(old["status"])
+            new["status"] = objects.copied(old["status"])
         return
     for field in [key for key in new if key not in ("status", "metadata")]:
         del new[field]

@@ -1,6 +1,5 @@
 """The bodies of writes: decoded, checked against the kind's shape, turned into changes of the stored object."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from kubeproxy.apiserver.kinds import Kind
 from kubeproxy.apiserver.media import decode_body, media_type
 from kubeproxy.apiserver.patch import BadPatch, json_patch, merge_patch, strategic_merge
 from kubeproxy.apiserver.schema import Shape, WrongType, conform
+from kubeproxy.store import objects
 
 Obj = dict[str, Any]
 
@@ -81,7 +81,7 @@ def _check_kind(obj: Any, kind: Kind) -> None:
 
 def replacement(obj: Obj) -> Callable[[Obj], Obj]:
     """Return the change that puts ``obj`` in the stored object's place."""
-    return lambda _old: copy.deepcopy(obj)
+    return lambda _old: objects.copied(obj)
 
 
 def patching(kind: Kind, body: bytes, content_type: str, validation: Validation) -> Callable[[Obj], Obj]:

