@@ -29,7 +29,7 @@ BODY_SECONDS = 30.0
 """How long a client may take to send a request's body."""
 LOG_SECONDS = 10.0
 _WRITES = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-_IMPERSONATION = "Impersonate-User"
+_IMPERSONATION = "impersonate-"
 
 
 class Refusals:
@@ -71,8 +71,9 @@ class Gate:
         if self._local_only:
             self._check_local(request)
         wanted = attributes(request, segments, place)
-        if _IMPERSONATION in request.headers:
-            users = Attributes(verb="impersonate", resource="users", name=request.headers[_IMPERSONATION])
+        if any(header.lower().startswith(_IMPERSONATION) for header in request.headers):
+            name = request.headers.get(f"{_IMPERSONATION}user", "")
+            users = Attributes(verb="impersonate", resource="users", name=name)
             raise self._forbidden(request, user, users)
         decision = decide(user, wanted)
         if decision is Decision.DENIED:

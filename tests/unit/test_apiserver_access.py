@@ -138,6 +138,8 @@ async def test_client_certificates_say_who(tmp_path, caplog):
     async with secure(tmp_path) as server:
         admin = server.tls("root", ["system:masters"])
         assert (await server.ask(SERVICES, admin, "POST", service("a")))[0] == 201
+        for header in ("User", "Group", "Uid", "Extra-a"):
+            assert (await server.ask(SERVICES, admin, **{f"Impersonate-{header}": "x"}))[0] == 403
         viewer = server.tls("alice", ["view"])
         assert (await server.ask(f"{SERVICES}/a", viewer))[0] == 200
         code, told = await server.ask(f"{SERVICES}/a", viewer, "DELETE")
