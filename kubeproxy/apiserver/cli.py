@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-import msgspec
-
 from kubeproxy import logs
 from kubeproxy.apiserver import credentials
 from kubeproxy.apiserver.allocate import parse_ranges
@@ -17,16 +15,12 @@ from kubeproxy.apiserver.protection import DEFAULT_CERT_DIR, Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from kubeproxy.controllers.podcidrs import PodNetwork, pod_network
-from kubeproxy.descriptors import connections_allowed
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, comma_list, duration, integer
 from kubeproxy.model.addresses import canonical_ip
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.etcd_access import EtcdAccess, read_file
 
 log = logging.getLogger(__name__)
-
-REQUESTS = 256
-"""Connections kept for what is not a watch."""
 
 FLAGS = [
     Flag("store", str, "", "Where objects are kept: sqlite:PATH, or the URLs of an etcd cluster"),
@@ -172,9 +166,7 @@ def _advertised(text: str, bind_address: str) -> str:
 
 
 async def _serve(settings: Settings) -> None:
-    # Each watch holds a connection; what they leave is for requests and for the store.
-    watches = min(settings.max_watches, connections_allowed(settings.max_watches + REQUESTS) - REQUESTS)
-    async with running(msgspec.structs.replace(settings, max_watches=watches), SystemClock()) as url:
+    async with running(settings, SystemClock()) as url:
         log.info("API at %s, store %s", url, settings.store)
         await asyncio.Event().wait()
 

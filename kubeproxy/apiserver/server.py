@@ -54,6 +54,9 @@ _LEASE = "kube-controller-manager"
 _STEADY_SECONDS = 60.0
 """A task that ran this long before it died starts over with the short pause."""
 
+REQUESTS = 256
+"""Connections that watches leave for what is not one."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What to serve and where. ``store`` is `sqlite:PATH` or one or more etcd URLs, comma separated."""
@@ -192,7 +195,8 @@ async def _serve(
     authenticator = protected.authenticator
     context = protected.tls.context if protected.tls is not None else None
     gate = Gate(authenticator, registry, clock, local_only=authenticator.is_open)
-    api = Doorkeeper(api_app(registry, clock, gate, max_watches=settings.max_watches), clock, connections=most)
+    watches = min(settings.max_watches, max(most - REQUESTS, most // 2))
+    api = Doorkeeper(api_app(registry, clock, gate, max_watches=watches), clock, connections=most)
     stack.push_async_callback(api.stop)
     for bound in sockets.api:
         await api.start(bound, context if protected.secure else None)

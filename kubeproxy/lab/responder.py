@@ -15,18 +15,19 @@ of the drain, because closing it at once could cross a request on its way. Then 
 """
 
 import argparse
+import resource
 import selectors
 import signal
 import socket
 import sys
 import time
 
-from kubeproxy.descriptors import connections_allowed
-
 DRAIN_SECONDS = 2.0
 MAX_HEAD = 65536
 """Bytes a request's head may have; more is answered with 431."""
 MAX_CONNECTIONS = 4096
+SPARE_DESCRIPTORS = 64
+"""What is left for everything but connections: with none, a client that waits would keep the loop busy."""
 BACKLOG = 1024
 IP_PKTINFO = 8
 """Linux' number; the `socket` module of Python 3.11 does not name it."""
@@ -139,7 +140,7 @@ class Server:
         self._identity = identity
         self._selector = selectors.DefaultSelector()
         self._connections: dict[socket.socket, Connection] = {}
-        self._most = connections_allowed(MAX_CONNECTIONS)
+        self._most = connections_allowed()
         self._ends = 0.0
         """When the drain is over (monotonic); 0 while nobody has asked for an end."""
 
@@ -236,6 +237,16 @@ class Server:
             sock.sendmsg([body], [_reply_from(*each) for each in ancillary], 0, client)
         except OSError:
             pass  # A client that is gone or unreachable gets no answer, as UDP has it.
+
+
+def connections_allowed() -> int:
+    """Raise this process's limit of descriptors as far as need be, and return how many connections it carries."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft - SPARE_DESCRIPTORS)
 
 
 def _reply_from(level: int, kind: int, data: bytes) -> tuple[int, int, bytes]:

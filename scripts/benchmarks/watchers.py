@@ -32,17 +32,22 @@ class Fleet:
         self._marker = b"\0"
 
     async def open(self, number: int, revision: str) -> None:
-        request = f"GET {PATH}{revision} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        request = f"GET {PATH}{revision} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
-        async def one() -> None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4096)
+        async def one(source: str) -> None:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self._port, limit=4096, local_addr=(source, 0)
+            )
             writer.write(request)
-            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in head, head
             self._writers.append(writer)
             self._readers.append(asyncio.create_task(self._read(reader)))
 
         for start in range(0, number, AT_ONCE):
-            await asyncio.gather(*(one() for _ in range(min(AT_ONCE, number - start))))
+            # A client may hold a thousand connections: be several.
+            source = f"127.0.1.{1 + start // 800}"
+            await asyncio.gather(*(one(source) for _ in range(min(AT_ONCE, number - start))))
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(4096):
