@@ -70,8 +70,8 @@ async def reached(url: str, *, faults: bool) -> AsyncIterator[Store]:
 @contextlib.asynccontextmanager
 async def served(store: Store, port: int = 0, **times: float) -> AsyncIterator[str]:
     """Serve a store by the gateway on loopback; yield its URL."""
-    # A client that leaves ends what was done for it, as in the API server.
-    runner = web.AppRunner(gateway_app(store, **times), handler_cancellation=True)
+    # As in the API server: no access log, and a client that leaves ends what was done for it.
+    runner = web.AppRunner(gateway_app(store, **times), access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)

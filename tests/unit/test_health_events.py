@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kubeproxy.clock import ManualClock, settle
+from kubeproxy.clock import ManualClock
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.events import BURST, MOST_WAITING, Note, Recorder, Subject
 from kubeproxy.health.proxy import ProxyHealth
@@ -68,10 +68,9 @@ class Harness:
 
     async def told(self, number: int) -> list[dict[str, Any]]:
         """Wait until a number of notes is settled one way or the other; return the Events that stand."""
-        for _ in range(10_000):
-            if sum(self.counts.values()) >= number:
-                break
-            await settle(1)
+        async with asyncio.timeout(30):
+            while sum(self.counts.values()) < number:
+                await asyncio.sleep(0.001)
         found = (await self.bed.call("GET", EVENTS))[1]["items"]
         return sorted(found, key=lambda event: str(event["message"]))
 
