@@ -134,7 +134,7 @@ class Election:
             self.failures += 1
             self._tell(f"cannot be had or renewed: {error}")
             return False
-        self._tell(f"is held by {self.holder}" if self.holder else "")
+        self._tell(f"is held by {self.holder}" if self.holder and not held else "")
         return held
 
     def _tell(self, text: str) -> None:
