@@ -21,6 +21,7 @@ from kubeproxy.apiserver.servicecidrs import (
     read_service_cidrs,
 )
 from kubeproxy.clock import Clock
+from kubeproxy.controllers.election import Guard, unguarded
 from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store import resources
 from kubeproxy.store.base import Compacted, Range, StoreError, prefix_end
@@ -35,11 +36,12 @@ _RECHECK_SECONDS = 1.0
 
 
 class ServiceCidrProtection:
-    """Settles ServiceCIDRs that are being deleted. Run `run` as a task; on several servers at once it is safe."""
+    """Settles ServiceCIDRs that are being deleted. Run `run` as a task; ``guard`` is asked before each write."""
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry, clock: Clock, guard: Guard = unguarded) -> None:
         self._registry = registry
         self._clock = clock
+        self._guard = guard
         self.failures = 0
 
     async def run(self) -> None:
@@ -94,6 +96,8 @@ class ServiceCidrProtection:
         return obj
 
     async def _change(self, cidr: ServiceCidr, transform: Any, subresource: str = "") -> None:
+        self._guard()
+
         def guarded(obj: Obj) -> Obj:
             if "deletionTimestamp" not in obj["metadata"]:
                 return obj  # Another one of the same name, made meanwhile.

@@ -232,7 +232,7 @@ async def _control(local: Access, registry: Registry, clock: Clock, identity: st
     async with KubeClient(local) as client:
         election = Election(client, _LEASE, identity, clock=clock)
         collector = GarbageCollector(registry, clock, election.ensure_held)
-        protection = ServiceCidrProtection(registry, clock)
+        protection = ServiceCidrProtection(registry, clock, election.ensure_held)
 
         async def endpoints() -> None:
             await run_endpoint_controllers(client, clock=clock, guard=election.ensure_held)

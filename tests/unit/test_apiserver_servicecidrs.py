@@ -6,6 +6,7 @@ import pytest
 
 from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.clock import ManualClock
+from kubeproxy.controllers.election import LeaseLost
 from kubeproxy.store.sqlite import SqliteStore
 from tests.apiserver_bed import MERGE, SERVICES, TABLE, api_bed, api_on, service
 
@@ -113,6 +114,22 @@ async def test_it_may_go_when_another_one_covers_its_addresses():
         assert (await bed.call("GET", f"{CIDRS}/small"))[0] == 404
         await bed.call("DELETE", f"{CIDRS}/large")
         assert (await settle(bed))[1] is True
+
+
+async def test_a_server_that_leads_no_longer_settles_nothing():
+    def lost():
+        raise LeaseLost("another server leads")
+
+    async with api_bed("10.96.0.0/24") as bed:
+        await bed.made(CIDRS, cidr("used", "10.9.0.0/28"))
+        await bed.made(SERVICES, service("n", clusterIP="10.9.0.5"))
+        await bed.made(CIDRS, cidr("free", "10.8.0.0/28"))
+        paused = ServiceCidrProtection(bed.registry, ManualClock(), lost)
+        for name in ("used", "free"):
+            _, going = await bed.call("DELETE", f"{CIDRS}/{name}")
+            with pytest.raises(LeaseLost):
+                await paused.settle()
+            assert await bed.call("GET", f"{CIDRS}/{name}") == (200, going)
 
 
 async def test_protection_runs_by_itself():
