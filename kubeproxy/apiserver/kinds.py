@@ -59,8 +59,11 @@ def _at(path: str, default: str = "") -> FieldReader:
 
 
 def _readers(*paths: str, **defaults: str) -> dict[str, FieldReader]:
-    always = ("metadata.name", "metadata.namespace")
-    return {path: _at(path, defaults.get(path.rpartition(".")[2], "")) for path in always + paths}
+    return _clusterwide("metadata.namespace", *paths, **defaults)
+
+
+def _clusterwide(*paths: str, **defaults: str) -> dict[str, FieldReader]:
+    return {path: _at(path, defaults.get(path.rpartition(".")[2], "")) for path in ("metadata.name", *paths)}
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +144,7 @@ KINDS: tuple[Kind, ...] = (
         subresources=("status",),
         check_name=is_dns1123_label,
         default=cluster.default_namespace,
-        fields=_readers("status.phase"),
+        fields=_clusterwide("status.phase"),
     ),
     Kind(
         resource=resources.NODES,
@@ -153,7 +156,7 @@ KINDS: tuple[Kind, ...] = (
         default=cluster.default_node,
         validate=cluster.validate_node,
         validate_update=cluster.validate_node_update,
-        fields=_readers("spec.unschedulable", unschedulable="false"),
+        fields=_clusterwide("spec.unschedulable", unschedulable="false"),
         status_at_create=True,
     ),
     Kind(

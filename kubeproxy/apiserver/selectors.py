@@ -1,7 +1,7 @@
-"""Label and field selectors: text in, predicate out.
+"""What a list or watch keeps: label and field selectors as a predicate, and LabelSelector objects.
 
-The grammar and the error texts are k8s.io/apimachinery/pkg/labels' and /fields'. A selector that is empty matches
-everything and is None here, so that a list without one decodes nothing.
+Fields' grammar and error texts are k8s.io/apimachinery/pkg/fields'. A selector that is empty matches everything
+and has no terms here, so that a list without one decodes nothing.
 """
 
 import re
@@ -10,75 +10,15 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy.apiserver.status import bad_request
+from kubeproxy.apiserver.labels import Requirement, parse_labels
+from kubeproxy.apiserver.status import bad_request, quoted
 
 FieldReader = Callable[[Mapping[str, Any]], str]
 
-_TERM = re.compile(
-    r"""\s*(?:
-      (?P<absent>!)\s*(?P<no>[^\s,=!()<>]+)
-    | (?P<key>[^\s,=!()<>]+)\s*
-      (?: (?P<op>==|=|!=|<|>)\s*(?P<value>[^\s,=!()<>]*)
-        | (?:(?P<set>in|notin)\s*\((?P<values>[^()]*)\)) )?
-    )\s*(?:,|$)""",
-    re.VERBOSE,
-)
-_SET_TERM = re.compile(r"\s*(?P<key>[^\s,=!()<>]+)\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\)\s*(?:,|$)")
-
-_INTEGER = re.compile("-?[0-9]{1,18}")
-
-
-class Requirement(msgspec.Struct, frozen=True):
-    """One term of a selector."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Say whether labels satisfy this term; a missing key satisfies != and notin."""
-        value = labels.get(self.key)
-        match self.operator:
-            case "in":
-                return value in self.values
-            case "notin":
-                return value not in self.values
-            case "exists":
-                return value is not None
-            case "absent":
-                return value is None
-        if value is None or not _INTEGER.fullmatch(value):
-            return False
-        return int(value) > int(self.values[0]) if self.operator == ">" else int(value) < int(self.values[0])
-
-
-def parse_labels(text: str) -> tuple[Requirement, ...]:
-    """Parse a label selector. Raises a 400 that says what cannot be parsed."""
-    found, position = [], 0
-    while position < len(text):
-        term = _SET_TERM.match(text, position) or _TERM.match(text, position)
-        if term is None or term.end() == position:
-            raise bad_request(f"unable to parse requirement: found {text[position : position + 60]!r}")
-        found.append(_requirement(term.groupdict()))
-        position = term.end()
-    return tuple(found)
-
-
-def _requirement(term: Mapping[str, str | None]) -> Requirement:
-    if term.get("absent"):
-        return Requirement(str(term["no"]), "absent")
-    key, op = str(term["key"]), term.get("op")
-    if term["set"]:
-        values = tuple(value.strip() for value in str(term["values"]).split(","))
-        return Requirement(key, str(term["set"]), values)
-    if op is None:
-        return Requirement(key, "exists")
-    value = str(term["value"])
-    if op in ("<", ">"):
-        if not _INTEGER.fullmatch(value):
-            raise bad_request(f"for 'Gt', 'Lt' operators, the value must be an integer: {value!r}")
-        return Requirement(key, op, (value,))
-    return Requirement(key, "notin" if op == "!=" else "in", (value,))
+_FIELD_TERM = re.compile(r"(?:\\.|\\\Z|[^\\,])+", re.DOTALL)
+_FIELD_OPERATOR = re.compile("!=|==|=")
+_FIELD_SPECIAL = re.compile(r"\\(.?)|[,=]", re.DOTALL)
+_KNOWN_TO_ALL = ("metadata.name", "metadata.namespace")
 
 
 def selector_requirements(selector: Mapping[str, Any]) -> tuple[Requirement, ...]:
@@ -118,13 +58,23 @@ class FieldTerm(msgspec.Struct, frozen=True):
 
 def parse_fields(text: str) -> tuple[FieldTerm, ...]:
     """Parse a field selector. Raises a 400."""
-    found = []
-    for term in filter(None, text.split(",")):
-        parts = re.fullmatch(r"([^=!]+)(!=|==|=)(.*)", term)
-        if parts is None:
-            raise bad_request(f"invalid selector: '{term}'; can't understand '{term}'")
-        found.append(FieldTerm(parts[1], parts[3], parts[2] != "!="))
-    return tuple(found)
+    return tuple(_field_term(term, text) for term in _FIELD_TERM.findall(text))
+
+
+def _field_term(term: str, text: str) -> FieldTerm:
+    operator = _FIELD_OPERATOR.search(term)
+    if operator is None:
+        raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
+    value = _FIELD_SPECIAL.sub(_unescaped, term[operator.end() :])
+    return FieldTerm(term[: operator.start()], value, operator[0] != "!=")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1] is None:
+        raise bad_request(f"invalid field selector: unescaped character in value: {ord(found[0])}")
+    if found[1] not in ("\\", ",", "="):
+        raise bad_request(f"invalid field selector: invalid escape sequence: {found[0]}")
+    return found[1]
 
 
 class _Meta(msgspec.Struct):
@@ -176,6 +126,14 @@ def selection(labels: str, fields: str, readers: Mapping[str, FieldReader]) -> S
     for term in parse_fields(fields):
         reader = readers.get(term.path)
         if reader is None:
-            raise bad_request(f"field label not supported: {term.path}")
+            raise _unknown(term.path, readers)
         terms.append((term, reader))
     return Selection(parse_labels(labels), tuple(terms))
+
+
+def _unknown(path: str, readers: Mapping[str, FieldReader]) -> Exception:
+    """Return the refusal of a field; kinds with no field but the common ones have other words for it."""
+    if tuple(readers) == _KNOWN_TO_ALL:
+        known = ", ".join(map(quoted, _KNOWN_TO_ALL))
+        return bad_request(f"{quoted(path)} is not a known field selector: only {known}")
+    return bad_request(f"field label not supported: {path}")

@@ -170,12 +170,16 @@ def conflict(group: str, plural: str, name: str, why: str) -> ApiProblem:
 OBJECT_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
+def listed(errors: Errors) -> str:
+    """Return what an aggregate of errors says (k8s.io/apimachinery/pkg/util/errors): each text once."""
+    texts = list(dict.fromkeys(str(error) for error in errors))
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
 def invalid(group: str, kind: str, name: str, errors: Errors) -> ApiProblem:
     """The object is well-formed but wrong; one cause per field."""
-    texts = list(dict.fromkeys(str(error) for error in errors))
-    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     causes = [{"reason": str(error.type), "message": error.body, "field": error.field} for error in errors]
-    message = f"{qualified(kind, group)} {quoted(name)} is invalid: {listed}"
+    message = f"{qualified(kind, group)} {quoted(name)} is invalid: {listed(errors)}"
     return ApiProblem(422, "Invalid", message, _details(group, kind, name) | {"causes": causes})
 
 
