@@ -125,6 +125,24 @@ async def test_a_waiting_watch_hears_how_far_the_feed_is_and_costs_no_watch_of_t
         assert store.watches == 1
 
 
+async def test_a_bookmark_due_while_watches_are_being_woken_skips_no_change():
+    async with fed() as (_, feed, _, write):
+        held = [feed.subscribe(PREFIX, "", feed.revision) for _ in range(1200)]
+        due = iter([held])
+
+        async def follow(subscription):
+            found = await names(subscription)
+            for other in next(due, ()):  # the first one awake: others have been put at the change, and sleep yet
+                other.ring()
+            return found
+
+        waiting = [asyncio.create_task(follow(subscription)) for subscription in held]
+        await asyncio.sleep(0)
+        last = await write("busy")
+        assert await asyncio.gather(*waiting) == [["busy"]] * len(held)
+        assert {subscription.after for subscription in held} == {last}
+
+
 async def test_one_that_falls_out_of_the_ring_is_told_so():
     async with fed(Limits(changes=3)) as (_, feed, _, write):
         subscription = feed.subscribe(PREFIX, "", feed.revision)
