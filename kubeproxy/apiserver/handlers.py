@@ -18,6 +18,7 @@ from kubeproxy.apiserver.listing import (
     read_page,
 )
 from kubeproxy.apiserver.media import JSON, YAML, Form, choose, decode_body, encode_yaml
+from kubeproxy.apiserver.metadata import accept_absent
 from kubeproxy.apiserver.options import ListOptions, delete_options, is_dry, is_true, list_options, revision_of
 from kubeproxy.apiserver.registry import DeleteOptions, Registry
 from kubeproxy.apiserver.routes import Place
@@ -135,19 +136,36 @@ class Objects:
         kind = place.kind
         if place.subresource == "scale":
             return await self._scale(request, place, body, content_type)
-        if request.method == "PATCH":
-            change = patching(kind, body, content_type, validation)
+        dry = _is_dry(request, _options_of(request))
+        code = 200
+        if request.method == "PUT":
+            value, code = await self._put(place, read_object(kind, body, content_type, validation), dry_run=dry)
         else:
-            change = replacement(read_object(kind, body, content_type, validation))
-        value = await self._registry.update(
-            kind,
-            place.namespace,
-            place.name,
-            change,
-            subresource=place.subresource,
-            dry_run=_is_dry(request, _options_of(request)),
-        )
-        return _warned(self._object(request, kind, value, form), validation)
+            change = patching(kind, body, content_type, validation)
+            value = await self._registry.update(
+                kind, place.namespace, place.name, change, subresource=place.subresource, dry_run=dry
+            )
+        return _warned(self._object(request, kind, value, form, code), validation)
+
+    async def _put(self, place: Place, obj: Obj, *, dry_run: bool) -> tuple[bytes, int]:
+        """Replace an object or, of some kinds, create it; return it and the answer's code."""
+        where = place.kind, place.namespace, place.name
+        while True:
+            try:
+                change, sub = replacement(obj), place.subresource
+                return await self._registry.update(*where, change, subresource=sub, dry_run=dry_run), 200
+            except status.ApiProblem as problem:
+                if problem.code != 404:
+                    raise
+                accept_absent(place.kind, place.name, obj)
+                if place.subresource:
+                    raise
+            try:
+                new = objects.copied(obj)
+                return await self._registry.create(place.kind, place.namespace, new, dry_run=dry_run), 201
+            except status.ApiProblem as problem:
+                if problem.reason != "AlreadyExists":  # another client was faster: its object is replaced
+                    raise
 
     async def _scale(self, request: web.Request, place: Place, body: bytes, content_type: str) -> web.Response:
         validation = Validation.of("Ignore")

@@ -86,6 +86,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, FieldReader] = msgspec.field(default_factory=_readers)
     generation: bool = False
     """metadata.generation counts changes of the spec."""
+    create_on_update: bool = False
+    """A PUT of a name that is not there creates (AllowCreateOnUpdate upstream)."""
     status_at_create: bool = False
     """A status in the created object is kept (a kubelet registers its Node with one)."""
     fixed_fields: tuple[str, ...] = ()
@@ -197,6 +199,7 @@ KINDS: tuple[Kind, ...] = (
         validate=service.validate_service,
         validate_update=service_changes.validate_service_update,
         fields=_readers("spec.clusterIP", "spec.type"),
+        create_on_update=True,
     ),
     Kind(
         resource=resources.ENDPOINTS,
@@ -206,6 +209,7 @@ KINDS: tuple[Kind, ...] = (
         storage="services/endpoints",
         default=slices.default_endpoints,
         validate=slices.validate_endpoints,
+        create_on_update=True,
     ),
     Kind(
         resource=resources.ENDPOINT_SLICES,
@@ -231,12 +235,14 @@ KINDS: tuple[Kind, ...] = (
         columns=columns.EVENT,
         validate=cluster.validate_event,
         fields=_EVENT_FIELDS,
+        create_on_update=True,
     ),
     Kind(
         resource=resources.LEASES,
         shape=shapes_core.LEASE,
         columns=columns.LEASE,
         validate=cluster.validate_lease,
+        create_on_update=True,
     ),
     Kind(
         resource=resources.SERVICE_CIDRS,

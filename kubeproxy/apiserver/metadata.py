@@ -48,18 +48,12 @@ def accept_meta(kind: Kind, namespace: str, obj: Obj) -> None:
 def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
     """Bring what only the server sets over to an updated object. Raises 400 or 409 for another identity."""
     meta, before = new.setdefault("metadata", {}), old["metadata"]
-    name = before["name"]
-    if meta.setdefault("name", name) != name:
-        raise status.bad_request(
-            f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
-        )
+    _check_name(meta, before["name"])
     if kind.resource.namespaced:
         meta["namespace"] = meta.get("namespace") or before["namespace"]
         if meta["namespace"] != before["namespace"]:
             raise status.bad_request(_OTHER_NAMESPACE)
-    if meta.get("uid") not in (None, "", before["uid"]):
-        why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
-        raise status.conflict(kind.group, kind.plural, name, why)
+    _check_uid(kind, before["name"], meta, before["uid"])
     for field in _SERVER_OWNED:
         meta.pop(field, None)
         if field in before:
@@ -69,6 +63,34 @@ def carry_meta(kind: Kind, old: Obj, new: Obj) -> None:
     for field in ("selfLink", "managedFields"):
         meta.pop(field, None)
     new["kind"], new["apiVersion"] = kind.name, kind.resource.api_version
+
+
+def accept_absent(kind: Kind, name: str, obj: Obj) -> None:
+    """Refuse an update of an object that is not there, but for one that may create it, of a kind that allows that.
+
+    Whoever names the uid or, other than upstream, the resourceVersion has seen an object that is gone: it is not
+    brought back. Raises 409, 404, 400.
+    """
+    meta = obj.setdefault("metadata", {})
+    _check_uid(kind, name, meta, "")
+    if not kind.create_on_update:
+        raise status.not_found(kind.group, kind.plural, name)
+    if meta.get("resourceVersion") not in (None, "", "0"):
+        raise status.conflict(kind.group, kind.plural, name, status.OBJECT_MODIFIED)
+    _check_name(meta, name)
+
+
+def _check_name(meta: Obj, name: str) -> None:
+    if meta.setdefault("name", name) != name:
+        raise status.bad_request(
+            f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
+        )
+
+
+def _check_uid(kind: Kind, name: str, meta: Obj, uid: str) -> None:
+    if meta.get("uid") not in (None, "", uid):
+        why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {uid}"
+        raise status.conflict(kind.group, kind.plural, name, why)
 
 
 def check_preconditions(kind: Kind, obj: Obj, preconditions: Mapping[str, str | None]) -> None:

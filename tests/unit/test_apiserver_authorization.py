@@ -3,6 +3,7 @@
 import pytest
 
 from kubeproxy.apiserver.authorization import Attributes, Decision, decide, explain
+from kubeproxy.apiserver.kinds import KINDS
 from kubeproxy.apiserver.users import ANONYMOUS, MASTERS, NODES, authenticated, of_certificate, parse_tokens
 
 pytestmark = pytest.mark.unit
@@ -149,3 +150,16 @@ def test_a_certificate_says_user_and_groups():
     assert user is not None
     assert (user.name, user.groups) == ("u", ("g1", "g2", "system:authenticated"))
     assert of_certificate(((("organizationName", "g1"),),)) is None
+
+
+def test_who_may_update_what_an_update_creates_may_create_it():
+    """A PUT that creates asks for `update` only; upstream asks for `create` too."""
+    for kind in KINDS:
+        if kind.create_on_update:
+            for user in EVERYBODY.values():
+                may = [
+                    decide(user, on(verb, kind.plural, kind.group, namespace, user.node))
+                    for verb in ("update", "create")
+                    for namespace in ("default", LEASES)
+                ]
+                assert may[:2] == may[2:]

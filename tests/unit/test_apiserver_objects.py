@@ -50,6 +50,67 @@ async def test_a_stale_replace_is_a_conflict_and_a_patch_is_not():
         assert (code, changed["data"]) == (200, {"a": "2", "b": "1"})
 
 
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (SERVICES, service("a")),
+        ("/api/v1/namespaces/default/endpoints", {"metadata": {"name": "a"}}),
+        (LEASES, {"metadata": {"name": "a"}, "spec": {"holderIdentity": "me"}}),
+        (
+            "/api/v1/namespaces/default/events",
+            {
+                "metadata": {"name": "a"},
+                "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+                "reason": "Tested",
+            },
+        ),
+    ],
+)
+async def test_some_kinds_are_created_by_a_put(path, body):
+    async with api_bed() as bed:
+        code, made = await bed.call("PUT", f"{path}/a", body)
+        assert (code, made["metadata"]["name"]) == (201, "a")
+        assert await bed.call("GET", f"{path}/a") == (200, made)
+        assert (await bed.call("PUT", f"{path}/a", body))[0] == 200
+        await bed.call("DELETE", f"{path}/a")
+        refused = [made, {**body, "metadata": {"name": "a", "resourceVersion": "5"}}]
+        for seen_before in refused:
+            code, told = await bed.call("PUT", f"{path}/a", seen_before)
+            assert (code, told["reason"]) == (409, "Conflict")
+        assert (await bed.call("PUT", f"{path}/b", body))[0] == 400
+        assert (await bed.call("PUT", f"{path}/a/status", body))[0] == 404
+        assert (await bed.call("PATCH", f"{path}/a", {}, Content_Type=MERGE))[0] == 404
+        elsewhere, _ = await bed.call("PUT", f"{path.replace('default', 'nowhere')}/a", body)
+        assert elsewhere == (422 if "involvedObject" in body else 404)
+        assert (await bed.call("PUT", f"{path}/a?dryRun=All", body))[0] == 201
+        assert (await bed.call("GET", f"{path}/a"))[0] == 404
+
+
+async def test_other_kinds_are_not_created_by_a_put():
+    async with api_bed() as bed:
+        made = await bed.made(CONFIG_MAPS, {"metadata": {"name": "c"}})
+        await bed.call("DELETE", f"{CONFIG_MAPS}/c")
+        code, told = await bed.call("PUT", f"{CONFIG_MAPS}/c", {"metadata": {"name": "c"}})
+        assert (code, told["message"]) == (404, 'configmaps "c" not found')
+        code, told = await bed.call("PUT", f"{CONFIG_MAPS}/c", made)
+        uid = made["metadata"]["uid"]
+        assert (code, told["message"]) == (
+            409,
+            'Operation cannot be fulfilled on configmaps "c": Precondition failed: UID in precondition: '
+            f"{uid}, UID in object meta: ",
+        )
+
+
+async def test_clients_that_put_the_same_new_object_at_once_all_succeed():
+    async with api_bed() as bed:
+        asked = [bed.call("PUT", f"{LEASES}/a", {"spec": {"holderIdentity": str(i)}}) for i in range(8)]
+        codes = sorted(code for code, _ in await asyncio.gather(*asked))
+        assert codes == [200] * 7 + [201]
+
+
 async def test_parallel_patches_all_land():
     async with api_bed() as bed:
         await bed.made(CONFIG_MAPS, {"metadata": {"name": "c"}})
