@@ -1,5 +1,6 @@
 """Media types: what the client accepts, and how bodies are read (JSON, YAML, a little protobuf)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,11 @@ AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryLi
 _ACCEPTED = f"{JSON}, {YAML}"
 MAX_BODY = 3 * 1024 * 1024
 MAX_YAML = 1024 * 1024
-"""Parsing YAML costs a hundred times what JSON costs, and holds up every other request."""
+"""Making and parsing YAML cost a hundred times what JSON costs, and hold up every other request."""
+MAX_YAML_EVENTS = 50_000
+"""Scalars, and begins and ends of lists and mappings, in a body: half a second."""
+MAX_YAML_DEPTH = 100
+"""The C loader recurses on the machine's stack: a body of nothing but "- - - -" would end the process."""
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,22 +107,37 @@ def _decode_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise status.bad_request(f"the object provided is unrecognized: couldn't parse as JSON: {error}") from None
+        raise _unrecognized(f"couldn't parse as JSON: {error}") from None
 
 
 def _decode_yaml(body: bytes) -> Any:
     if len(body) > MAX_YAML:
         raise status.too_large(MAX_YAML)
     try:
-        # Aliases let a page of text unfold to gigabytes; kubectl resolves them before it sends anything.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(body, Loader=_Loader)):
-            raise status.bad_request("the object provided is unrecognized: YAML aliases are not accepted here")
+        _check_yaml(yaml.parse(body, Loader=_Loader))
         loaded = yaml.load(body, Loader=_Loader)  # noqa: S506 - a safe loader that leaves times alone
-        # JSON and back: YAML's own values (dates, sets) have no place in an object.
+        # JSON and back: YAML's own values have no place in an object.
         return msgspec.json.decode(msgspec.json.encode(loaded))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
-        text = " ".join(str(error).split())
-        raise status.bad_request(f"the object provided is unrecognized: couldn't parse as YAML: {text}") from None
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError, ArithmeticError) as error:
+        raise _unrecognized(f"couldn't parse as YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_yaml(events: Iterable[yaml.Event]) -> None:
+    """Refuse what is cheap to send and dear to load, before anything is loaded. Raises 400."""
+    depth = 0
+    for number, event in enumerate(events):
+        # Aliases let a page of text unfold to gigabytes; kubectl resolves them before it sends anything.
+        if isinstance(event, yaml.AliasEvent):
+            raise _unrecognized("YAML aliases are not accepted here")
+        if (tag := getattr(event, "tag", None)) not in _YAML_TAGS:
+            raise _unrecognized(f"the YAML tag {tag:.80} is not accepted here")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH or number >= MAX_YAML_EVENTS:
+            raise _unrecognized("its YAML has too many values, or is nested too deeply; send JSON")
+
+
+def _unrecognized(why: str) -> status.ApiProblem:
+    return status.bad_request(f"the object provided is unrecognized: {why}")
 
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -126,14 +146,40 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class _Loader(_Base):  # type: ignore[misc]
     """YAML as Kubernetes reads it: times stay text."""
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Read a whole number that is not too long."""
+        number: int = super().construct_yaml_int(_short(node))
+        return number
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a number that is not too long."""
+        number: float = super().construct_yaml_float(_short(node))
+        return number
+
+
+def _short(node: yaml.ScalarNode) -> yaml.ScalarNode:
+    """Refuse a long number: one of sexagesimal digits (1:1:1...) takes the square of its length."""
+    if len(node.value) > _LONGEST_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, "the number is too long", node.start_mark)
+    return node
+
+
+_LONGEST_NUMBER = 100
+_YAML_TAGS = (None, "!", "tag:yaml.org,2002:str")
 _Loader.yaml_implicit_resolvers = {
     first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def encode_yaml(value: bytes) -> bytes:
-    """Return JSON as YAML."""
-    text: str = yaml.safe_dump(msgspec.json.decode(value), sort_keys=False, default_flow_style=False)
+    """Return JSON as YAML. What is long stays as it is: JSON is YAML too."""
+    if len(value) > MAX_YAML:
+        return value
+    text: str = yaml.dump(
+        msgspec.json.decode(value), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=False
+    )
     return text.encode()

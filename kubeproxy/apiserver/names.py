@@ -195,7 +195,7 @@ def _validate_owners(owners: list[dict[str, Any]]) -> Errors:
             if not owner.get(key):
                 errors.append(invalid_value(f"{field}.{key}", owner.get(key, ""), detail))
     first, *others = [f"{o.get('kind')}/{o.get('name')}" for o in owners if o.get("controller") is True] or [""]
-    for other in others:
+    for other in others[:1]:  # each would show the whole list again
         detail = (
             'Only one reference can have Controller set to true. Found "true" in references for '
             f"{first} and {other}"

@@ -8,12 +8,19 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from kubeproxy.apiserver.schema import ListOf, MapOf, Shape, Type
 
 _DELETE_PRIMITIVES = "$deleteFromPrimitiveList/"
 _ELEMENT_ORDER = "$setElementOrder/"
 _RETAIN_KEYS = "$retainKeys"
 _DIRECTIVE = "$patch"
+
+
+MAX_OPERATIONS = 10_000
+MAX_COPIED = 3 * 1024 * 1024
+"""Operations of a JSON patch, and bytes of JSON that its copies may make: upstream's limits."""
 
 
 class BadPatch(ValueError):
@@ -44,7 +51,7 @@ def strategic_merge(original: dict[str, Any], patch: dict[str, Any], shape: Type
         raise BadPatch(f"unknown patch type found: {directive}")
     result = dict(original)
     if _RETAIN_KEYS in patch:
-        kept = _list(patch[_RETAIN_KEYS], _RETAIN_KEYS)
+        kept = {key for key in _list(patch[_RETAIN_KEYS], _RETAIN_KEYS) if isinstance(key, str)}
         result = {key: value for key, value in result.items() if key in kept}
     for key, value in patch.items():
         if key.startswith(_DELETE_PRIMITIVES):
@@ -86,30 +93,38 @@ def _merge_field(result: dict[str, Any], key: str, value: Any, kind: Type | None
 
 def _merge_list(current: list[Any], patch: list[Any], kind: ListOf) -> list[Any]:
     if not kind.merge_key:
-        return current + [item for item in patch if item not in current]
+        held = set(map(_hashable, current))
+        return current + [item for item in patch if _hashable(item) not in held]
     for item in patch:
         if not isinstance(item, dict):
             raise BadPatch(f"an item to merge by {kind.merge_key} must be an object, not {item!r:.80}")
     if any(item.get(_DIRECTIVE) == "replace" for item in patch):
         return [item for item in patch if item.get(_DIRECTIVE) != "replace"]
-    result = list(current)
-    for item in patch:
+    result: dict[int, Any] = dict(enumerate(current))
+    places: dict[Any, list[int]] = {}
+    for index, old in result.items():
+        if isinstance(old, dict):
+            places.setdefault(_hashable(old.get(kind.merge_key)), []).append(index)
+    for number, item in enumerate(patch, len(current)):
         if kind.merge_key not in item:
-            raise BadPatch(f"map: {item} does not contain declared merge key: {kind.merge_key}")
-        wanted = item[kind.merge_key]
-        at = [i for i, old in enumerate(result) if isinstance(old, dict) and old.get(kind.merge_key) == wanted]
+            raise BadPatch(f"map: {item!r:.200} does not contain declared merge key: {kind.merge_key}")
+        at = places.setdefault(_hashable(item[kind.merge_key]), [])
         if item.get(_DIRECTIVE) == "delete":
-            result = [old for i, old in enumerate(result) if i not in at]
+            for index in at:
+                del result[index]
+            at.clear()
         elif at:
             result[at[0]] = strategic_merge(result[at[0]], item, kind.item)
         else:
-            result.append(strategic_merge({}, item, kind.item))
-    return result
+            result[number] = strategic_merge({}, item, kind.item)
+            at.append(number)
+    return list(result.values())
 
 
 def _delete_primitives(result: dict[str, Any], field: str, gone: list[Any]) -> None:
     if isinstance(result.get(field), list):
-        result[field] = [item for item in result[field] if item not in gone]
+        unwanted = set(map(_hashable, gone))
+        result[field] = [item for item in result[field] if _hashable(item) not in unwanted]
 
 
 def _ordered(merged: list[Any], order: list[Any], before: list[Any], kind: Type | None) -> list[Any]:
@@ -148,12 +163,25 @@ def json_patch(document: Any, operations: Any) -> Any:
     """Return ``document`` with an RFC 6902 patch applied. Raises `BadPatch`."""
     if not isinstance(operations, list):
         raise BadPatch("a JSON patch is a list of operations")
-    result = copy.deepcopy(document)
+    if len(operations) > MAX_OPERATIONS:
+        raise BadPatch(
+            f"the allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
+        )
+    result, room = copy.deepcopy(document), MAX_COPIED
     for operation in operations:
         if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
             raise BadPatch("a JSON patch operation is an object with a path")
+        if operation.get("op") == "copy":
+            room -= _copied(result, operation)
+            if room < 0:
+                raise BadPatch(f"the copies of a JSON patch may take {MAX_COPIED} bytes at most")
         result = _apply_operation(result, operation)
     return result
+
+
+def _copied(document: Any, operation: dict[str, Any]) -> int:
+    """Return how many bytes of JSON a copy makes: each may double the document."""
+    return len(msgspec.json.encode(_read(document, _tokens(_from(operation)))))
 
 
 def _apply_operation(document: Any, operation: dict[str, Any]) -> Any:
@@ -173,15 +201,20 @@ def _apply_operation(document: Any, operation: dict[str, Any]) -> Any:
                 raise BadPatch(f"testing value {path} failed: test failed")
             return document
         case "move" | "copy":
-            source = operation.get("from")
-            if not isinstance(source, str):
-                raise BadPatch(f"{op} operation has no from")
+            source = _from(operation)
             if op == "move":
                 document, value = _remove(document, _tokens(source))
             else:
                 value = copy.deepcopy(_read(document, _tokens(source)))
             return _add(document, tokens, value)
     raise BadPatch(f"unexpected kind: {op}")
+
+
+def _from(operation: dict[str, Any]) -> str:
+    source = operation.get("from")
+    if not isinstance(source, str):
+        raise BadPatch(f"{operation['op']} operation has no from")
+    return source
 
 
 def _tokens(path: str) -> list[str]:

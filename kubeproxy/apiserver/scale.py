@@ -32,14 +32,22 @@ def scaling(change: Callable[[Obj], Obj]) -> Callable[[Obj], Obj]:
     def transform(obj: Obj) -> Obj:
         name = obj["metadata"]["name"]
         wanted = change(scale_of(obj))
-        replicas = (wanted.get("spec") or {}).get("replicas", 0)
+        spec, meta = (_section(wanted, field) for field in ("spec", "metadata"))
+        replicas = spec.get("replicas", 0)
         if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
             detail = "must be greater than or equal to 0"
             raise status.invalid(
                 "autoscaling", "Scale", name, [status.invalid_value("spec.replicas", replicas, detail)]
             )
         obj["spec"]["replicas"] = replicas
-        obj["metadata"]["resourceVersion"] = (wanted.get("metadata") or {}).get("resourceVersion")
+        obj["metadata"]["resourceVersion"] = meta.get("resourceVersion")
         return obj
 
     return transform
+
+
+def _section(scale: Obj, field: str) -> Obj:
+    section = scale.get(field) or {}
+    if not isinstance(section, dict):
+        raise status.bad_request(f"a Scale's {field} must be an object")
+    return section

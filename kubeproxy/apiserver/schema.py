@@ -83,15 +83,24 @@ def _json_word(value: Any) -> str:
     return words.get(type(value), "null")
 
 
+MAX_VALUES = 50_000
+"""Entries of all lists and objects in one object: 3 MiB of "{}," would be checked, and told of, for a minute."""
+
+
 class _Conformer:
     """Walks one object; ``unknown`` collects the paths of fields that nobody declared."""
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
+        self._left = MAX_VALUES
 
     def value(self, value: Any, kind: Type, path: str, where: str) -> Any:
         if isinstance(kind, Scalar):
             return self._scalar(value, kind, where)
+        if isinstance(value, list | dict):
+            self._left -= len(value)
+            if self._left < 0:
+                raise WrongType(f"an object has {MAX_VALUES} values at most")
         if isinstance(kind, Shape):
             return self._shape(value, kind, path, where)
         if isinstance(kind, ListOf):

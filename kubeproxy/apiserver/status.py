@@ -59,6 +59,9 @@ class FieldError(msgspec.Struct, frozen=True):
 
 Errors = list[FieldError]
 
+MAX_ERRORS = 100
+"""Told to a client: a list of a thousand bad entries would be answered by megabytes."""
+
 
 def required(field: str, detail: str = "") -> FieldError:
     """A field that must be there is not."""
@@ -177,7 +180,8 @@ def listed(errors: Errors) -> str:
 
 
 def invalid(group: str, kind: str, name: str, errors: Errors) -> ApiProblem:
-    """The object is well-formed but wrong; one cause per field."""
+    """The object is well-formed but wrong; one cause per field, up to `MAX_ERRORS`."""
+    errors = errors[:MAX_ERRORS]
     causes = [{"reason": str(error.type), "message": error.body, "field": error.field} for error in errors]
     message = f"{qualified(kind, group)} {quoted(name)} is invalid: {listed(errors)}"
     return ApiProblem(422, "Invalid", message, _details(group, kind, name) | {"causes": causes})
