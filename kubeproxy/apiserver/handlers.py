@@ -201,7 +201,10 @@ class Objects:
             pod["spec"]["nodeName"] = node
             return pod
 
-        await self._registry.update(place.kind, place.namespace, place.name, bind, subresource="binding")
+        dry = _is_dry(request, "CreateOptions")
+        await self._registry.update(
+            place.kind, place.namespace, place.name, bind, subresource="binding", dry_run=dry
+        )
         success = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return _answer(msgspec.json.encode(success), Form(), 201)
 

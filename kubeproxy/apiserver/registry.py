@@ -332,7 +332,7 @@ def _keep_other_half(kind: Kind, new: Obj, old: Obj, subresource: str) -> None:
     """The main resource cannot write status; the status subresource can write nothing but that and annotations.
 
     flanneld publishes its lease as annotations through nodes/status. Labels pass too, as with upstream, but not a
-    Deployment's.
+    Deployment's, nor a Pod's: by them a node's agent could draw Services to its pods (upstream: NodeRestriction).
     """
     if subresource != "status":
         new.pop("status", None)
@@ -342,7 +342,7 @@ def _keep_other_half(kind: Kind, new: Obj, old: Obj, subresource: str) -> None:
     for field in [key for key in new if key not in ("status", "metadata")]:
         del new[field]
     new.update({key: value for key, value in old.items() if key not in ("status", "metadata")})
-    passing = ("resourceVersion", "annotations", *(() if kind.name == "Deployment" else ("labels",)))
+    passing = ("resourceVersion", "annotations", *(() if kind.name in ("Deployment", "Pod") else ("labels",)))
     kept = {key: value for key, value in old["metadata"].items() if key not in passing}
     new["metadata"] = kept | {key: new["metadata"][key] for key in passing if key in new["metadata"]}
 

@@ -201,7 +201,9 @@ async def _serve(
     for bound in sockets.api:
         await api.start(bound, context if protected.secure else None)
     if sockets.clients:
-        gateway = Doorkeeper(gateway_app(registry.store, users=users), clock, connections=most)
+        gateway = Doorkeeper(
+            gateway_app(registry.store, users=users, local_only=users is None), clock, connections=most
+        )
         stack.push_async_callback(gateway.stop)
         for each in sockets.clients:
             await gateway.start(each.bound, context if each.tls else None)

@@ -4,13 +4,13 @@ Tokens are kept and looked up by their SHA-256: how long a look-up takes says no
 the process' memory holds none.
 """
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+
+from kubeproxy.credential_files import csv_rows
 
 AUTHENTICATED = "system:authenticated"
 UNAUTHENTICATED = "system:unauthenticated"
@@ -61,17 +61,11 @@ def parse_tokens(text: str) -> Tokens:
     Raises ValueError, which names the line and never the token.
     """
     found: dict[bytes, User] = {}
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    try:
-        for row in reader:
-            if not row or row[0].startswith("#"):
-                continue
-            key, user = _row(row, reader.line_num)
-            if key in found:
-                raise ValueError(f"line {reader.line_num}: the token stands on an earlier line too")
-            found[key] = user
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from None
+    for line, row in csv_rows(text):
+        key, user = _row(row, line)
+        if key in found:
+            raise ValueError(f"line {line}: the token stands on an earlier line too")
+        found[key] = user
     return found
 
 

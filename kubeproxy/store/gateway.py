@@ -9,13 +9,15 @@ whole store: bind it to loopback then.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from kubeproxy.store.base import LeaseNotFound, Refused, Store, StoreError
+from kubeproxy.local_only import foreign_name
+from kubeproxy.store.base import LeaseNotFound, PermissionDenied, Refused, Store, StoreError
 from kubeproxy.store.gateway_codec import (
     MEMBER,
     AuthenticateRequest,
@@ -35,6 +37,7 @@ from kubeproxy.store.gateway_codec import (
     range_response,
     write_response,
 )
+from kubeproxy.store.gateway_door import SIGN_IN_BYTES, SignIns, TooManyRequests, read_body
 from kubeproxy.store.gateway_users import GatewayUsers
 from kubeproxy.store.gateway_watch import PROGRESS_SECONDS, WRITE_SECONDS, Watches
 from kubeproxy.store.scoped import REVISION, ScopedStore
@@ -43,8 +46,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 << 20
 """Above 1.5 MiB of keys and values in base64, with room for names."""
-BODY_SECONDS = 30.0
-"""How long a client may take to send a request's body."""
 API_VERSION = "3.5.0"
 """The etcd release whose API is spoken."""
 
@@ -55,13 +56,20 @@ def gateway_app(
     store: Store,
     *,
     users: GatewayUsers | None = None,
+    local_only: bool = False,
     progress_seconds: float = PROGRESS_SECONDS,
     write_seconds: float = WRITE_SECONDS,
 ) -> web.Application:
-    """Build the application. The two times are a silent watch's heartbeat and a stuck reader's end."""
+    """Build the application. The two times are a silent watch's heartbeat and a stuck reader's end.
+
+    ``local_only``: refuse what a browser sends for a foreign page, where no credentials protect.
+    """
 
     def store_of(request: web.Request) -> Store:
-        """Return the store as the request's user sees it. Raises Refused, InvalidToken."""
+        """Return the store as the request's user sees it. Raises Refused, InvalidToken, PermissionDenied."""
+        if local_only and (foreign := foreign_name(request.host, request.headers.get("Origin"))) is not None:
+            log.warning("403 to a request for or from %.200r, on a port for local programs only", foreign)
+            raise PermissionDenied
         if users is None:
             return store
         prefix = users.user(request.headers.get("Authorization", "")).prefix
@@ -186,30 +194,30 @@ CALLS: Mapping[str, Call] = {
 
 def _unary(call: Call, store_of: StoreOf) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
-        calls = _Calls(store_of(request))
-        return _json(await call(calls, await request.read()))
+        calls = _Calls(store_of(request))  # first: who may not ask need not be listened to
+        return _json(await call(calls, await read_body(request)))
 
     return handle
 
 
 def _authenticating(users: GatewayUsers | None) -> Callable[[web.Request], Awaitable[web.Response]]:
+    sign_ins = SignIns(time.monotonic)
+
     async def handle(request: web.Request) -> web.Response:
         if users is None:
             answer = Failure(9, 400, "etcdserver: authentication is not enabled")
             return web.Response(status=answer.status, body=answer.body(), content_type="application/json")
-        asked = decode(await request.read(), AuthenticateRequest)
-        return _json({"header": header(0), "token": users.authenticate(asked.name, asked.password)})
+        address = request.remote or ""
+        await asyncio.sleep(sign_ins.turn(address))
+        asked = decode(await read_body(request, SIGN_IN_BYTES), AuthenticateRequest)
+        try:
+            token = users.authenticate(asked.name, asked.password)
+        except Refused:
+            sign_ins.failed(address, asked.name)
+            raise
+        return _json({"header": header(0), "token": token})
 
     return handle
-
-
-async def _read_body(request: web.Request) -> None:
-    """Read all of a request, which keeps it for its handler. Raises Refused when it does not come."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            await request.read()
-    except TimeoutError:
-        raise Refused(f"the request's body did not come within {BODY_SECONDS:g} s") from None
 
 
 @web.middleware
@@ -217,8 +225,9 @@ async def _answer_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
-        await _read_body(request)
         return await handler(request)
+    except TooManyRequests as error:
+        answer = Failure(8, 429, f"etcdserver: {error}")
     except StoreError as error:
         answer = failure(error)
         if answer.status >= 500:

@@ -4,20 +4,20 @@ As with etcd's own gateway, a user is always a name and a password: no name is t
 (https://etcd.io/docs/v3.5/op-guide/authentication/rbac/). A token ends five minutes after it was last used.
 """
 
-import csv
 import hashlib
 import hmac
-import io
 import secrets
 from collections.abc import Callable, Mapping
 
 import msgspec
 
+from kubeproxy.credential_files import csv_rows
 from kubeproxy.store.base import InvalidToken, Refused
 
 TOKEN_SECONDS = 300.0
 """etcd's simple-token TTL."""
-MAX_TOKENS = 10_000
+MAX_TOKENS = 1_000
+"""Of one user; one more ends the oldest of his, and nobody else's."""
 AUTHENTICATION_FAILED = "authentication failed, invalid user ID or password"
 NO_USER = "user name is empty"
 
@@ -33,12 +33,9 @@ class GatewayUser(msgspec.Struct, frozen=True, kw_only=True):
 def parse_users(text: str) -> dict[str, GatewayUser]:
     """Read `name,password,key prefix`, one a line. Raises ValueError that names the line and no password."""
     found: dict[str, GatewayUser] = {}
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    for row in reader:
-        if not row or row[0].startswith("#"):
-            continue
+    for line, row in csv_rows(text):
         if len(row) != 3 or not row[0] or not row[1] or row[0] in found:
-            raise ValueError(f"line {reader.line_num}: must be name,password,key prefix, with a name of its own")
+            raise ValueError(f"line {line}: must be name,password,key prefix, with a name of its own")
         name, password, prefix = row
         found[name] = GatewayUser(name=name, password=_digest(password), prefix=prefix.encode())
     return found
@@ -50,8 +47,10 @@ class GatewayUsers:
     def __init__(self, users: Mapping[str, GatewayUser], now: Callable[[], float]) -> None:
         self._users = users
         self._now = now
-        self._tokens: dict[bytes, tuple[GatewayUser, float]] = {}
-        """By digest, each with the time of its end; the one that ends first comes first."""
+        self._holders: dict[bytes, GatewayUser] = {}
+        """By the token's digest."""
+        self._ends: dict[str, dict[bytes, float]] = {name: {} for name in users}
+        """Of each user's tokens; the one that ends first comes first."""
 
     def authenticate(self, name: str, password: str) -> str:
         """Return a token. Raises Refused in etcd's words, the same for a wrong name and a wrong password."""
@@ -68,20 +67,19 @@ class GatewayUsers:
         if not token:
             raise Refused(NO_USER)
         key = _digest(token)
-        user, end = self._tokens.pop(key, (None, 0.0))
-        if user is None or end < self._now():
+        user = self._holders.get(key)
+        if user is None or self._ends[user.name].pop(key) < self._now():
+            self._holders.pop(key, None)
             raise InvalidToken("invalid auth token")
         self._keep(key, user)
         return user
 
     def _keep(self, key: bytes, user: GatewayUser) -> None:
-        now = self._now()
-        self._tokens[key] = user, now + TOKEN_SECONDS
-        while (oldest := next(iter(self._tokens))) and (
-            self._tokens[oldest][1] < now or len(self._tokens) > MAX_TOKENS
-        ):
-            del self._tokens[oldest]
+        now, ends = self._now(), self._ends[user.name]
+        self._holders[key], ends[key] = user, now + TOKEN_SECONDS
+        while (oldest := next(iter(ends))) and (ends[oldest] < now or len(ends) > MAX_TOKENS):
+            del self._holders[oldest], ends[oldest]
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from kubeproxy.store.base import Compacted, Store, StoreError, WatchBatch
 from kubeproxy.store.gateway_codec import WatchCreateRequest, WatchRequest, decode, event, failure, header, lean
+from kubeproxy.store.gateway_door import read_body
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Watches:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one watch until the client leaves or stops reading, or the store or the server ends."""
         store = self._store_of(request)
-        asked = decode(await request.read(), WatchRequest).create_request
+        asked = decode(await read_body(request), WatchRequest).create_request
         _keep_alive(request)
         batches = store.watch(asked.key, asked.range_end, asked.start_revision)
         stream = _Stream(request, asked, self._write_seconds)

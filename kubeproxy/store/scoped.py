@@ -1,10 +1,12 @@
 """A store as one user sees it: the keys below a prefix, and `PermissionDenied` for all others. Pure."""
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 
 from kubeproxy.store.base import (
     Compare,
     Lease,
+    LeaseNotFound,
     LeaseStatus,
     Operation,
     PermissionDenied,
@@ -42,6 +44,10 @@ class ScopedStore:
             self._check(condition.key)
         for operation in (*success, *failure):
             self._check(operation.key, b"" if isinstance(operation, Put) else operation.range_end)
+        # As etcd: who could hang a key of his own on another's lease would take it out of that other's hands.
+        for lease in {each.lease for each in (*success, *failure) if isinstance(each, Put) and each.lease}:
+            with suppress(LeaseNotFound):
+                await self._own_lease(lease)
         return await self._store.txn(compare, success, failure)
 
     async def watch(

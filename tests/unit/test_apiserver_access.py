@@ -21,6 +21,7 @@ from kubeproxy.apiserver.protection import RELOAD_SECONDS, Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, service
+from tests.etcd_bed import free_port
 
 pytestmark = pytest.mark.unit
 
@@ -165,9 +166,14 @@ async def test_a_nodes_agent_writes_its_own_and_nobody_elses(tmp_path):
             spec = {"nodeName": name, "containers": [{"name": "c", "image": "i"}]}
             assert (await server.ask(pods, admin, "POST", {"metadata": {"name": name}, "spec": spec}))[0] == 201
         merge = {"Content-Type": "application/merge-patch+json"}
-        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        ready = {
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            "metadata": {"labels": {"a": "b"}},
+        }
         for name, code in (("n1", 200), ("n2", 403), ("none", 404)):
             assert (await server.ask(f"{pods}/{name}/status", node, "PATCH", ready, **merge))[0] == code
+        _, pod = await server.ask(f"{pods}/n1", node)
+        assert "labels" not in pod["metadata"], "by labels it would choose the Services that send to its pods"
         assert (await server.ask(f"{pods}/n2", node, "DELETE"))[0] == 403
         assert (await server.ask(f"{pods}/n1", node, "DELETE"))[0] == 200
 
@@ -315,13 +321,22 @@ async def test_what_must_not_be_served_in_plain_is_not(tmp_path):
         ({}, 200),
         ({"Host": "localhost:8001"}, 200),
         ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://127.0.0.1:3000"}, 200),
     ],
 )
 async def test_a_browser_on_a_foreign_page_gets_nothing_of_a_plain_port(headers, code):
-    settings = Settings(store="sqlite::memory:", ranges=RANGES, port=0)
+    gateway = f"http://127.0.0.1:{free_port()}"
+    settings = Settings(store="sqlite::memory:", ranges=RANGES, port=0, client_urls=(gateway,))
     async with running(settings, SystemClock()) as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}{CONFIG_MAPS}", headers=headers) as answer:
             assert answer.status == code
+        # The whole store, by a request that a page may send without asking: no JSON type, no method but POST.
+        simple = {"Content-Type": "text/plain", **headers}
+        for path, body in (("kv/put", b'{"key":"YQ=="}'), ("watch", b'{"create_request":{"key":"YQ=="}}')):
+            async with session.post(f"{gateway}/v3/{path}", data=body, headers=simple) as answer:
+                assert answer.status == code

@@ -136,7 +136,16 @@ def test_a_token_file_is_upstreams():
 
 
 @pytest.mark.parametrize(
-    "text", ["s3cret,alice", "s3cret", ",a,1", "s3cret,,1", "s3cret,a,1\ns3cret,b,2", 's3cret,a,1,"g,h",x']
+    "text",
+    [
+        *("s3cret,alice", "s3cret", ",a,1", "s3cret,,1", "s3cret,a,1\ns3cret,b,2", 's3cret,a,1,"g,h",x'),
+        *(
+            's3cret,a,1,"view\nother,root,0,system:masters',
+            's3cret,a,1,"view" x',
+            "s3cret,a\x00,1",
+            "s3cret,a\x85b,1",
+        ),
+    ],
 )
 def test_a_bad_token_file_is_told_by_its_line_and_no_token(text):
     with pytest.raises(ValueError, match=r"^line") as raised:

@@ -9,7 +9,18 @@ import pytest
 
 from kubeproxy.apiserver import media, patch
 from kubeproxy.apiserver.kinds import KINDS
-from tests.apiserver_bed import CONFIG_MAPS, DEPLOYMENTS, MERGE, SERVICES, STRATEGIC, api_bed, deployment, service
+from tests.apiserver_bed import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    MERGE,
+    PODS,
+    SERVICES,
+    STRATEGIC,
+    api_bed,
+    deployment,
+    pod,
+    service,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -128,3 +139,12 @@ async def test_a_scale_of_no_objects_is_a_400(field, kind):
         await bed.made(DEPLOYMENTS, deployment("d"))
         code, told = await bed.call("PATCH", f"{DEPLOYMENTS}/d/scale", {field: "x"}, Content_Type=kind)
         assert (code, told["reason"]) == (400, "BadRequest")
+
+
+async def test_a_dry_run_binds_nothing():
+    async with api_bed() as bed:
+        await bed.made(PODS, pod("p"))
+        code, _ = await bed.call("POST", f"{PODS}/p/binding?dryRun=All", {"target": {"name": "n"}})
+        assert code == 201
+        _, kept = await bed.call("GET", f"{PODS}/p")
+        assert "nodeName" not in kept["spec"]

@@ -1,5 +1,6 @@
 """The gateway's users: passwords, tokens, and each below his own keys, with our client of etcd and in TLS."""
 
+import asyncio
 import contextlib
 from ipaddress import ip_network
 
@@ -13,6 +14,7 @@ from kubeproxy.clock import SystemClock
 from kubeproxy.store.base import (
     Delete,
     InvalidToken,
+    LeaseNotFound,
     PermissionDenied,
     Put,
     Range,
@@ -24,7 +26,8 @@ from kubeproxy.store.base import (
 )
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
-from kubeproxy.store.gateway_users import TOKEN_SECONDS, GatewayUsers, parse_users
+from kubeproxy.store.gateway_door import SignIns, TooManyRequests
+from kubeproxy.store.gateway_users import MAX_TOKENS, TOKEN_SECONDS, GatewayUsers, parse_users
 from kubeproxy.store.scoped import ScopedStore
 from kubeproxy.store.sqlite import SqliteStore
 from tests.etcd_bed import free_port
@@ -89,6 +92,7 @@ async def test_each_user_has_his_keys_and_no_others(tmp_path):
         ("https://0.0.0.0:0", "", "needs --client-users-file"),
         ("ftp://127.0.0.1:0", USERS, "must be http"),
         ("http://127.0.0.1:0", "a,b\n", "line 1: must be name,password,key prefix"),
+        ("http://127.0.0.1:0", 'a,b,"/c\nroot,r,', "line 1: unexpected end of data"),
     ],
 )
 async def test_what_would_be_open_is_not_served(tmp_path, url, users, complaint):
@@ -139,3 +143,66 @@ async def test_a_scope_is_a_prefix(key, end, allowed):
             else:
                 with pytest.raises(PermissionDenied):
                     await scoped.txn((), (operation,))
+
+
+async def test_nobody_hangs_his_keys_on_anothers_lease():
+    """Else the other could neither renew nor revoke it any more, and would lose his keys with it."""
+    async with await SqliteStore.open(":memory:") as store:
+        mine, other = ScopedStore(store, b"/a"), ScopedStore(store, b"/b")
+        lease = (await other.lease_grant(60)).id
+        await other.txn((), (Put(key=b"/b/subnet", value=b"", lease=lease),))
+        for branches in (
+            ((Put(key=b"/a/x", value=b"", lease=lease),), ()),
+            ((), (Put(key=b"/a/x", value=b"", lease=lease),)),
+        ):
+            with pytest.raises(PermissionDenied):
+                await mine.txn((), *branches)
+        assert await other.lease_keep_alive(lease) == 60
+        with pytest.raises(LeaseNotFound):
+            await mine.txn((), (Put(key=b"/a/x", value=b"", lease=12345),))
+
+
+def test_a_users_many_tokens_end_his_own_only():
+    users = GatewayUsers(parse_users(USERS), lambda: 0.0)
+    root, first = users.authenticate("root", "r00t"), users.authenticate("flannel", "s3cret")
+    for _ in range(MAX_TOKENS):
+        users.authenticate("flannel", "s3cret")
+    assert users.user(root).name == "root"
+    with pytest.raises(InvalidToken):
+        users.user(first)
+
+
+def test_passwords_are_not_guessed_in_haste(caplog):
+    now = 100.0
+    sign_ins = SignIns(lambda: now)
+    waits = [sign_ins.turn("192.0.2.1") for _ in range(20)]
+    assert waits[:10] == [0.0] * 10
+    assert waits[-1] == pytest.approx(1.0)
+    assert sign_ins.turn("192.0.2.2") == 0.0, "another address waits for nobody"
+    with pytest.raises(TooManyRequests):
+        for _ in range(100):
+            sign_ins.turn("192.0.2.1")
+    now += 60
+    assert sign_ins.turn("192.0.2.1") == 0.0
+    for _ in range(3):
+        sign_ins.failed("192.0.2.1", "root\nforged")
+    assert [record.getMessage() for record in caplog.records] == [
+        "no sign-in for user 'root\\nforged' from 192.0.2.1 (1 since the start)"
+    ]
+
+
+async def test_who_has_not_signed_in_is_not_listened_to(tmp_path):
+    """A body of 4 MiB from each of thousands of strangers would be kept until it is whole."""
+    url = f"http://127.0.0.1:{free_port()}"
+    async with running(settings(tmp_path, url), SystemClock()), aiohttp.ClientSession() as http:
+        for path, text in (("kv/put", "user name is empty"), ("auth/authenticate", "request is too large")):
+            async with http.post(f"{url}/v3/{path}", data=b"x" * 5000) as answer:
+                assert answer.status == 400
+                assert text in (await answer.json())["message"]
+
+        async def endless():
+            yield b"{"
+            await asyncio.Event().wait()
+
+        async with http.post(f"{url}/v3/kv/put", data=endless()) as answer:
+            assert "user name is empty" in (await answer.json())["message"], "before its body has come"
