@@ -1,7 +1,6 @@
 """`kubeproxy status`: what the agent on this node has programmed, what is late, and what is left out."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -19,6 +18,7 @@ from kubeproxy.health.http import AddressError, parse_address
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
 from kubeproxy.options import METRICS_PORT
+from kubeproxy.store.trouble import in_words
 from kubeproxy.sync.syncer import SyncStatus
 
 LATE_SECONDS = 10.0
@@ -53,10 +53,7 @@ def _address(values: dict[str, Any]) -> tuple[str, int]:
 def _reason(error: Exception) -> str:
     if isinstance(error, msgspec.DecodeError):
         return f"something else does ({error})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else str(error)
+    return in_words(error)
 
 
 async def fetch(url: str) -> AgentStatus:

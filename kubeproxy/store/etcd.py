@@ -35,6 +35,7 @@ from kubeproxy.store.base import (
 from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.etcd_calls import EtcdCalls
 from kubeproxy.store.limits import check_watch
+from kubeproxy.store.trouble import in_words
 
 CALL_SECONDS = 5.0
 IDLE_SECONDS = 10.0
@@ -202,7 +203,7 @@ class EtcdStore:
             except (aiohttp.ClientError, ConnectionError) as error:
                 if self._calls.closed:
                     return b""
-                raise Unavailable(f"etcd {endpoint}: the watch broke: {error}") from error
+                raise Unavailable(f"etcd {endpoint}: the watch broke: {in_words(error)}") from error
 
 
 def _read_key(operations: tuple[Operation, ...]) -> bytes:

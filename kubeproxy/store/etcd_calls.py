@@ -19,6 +19,7 @@ import msgspec
 from kubeproxy.store import etcd_codec as codec
 from kubeproxy.store.base import NoSpace, Refused, Unauthenticated, Unavailable
 from kubeproxy.store.etcd_access import EtcdAccess
+from kubeproxy.store.trouble import in_words
 
 T = TypeVar("T")
 
@@ -107,9 +108,9 @@ class EtcdCalls:
             ) as response:
                 answer = await response.read()
         except aiohttp.ClientConnectorError as error:
-            raise NotSent(f"etcd {endpoint}: {error}") from error
+            raise NotSent(f"etcd {endpoint}: {in_words(error)}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f"etcd {endpoint}: {str(error) or 'no answer in time'}") from error
+            raise Unavailable(f"etcd {endpoint}: {in_words(error)}") from error
         if response.status == 200:
             return codec.decode(answer, kind)
         raise codec.error(response.status, answer)
@@ -140,13 +141,13 @@ class EtcdCalls:
                     endpoint + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 )
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f"etcd {endpoint}: {str(error) or 'no answer in time'}") from error
+            raise Unavailable(f"etcd {endpoint}: {in_words(error)}") from error
         if response.status == 200:
             return response
         try:
             raise codec.error(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f"etcd {endpoint}: {error}") from error
+            raise Unavailable(f"etcd {endpoint}: {in_words(error)}") from error
         finally:
             response.close()
 

@@ -34,6 +34,7 @@ from kubeproxy.store.kube_wire import (
     refusal,
 )
 from kubeproxy.store.resources import Resource
+from kubeproxy.store.trouble import in_words
 
 __all__ = ["ApiError", "KubeClient", "Listing", "Page", "StreamingUnsupported", "WatchEvent"]
 
@@ -139,7 +140,7 @@ class KubeClient:
                     yield answer
                     return
         except _NETWORK_ERRORS as error:
-            raise Unavailable(f"{method} {url}: {str(error) or type(error).__name__}") from error
+            raise Unavailable(f"{method} {url}: {in_words(error)}") from error
 
     async def _request(
         self,
