@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -103,6 +103,19 @@ def api_app(
     return app
 
 
+def waiting_app(reason: Callable[[], str]) -> web.Application:
+    """Return what answers while a server that starts waits for its store: alive, and 503 to all else."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/livez":
+            return web.Response(text="ok")
+        return _failure(status.unavailable(f"the store does not answer: {reason()}"))
+
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
 class _StoreState:
     """Says once that the store went away and once that it is back, however many requests meet it."""
 
@@ -154,7 +167,7 @@ async def _answer(
         raise found
     if found is not None:
         answer = await objects.handle(request, found)
-        store.clear(wrote=request.method not in ("GET", "HEAD"))
+        store.clear(wrote=request.method in ("POST", "PUT", "PATCH"))  # a full etcd takes deletions
         return answer
     if request.method not in ("GET", "HEAD"):
         raise status.path_not_found()

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import random
 import socket
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
@@ -18,7 +19,7 @@ import msgspec
 
 from kubeproxy.apiserver import client_urls
 from kubeproxy.apiserver.allocate import Allocator, Ranges
-from kubeproxy.apiserver.app import api_app
+from kubeproxy.apiserver.app import api_app, waiting_app
 from kubeproxy.apiserver.bootstrap import SystemObjects
 from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.apiserver.credentials import write_admin
@@ -51,6 +52,8 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _LEASE = "kube-controller-manager"
 """Upstream's name for who runs these loops: a real controller manager on the same cluster would wait for us."""
+_LONGEST_WAIT = 5.0
+"""Between two looks for a store that is away at the start."""
 _STEADY_SECONDS = 60.0
 """A task that ran this long before it died starts over with the short pause."""
 
@@ -109,7 +112,7 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
         system = SystemObjects(registry, settings.ranges, Reach(settings.advertise_address, port))
         if not settings.advertise_address:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
-        await _bootstrap(system, clock)
+        await _bootstrap(system, sockets, protected, clock)
         stack.push_async_callback(_leave, system)
         local = await _serve(settings, sockets, registry, protected, users, clock, stack)
         url, identity = url_of(sockets.api[0], tls=protected.secure), _identity(settings.store)
@@ -157,19 +160,37 @@ def _names(settings: Settings) -> list[str]:
     return [*names, str(settings.ranges.networks[0][1])]
 
 
-async def _bootstrap(system: SystemObjects, clock: Clock) -> None:
-    """Make what every cluster has; a store that is away is waited for."""
-    pause, told = _FIRST_PAUSE, ""
-    while True:
-        try:
-            await system.ensure()
-            return
-        except Unavailable as error:
-            if str(error) != told:
-                told = str(error)
-                log.warning("waiting for the store: %s", told)
+async def _bootstrap(system: SystemObjects, sockets: _Sockets, protected: Protected, clock: Clock) -> None:
+    """Make what every cluster has; a store that is away is waited for, and clients are told so meanwhile."""
+    try:
+        await system.ensure()
+    except Unavailable as error:
+        reason = str(error)
+    else:
+        return
+    waiting = Doorkeeper(waiting_app(lambda: reason), clock, connections=most_files() - RESERVED_FILES)
+    for bound in sockets.api:
+        await waiting.start(bound, _context(protected))
+    try:
+        log.warning("waiting for the store: %s", reason)
+        pause = _FIRST_PAUSE
+        while True:
             await clock.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _LONGEST_WAIT)
+            try:
+                await system.ensure()
+                return
+            except Unavailable as error:
+                if str(error) != reason:
+                    reason = str(error)
+                    log.warning("waiting for the store: %s", reason)
+    finally:
+        await waiting.stop()
+
+
+def _context(protected: Protected) -> ssl.SSLContext | None:
+    """Return the TLS that the API's sockets speak, if any."""
+    return protected.tls.context if protected.secure and protected.tls is not None else None
 
 
 async def _leave(system: SystemObjects) -> None:
@@ -199,7 +220,7 @@ async def _serve(
     api = Doorkeeper(api_app(registry, clock, gate, max_watches=watches), clock, connections=most)
     stack.push_async_callback(api.stop)
     for bound in sockets.api:
-        await api.start(bound, context if protected.secure else None)
+        await api.start(bound, _context(protected))
     if sockets.clients:
         gateway = Doorkeeper(
             gateway_app(registry.store, users=users, local_only=users is None), clock, connections=most

@@ -29,8 +29,8 @@ def in_words(error: BaseException) -> str:
 def _system(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return _tls(error)
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno) if known else error.strerror or str(error) or type(error).__name__
+    known = error.errno or 0
+    return os.strerror(known) if known > 0 else error.strerror or str(error) or type(error).__name__
 
 
 def _tls(error: Exception) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from kubeproxy.apiserver.allocate import parse_ranges
@@ -26,6 +27,7 @@ from tests.etcd_bed import Cluster, etcd_cluster, free_port
 
 pytestmark = pytest.mark.e2e
 
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 ROOT = EtcdAccess(username="root", password="pw")
 LIMITED = EtcdAccess(username="limited", password="pw")
 
@@ -168,6 +170,33 @@ def test_a_start_that_waits_for_its_store_can_be_ended() -> None:
         process.communicate()
 
 
+async def test_a_start_that_waits_for_its_store_says_so_and_goes_on() -> None:
+    with etcd_cluster(1) as cluster:
+        url, port = cluster.urls[0], free_port()
+        cluster.members[0].kill()
+        settings = msgspec.structs.replace(_settings(url, EtcdAccess()), port=port)
+        async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            starting = asyncio.create_task(stack.enter_async_context(running(settings, SystemClock())))
+            await _says(http, "/readyz", 503, f"the store does not answer: etcd {url}: Connection refused")
+            await _says(http, "/api/v1/services", 503, '"ServiceUnavailable"')
+            await _says(http, "/livez", 200, "ok")
+            cluster.start(cluster.members[0])
+            async with asyncio.timeout(20):
+                await starting
+            await _says(http, "/api/v1/namespaces/default", 200, "Active")
+
+
+async def _says(http: aiohttp.ClientSession, path: str, code: int, text: str) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectionError):
+                async with http.get(path) as answer:
+                    said = await answer.text()
+                    assert (answer.status, text in said) == (code, True), said
+                    return
+            await asyncio.sleep(0.05)
+
+
 def _root_token(url: str) -> str:
     return str(ask(url, "/v3/auth/authenticate", {"name": "root", "password": "pw"})["token"])
 
@@ -186,9 +215,12 @@ class TestFullDisk:
             async with EtcdStore([url]) as store, running(_settings(url, EtcdAccess()), SystemClock()) as api:
                 async with aiohttp.ClientSession(api) as http:
                     before = await put(store, b"kept", b"x")
+                    made = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "made-before"}}
+                    async with http.post(CONFIG_MAPS, json=made) as answer:
+                        assert answer.status == 201
                     with pytest.raises(NoSpace):
                         for _ in range(10):
-                            await put(store, b"big", b"v" * 400_000)
+                            await put(store, b"big", b"v" * 1_200_000)  # Deletions have room still.
                     assert await store.alarms() == ("NOSPACE",)
                     assert (await get(store, b"kept")) is not None
                     await self._is_told(http)
@@ -204,12 +236,15 @@ class TestFullDisk:
     @staticmethod
     async def _is_told(http: aiohttp.ClientSession) -> None:
         service = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}}
-        for _ in range(2):
-            async with http.post("/api/v1/namespaces/default/configmaps", json=service) as answer:
+        for deleted in ("", "/made-before"):
+            if deleted:  # etcd is as full after it
+                async with http.delete(f"{CONFIG_MAPS}{deleted}") as answer:
+                    assert answer.status == 200
+            async with http.post(CONFIG_MAPS, json=service) as answer:
                 told = await answer.json()
                 message = "etcdserver: mvcc: database space exceeded"
                 assert (answer.status, told["message"], "reason" in told) == (500, message, False)
-        async with http.get("/api/v1/namespaces/default/configmaps") as answer:
+        async with http.get(CONFIG_MAPS) as answer:
             assert answer.status == 200
         async with http.get("/readyz") as answer:
             assert (answer.status, "NOSPACE" in await answer.text()) == (200, True)
