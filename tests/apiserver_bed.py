@@ -11,8 +11,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from kubeproxy.apiserver.allocate import Allocator, parse_ranges
 from kubeproxy.apiserver.app import api_app
+from kubeproxy.apiserver.authentication import Authenticator
 from kubeproxy.apiserver.bootstrap import SystemObjects
 from kubeproxy.apiserver.feed import Limits
+from kubeproxy.apiserver.gate import Gate
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.masters import Reach
 from kubeproxy.apiserver.registry import Registry
@@ -77,13 +79,15 @@ async def api_on(
     ports: str = "30000-32767",
     seed: int = 7,
     ring: Limits | None = None,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[Bed]:
-    """Another API server on a store."""
+    """Another API server on a store; without an authenticator everybody may do everything."""
     clock, rng = SystemClock(), random.Random(seed)
     ranges = parse_ranges(service_range, ports)
     registry = Registry(store, Allocator(store, ranges, rng), clock=clock, rng=rng)
     await SystemObjects(registry, ranges, Reach("192.168.56.10", 8001)).ensure()
-    server = TestServer(api_app(registry, clock, ring=ring))
+    gate = Gate(authenticator, registry, clock) if authenticator else None
+    server = TestServer(api_app(registry, clock, gate, ring=ring))
     async with TestClient(server, connector=TCPConnector(limit=0)) as client:
         yield Bed(client, registry)
 

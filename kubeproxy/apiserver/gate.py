@@ -63,10 +63,14 @@ class Gate:
         self._registry = registry
         self._local_only = local_only
         self.refusals = Refusals(clock)
+        self.known = 0
+        """Requests whose sender is known, or may be nobody."""
+        self.allowed = 0
 
     async def admit(self, request: web.Request, segments: Sequence[str], place: Place | None) -> User:
         """Return the user, after the whole body has come. Raises ApiProblem 401, 403, 408."""
         user = self._user(request)
+        self.known += 1
         if self._local_only:
             self._check_local(request)
         wanted = attributes(request, segments, place)
@@ -80,6 +84,7 @@ class Gate:
         await self._read_body(request)
         if decision is not Decision.ALLOWED and not await self._owns(request, user.node, decision, wanted):
             raise self._forbidden(request, user, wanted)
+        self.allowed += 1
         return user
 
     def _user(self, request: web.Request) -> User:

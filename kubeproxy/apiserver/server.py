@@ -27,6 +27,7 @@ from kubeproxy.apiserver.gate import Gate
 from kubeproxy.apiserver.gc import GarbageCollector
 from kubeproxy.apiserver.listening import RESERVED_FILES, Doorkeeper, listen, most_files, url_of
 from kubeproxy.apiserver.masters import LEASE_SECONDS, Reach
+from kubeproxy.apiserver.metrics import Metrics
 from kubeproxy.apiserver.protection import Protected, Protection, protect
 from kubeproxy.apiserver.registry import Registry
 from kubeproxy.apiserver.streams import MAX_WATCHES
@@ -114,7 +115,8 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
             log.info("no advertise address that pods could reach: the kubernetes Service has no endpoints")
         await _bootstrap(system, sockets, protected, clock)
         stack.push_async_callback(_leave, system)
-        local = await _serve(settings, sockets, registry, protected, users, clock, stack)
+        metrics = Metrics()
+        local = await _serve(settings, sockets, registry, protected, users, metrics, clock, stack)
         url, identity = url_of(sockets.api[0], tls=protected.secure), _identity(settings.store)
         if settings.write_kubeconfig:
             write_admin(settings.protection.pki, Path(settings.write_kubeconfig), url, clock.wall())
@@ -125,7 +127,9 @@ async def running(settings: Settings, clock: Clock) -> AsyncIterator[str]:
                 _kept_running("certificates and tokens", lambda: protected.keep_fresh(clock), clock)
             ),
             tasks.create_task(
-                _kept_running("controllers", lambda: _control(local, registry, clock, identity, settings), clock)
+                _kept_running(
+                    "controllers", lambda: _control(local, registry, clock, identity, settings, metrics), clock
+                )
             ),
         ]
         if settings.compaction_seconds and isinstance(store, EtcdStore):
@@ -208,6 +212,7 @@ async def _serve(
     registry: Registry,
     protected: Protected,
     users: GatewayUsers | None,
+    metrics: Metrics,
     clock: Clock,
     stack: contextlib.AsyncExitStack,
 ) -> Access:
@@ -217,7 +222,9 @@ async def _serve(
     context = protected.tls.context if protected.tls is not None else None
     gate = Gate(authenticator, registry, clock, local_only=authenticator.is_open)
     watches = min(settings.max_watches, max(most - REQUESTS, most // 2))
-    api = Doorkeeper(api_app(registry, clock, gate, max_watches=watches), clock, connections=most)
+    app = api_app(registry, clock, gate, max_watches=watches, metrics=metrics)
+    api = Doorkeeper(app, clock, connections=most)
+    metrics.turned_away.follow("api", lambda: {"api": api.refused})
     stack.push_async_callback(api.stop)
     for bound in sockets.api:
         await api.start(bound, _context(protected))
@@ -225,6 +232,7 @@ async def _serve(
         gateway = Doorkeeper(
             gateway_app(registry.store, users=users, local_only=users is None), clock, connections=most
         )
+        metrics.turned_away.follow("gateway", lambda: {"gateway": gateway.refused})
         stack.push_async_callback(gateway.stop)
         for each in sockets.clients:
             await gateway.start(each.bound, context if each.tls else None)
@@ -250,15 +258,22 @@ def _identity(store: str) -> str:
     return f"{socket.gethostname()}_{unique}"
 
 
-async def _control(local: Access, registry: Registry, clock: Clock, identity: str, settings: Settings) -> None:
+async def _control(
+    local: Access, registry: Registry, clock: Clock, identity: str, settings: Settings, metrics: Metrics
+) -> None:
     """Run, while this server is the leader, what only one may run at a time."""
     async with KubeClient(local) as client:
         election = Election(client, _LEASE, identity, clock=clock)
         collector = GarbageCollector(registry, clock, election.ensure_held)
         protection = ServiceCidrProtection(registry, clock, election.ensure_held)
+        metrics.leading.labels(_LEASE).set_function(lambda: election.held)
+        metrics.retries.follow("garbage collector", lambda: {"garbage collector": collector.failures})
+        metrics.retries.follow("ServiceCIDR protection", lambda: {"ServiceCIDR protection": protection.failures})
 
         async def endpoints() -> None:
-            await run_endpoint_controllers(client, clock=clock, guard=election.ensure_held)
+            await run_endpoint_controllers(
+                client, clock=clock, guard=election.ensure_held, show=metrics.follow_loop
+            )
 
         async def work() -> None:
             async with asyncio.TaskGroup() as tasks:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -31,6 +32,8 @@ class Streams:
         self._limit = limit
         self._begun = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.cut_off: Counter[str] = Counter()
+        """Watches whose clients did not read, by resource."""
 
     def stop(self) -> None:
         """End every watch, so that the server can go."""
@@ -51,7 +54,7 @@ class Streams:
             await response.prepare(request)
             async with asyncio.timeout(seconds), contextlib.aclosing(watcher.lines()) as lines:
                 async for out in lines:
-                    await _write(request, response, out)
+                    await self._write(request, response, out, what)
         except (TimeoutError, ConnectionResetError):
             pass  # the watch lasted as long as was asked, or the client left: both are its normal ends
         except StoreError as error:
@@ -61,13 +64,15 @@ class Streams:
             self._tasks.discard(task)
         return response
 
-
-async def _write(request: web.Request, response: web.StreamResponse, out: bytes) -> None:
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await response.write(out)
-    except TimeoutError:
-        log.info("a watch of %s by %s was not read for %d s: cut off", request.path, request.remote, WRITE_SECONDS)
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError from None
+    async def _write(self, request: web.Request, response: web.StreamResponse, out: bytes, what: str) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await response.write(out)
+        except TimeoutError:
+            self.cut_off[what] += 1
+            log.info(
+                "a watch of %s by %s was not read for %d s: cut off", request.path, request.remote, WRITE_SECONDS
+            )
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError from None

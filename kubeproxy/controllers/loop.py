@@ -25,7 +25,7 @@ class ControlLoop:
     def __init__(
         self, what: str, reconcile: Callable[[Key], Awaitable[None]], *, clock: Clock, rest: float = 0.0
     ) -> None:
-        self._what = what
+        self.what = what
         self._reconcile = reconcile
         self._clock = clock
         self._rest = rest
@@ -34,6 +34,12 @@ class ControlLoop:
         self._queue: WorkQueue[Key] = WorkQueue(clock=clock)
         self._complained: set[Key] = set()
         self.failures = 0
+        """How often a reconciliation failed and was put off."""
+
+    @property
+    def depth(self) -> int:
+        """How many keys wait for a reconciliation."""
+        return len(self._queue)
 
     def touch(self, key: Key) -> None:
         """Ask for a reconciliation."""
@@ -67,7 +73,7 @@ class ControlLoop:
                 self._put_off(key, error)
                 return
             # Its Service is deleted next: there is nothing left to do, and nothing to retry.
-            log.debug("namespace %s is being deleted: no more %s for Service %s", key[0], self._what, key[1])
+            log.debug("namespace %s is being deleted: no more %s for Service %s", key[0], self.what, key[1])
         self._queue.done(key)
         self._complained.discard(key)
 
@@ -77,7 +83,7 @@ class ControlLoop:
         lost_race = isinstance(error, ApiError) and error.code in (404, 409)
         if not lost_race and not isinstance(error, Unavailable) and key not in self._complained:
             self._complained.add(key)
-            log.warning("%s of Service %s/%s are late, retrying: %s", self._what, *key, error)
+            log.warning("%s of Service %s/%s are late, retrying: %s", self.what, *key, error)
         self._queue.failed(key)
 
 

@@ -24,10 +24,22 @@ _CONTROLLERS: tuple[tuple[str, Reconciler, tuple[Cause, ...]], ...] = (
 )
 
 
+def _unshown(_loop: ControlLoop) -> None:
+    """Show nothing."""
+
+
 async def run_endpoint_controllers(
-    client: KubeClient, *, clock: Clock, guard: Guard = unguarded, endpoints_rest: float = ENDPOINTS_REST_SECONDS
+    client: KubeClient,
+    *,
+    clock: Clock,
+    guard: Guard = unguarded,
+    endpoints_rest: float = ENDPOINTS_REST_SECONDS,
+    show: Callable[[ControlLoop], None] = _unshown,
 ) -> None:
-    """Keep EndpointSlices and Endpoints until cancelled; ``guard`` is asked before each write."""
+    """Keep EndpointSlices and Endpoints until cancelled; ``guard`` is asked before each write.
+
+    ``show`` is told each control loop, for whoever shows how they do.
+    """
     index = Index(client, clock=clock)
     writer = Writer(client, index, guard)
     loops = []
@@ -35,6 +47,7 @@ async def run_endpoint_controllers(
         rest = endpoints_rest if reconcile is reconcile_endpoints else 0.0
         loop = ControlLoop(what, partial(reconcile, index, writer), clock=clock, rest=rest)
         index.tell(loop.touch, causes)
+        show(loop)
         loops.append(loop)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(index.run())
