@@ -6,7 +6,9 @@ nobody's: they end the request with 401, as upstream does, also where anonymous 
 
 import logging
 import secrets
-from collections.abc import Mapping
+import ssl
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,18 @@ class Authenticator:
     """Says who sent a request. ``open_to_all``: everybody is an administrator (a plain port of loopback)."""
 
     def __init__(
-        self, *, tokens: TokenFile | None = None, anonymous: bool = True, open_to_all: bool = False
+        self,
+        *,
+        tokens: TokenFile | None = None,
+        anonymous: bool = True,
+        open_to_all: bool = False,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """``wall`` is the time in seconds since the Unix epoch, by which certificates end."""
         self._file = tokens
         self._anonymous = anonymous
         self._open = open_to_all
+        self._wall = wall
         self.loopback_token = secrets.token_urlsafe(32)
         """By which what runs inside this process speaks to its own port."""
         self._own: Tokens = {users.digest(self.loopback_token): users.LOOPBACK}
@@ -75,6 +84,9 @@ class Authenticator:
         """Return the user. Raises Unauthorized."""
         if self._open:
             return users.UNSECURED
+        if certificate and ssl.cert_time_to_seconds(certificate["notAfter"]) < self._wall():
+            # The handshake checked it; a connection, or a session that is resumed, lives on.
+            raise Unauthorized("the client certificate has expired")
         if certificate and (user := users.of_certificate(certificate.get("subject", ()))):
             return user
         scheme, _, token = authorization.strip().partition(" ")

@@ -81,6 +81,8 @@ class Gate:
         decision = decide(user, wanted)
         if decision is Decision.DENIED:
             raise self._forbidden(request, user, wanted)
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise status.unsupported_media_type("bodies as they are, without a Content-Encoding")
         await self._read_body(request)
         if decision is not Decision.ALLOWED and not await self._owns(request, user.node, decision, wanted):
             raise self._forbidden(request, user, wanted)

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from kubeproxy.clock import Clock
 
@@ -27,9 +28,26 @@ CONNECTIONS_PER_CLIENT = 1000
 RESERVED_FILES = 128
 LOG_SECONDS = 10.0
 SWEEP_SECONDS = 1.0
+UNREAD_SECONDS = 30.0
+"""A client that takes nothing of its answer for so long is cut off: a long list, perhaps, waits in memory."""
 _SHUTDOWN_SECONDS = 2.0
 _PAUSE = 0.1
 """Between two tries to accept where the machine has no descriptor left."""
+
+
+class _Unreadable(logging.Filter):
+    """Keeps requests that are no HTTP out of the log, where each would be a trace of aiohttp's parser."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            log.debug("a request that cannot be read: %s", error.message)
+            return False
+        return True
+
+
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.addFilter(_Unreadable())
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -77,6 +95,9 @@ class Doorkeeper:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_http_log,
+            # 200 KB of gzip are 200 MB, and would be unpacked before anybody is asked who he is.
+            auto_decompress=False,
             shutdown_timeout=_SHUTDOWN_SECONDS,
             keepalive_timeout=IDLE_SECONDS,
             handle_signals=False,
@@ -88,6 +109,8 @@ class Doorkeeper:
         self._starting: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet_until = 0.0
+        self._unread: dict[asyncio.Transport, tuple[int, float]] = {}
+        """What waits for clients: how many bytes, and since when just so many."""
         self.refused = 0
 
     async def start(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
@@ -168,6 +191,18 @@ class Doorkeeper:
         while True:
             await self._clock.sleep(SWEEP_SECONDS)
             self._forget_all_closed()
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """End connections whose clients do not read: a writer waits for them, so what waits stays the same."""
+        now, before, self._unread = self._clock.now(), self._unread, {}
+        for transport in (each for group in self._open.values() for each in group):
+            if size := transport.get_write_buffer_size():
+                known, since = before.get(transport, (0, now))
+                self._unread[transport] = (size, since if known == size else now)
+                if known == size and now - since >= UNREAD_SECONDS:
+                    self._complain("%s does not read its answer: cut off", transport.get_extra_info("peername"))
+                    transport.abort()
 
     def _forget_all_closed(self) -> None:
         for client in tuple(self._open):

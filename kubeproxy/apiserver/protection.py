@@ -74,7 +74,7 @@ def protect(
     if not secure and tokens is None and not local:
         raise ValueError("--insecure-plain-http beyond loopback needs --token-auth-file: nobody else would get in")
     is_open = not secure and tokens is None and wanted.anonymous
-    authenticator = Authenticator(tokens=tokens, anonymous=wanted.anonymous, open_to_all=is_open)
+    authenticator = Authenticator(tokens=tokens, anonymous=wanted.anonymous, open_to_all=is_open, wall=clock.wall)
     return Protected(tls=tls, secure=secure, authenticator=authenticator)
 
 

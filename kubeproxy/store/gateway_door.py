@@ -27,7 +27,9 @@ class TooManyRequests(StoreError):
 
 
 async def read_body(request: web.Request, limit: int | None = None) -> bytes:
-    """Read all of a request, from a client who may send it. Raises Refused when it does not come in time."""
+    """Read all of a request, from a client who may send it. Raises Refused for a late, long or packed one."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refused("a request's body must come without a Content-Encoding")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await (request if limit is None else request.clone(client_max_size=limit)).read()

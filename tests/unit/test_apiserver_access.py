@@ -155,6 +155,14 @@ async def test_client_certificates_say_who(tmp_path, caplog):
         assert len(refused) == 1
 
 
+async def test_a_certificate_that_has_ended_counts_no_more_on_a_connection_that_stands(tmp_path):
+    async with secure(tmp_path) as server:
+        admin = server.tls("root", ["system:masters"])
+        assert (await server.ask(SERVICES, admin))[0] == 200
+        server.clock.ahead = 2 * 365 * 86400
+        assert (await server.ask(SERVICES, admin))[0] == 401
+
+
 async def test_a_nodes_agent_writes_its_own_and_nobody_elses(tmp_path):
     async with secure(tmp_path) as server:
         admin, node = server.tls("root", ["system:masters"]), server.tls("system:node:n1", ["system:nodes"])

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gzip
 import logging
 import socket
+import time
 from ipaddress import ip_network
 
 import aiohttp
@@ -15,6 +17,7 @@ from kubeproxy.apiserver.protection import Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, PODS, api_bed
+from tests.etcd_bed import free_port
 
 pytestmark = pytest.mark.unit
 
@@ -77,6 +80,59 @@ async def test_headers_beyond_the_limits_are_refused():
                 writer.write(f"GET /api HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n".encode())
                 async with asyncio.timeout(5):
                     assert (await reader.readline()).split()[1] == b"400"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\njunk junk\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_a_400_and_leaves_no_trace(sent, caplog):
+    async with running(Settings(**SETTINGS), SystemClock()) as url, raw(url) as (reader, writer):
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert b"400 Bad Request" in answer
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+async def test_a_packed_body_is_never_unpacked(gateway):
+    """A megabyte of zeros is a kilobyte of gzip: unpacked as it comes, before anybody is asked who he is."""
+    client = f"http://127.0.0.1:{free_port()}"
+    packed = gzip.compress(bytes(50 << 20))
+    async with running(Settings(**SETTINGS, client_urls=(client,)), SystemClock()) as api:
+        url, code = (f"{client}/v3/kv/put", 400) if gateway else (api + CONFIG_MAPS, 415)
+        async with aiohttp.ClientSession() as session:
+            begin = time.process_time()
+            async with session.post(url, data=packed, headers={"Content-Encoding": "gzip"}) as answer:
+                assert answer.status == code
+                assert "Content-Encoding" in await answer.text()
+            assert time.process_time() - begin < 0.3
+
+
+async def test_who_does_not_read_a_long_answer_is_cut_off(monkeypatch, caplog):
+    monkeypatch.setattr(listening, "UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr(listening, "SWEEP_SECONDS", 0.05)
+    async with running(Settings(**SETTINGS), SystemClock()) as url, aiohttp.ClientSession() as session:
+        for name in "abcdefghij":
+            body = {"metadata": {"name": name}, "data": {"k": "x" * 1_000_000}}
+            async with session.post(url + CONFIG_MAPS, json=body) as answer:
+                assert answer.status == 201
+        async with raw(url) as (_, writer):
+            writer.transport.pause_reading()
+            writer.write(f"GET {CONFIG_MAPS} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            async with asyncio.timeout(10):
+                while "does not read its answer: cut off" not in caplog.text:
+                    await asyncio.sleep(0.01)
+        async with session.get(url + CONFIG_MAPS) as answer:
+            assert len(await answer.read()) > 10_000_000, "who reads is served"
 
 
 async def test_one_client_has_so_many_connections_and_gets_new_ones_when_it_lets_go(monkeypatch, caplog):

@@ -70,10 +70,10 @@ async def test_an_empty_namespace_in_the_object_is_the_paths():
         assert code == 200
 
 
-async def test_a_body_that_cannot_be_unpacked_is_a_400():
+async def test_a_packed_body_is_a_415():
     async with api_bed() as bed:
         code, told = await bed.call("POST", SERVICES, b"no gzip", Content_Encoding="gzip")
-        assert (code, told["reason"]) == (400, "BadRequest")
+        assert (code, told["reason"]) == (415, "UnsupportedMediaType")
 
 
 async def test_null_preconditions_ask_for_nothing():
