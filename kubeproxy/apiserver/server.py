@@ -282,6 +282,7 @@ async def _control(
                 tasks.create_task(_kept_running("endpoint controllers", endpoints, clock))
                 if settings.pod_network is not None:
                     ipam = NodeIpam(client, settings.pod_network, clock=clock, guard=election.ensure_held)
+                    metrics.retries.follow("node IPAM", lambda: {"node IPAM": ipam.failures})
                     tasks.create_task(_kept_running("node IPAM", ipam.run, clock))
 
         await election.run(work)

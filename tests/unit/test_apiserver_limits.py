@@ -18,6 +18,7 @@ from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, PODS, api_bed
 from tests.etcd_bed import free_port
+from tests.scraping import scrape
 
 pytestmark = pytest.mark.unit
 
@@ -158,6 +159,9 @@ async def test_one_client_has_so_many_connections_and_gets_new_ones_when_it_lets
         async with asyncio.timeout(5):
             while not await answers():
                 await asyncio.sleep(0.01)
+        async with aiohttp.ClientSession() as session:
+            told = await scrape(session, url)
+        assert told.value("kubeproxy_apiserver_connections_refused_total", server="api") >= refused
 
 
 async def test_a_body_or_an_object_above_the_limit_is_a_413():

@@ -6,7 +6,6 @@ from ipaddress import ip_network
 
 import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from kubeproxy.apiserver.allocate import Ranges
 from kubeproxy.apiserver.authentication import Authenticator, TokenFile
@@ -15,31 +14,10 @@ from kubeproxy.clock import SystemClock
 from kubeproxy.store.base import NoSpace, Unavailable
 from kubeproxy.store.sqlite import SqliteStore
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed, api_on, service
+from tests.scraping import scrape
 from tests.unit.test_apiserver_watch import watching
 
 pytestmark = pytest.mark.unit
-
-
-class Scrape:
-    """One answer of /metrics."""
-
-    def __init__(self, text):
-        self.samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-
-    def value(self, name, /, **labels):
-        """Sum the samples of a name that have all these labels; None when there is none."""
-        found = [
-            sample.value
-            for sample in self.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        return sum(found) if found else None
-
-
-async def scrape(session, url="", **headers):
-    async with session.get(f"{url}/metrics", headers=headers) as answer:
-        assert (answer.status, answer.content_type) == (200, "text/plain")
-        return Scrape(await answer.text())
 
 
 async def until(client, url, check):

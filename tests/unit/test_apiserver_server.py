@@ -16,6 +16,7 @@ from kubeproxy.apiserver.masters import Reach
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import ManualClock, SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed
+from tests.scraping import scrape
 from tests.store_engines import reset_in_mid_request
 
 pytestmark = pytest.mark.unit
@@ -100,3 +101,5 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch, caplog):
 
             await until(cut)
         assert (await bed.call("GET", f"{CONFIG_MAPS}/c7"))[0] == 200
+        told = await scrape(bed.client)
+        assert told.value("apiserver_terminated_watchers_total", resource="configmaps") == 1
