@@ -24,7 +24,7 @@ from kubeproxy.controllers.objects import Key, Node, Pod, decode_node, decode_po
 from kubeproxy.controllers.reconcilers import generated_name
 from kubeproxy.controllers.unseen import Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
-from kubeproxy.lab import identities
+from kubeproxy.lab.access import add_arguments, api_access
 from kubeproxy.lab.deployments import plan_deployment
 from kubeproxy.lab.replicasets import plan_replica_set, pod_from
 from kubeproxy.lab.scheduler import place, stranded
@@ -267,10 +267,10 @@ async def _serve(access: Access) -> None:
 def main(argv: Sequence[str]) -> int:
     """Parse the command line and run until SIGTERM."""
     parser = argparse.ArgumentParser(prog="kubeproxy.lab.controllers", allow_abbrev=False)
-    identities.add_arguments(parser)
+    add_arguments(parser)
     given = parser.parse_args(argv)
     logs.configure()
-    asyncio.run(_serve(identities.access(given.kubeconfig, given.server)))
+    asyncio.run(_serve(api_access(given.kubeconfig, given.server)))
     return 0
 
 

@@ -18,7 +18,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from kubeproxy.lab import addons, identities, layout, show
+from kubeproxy.lab import addons, layout, show
+from kubeproxy.lab.access import api_access
 from kubeproxy.lab.launch import Launch, take_down_undisturbed
 from kubeproxy.lab.state import Lab
 from kubeproxy.store.base import StoreError
@@ -295,7 +296,7 @@ def _closing_table(rows: list[Row], lab: list[tuple[str, float]], total: float) 
 
 
 async def _tutorial(lab: Lab, console: Console) -> list[Row]:
-    async with KubeClient(identities.access(lab.kubeconfig)) as client:
+    async with KubeClient(api_access(lab.kubeconfig)) as client:
         demo = Demo(lab, client, console)
         await demo.run()
         return demo.rows

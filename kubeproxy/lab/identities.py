@@ -7,20 +7,15 @@ credentials/NAME.kubeconfig  node1, ...; kube-proxy, controllers, coredns
 credentials/store-users.csv  who may use the store: flannel, below its keys; flannel.password is his
 """
 
-import argparse
-import os
 import secrets
 import time
 from pathlib import Path
 
-from kubeproxy.access import find_access
 from kubeproxy.apiserver.credentials import ADMIN, kubeconfig
 from kubeproxy.apiserver.pki import Pki, write_private
 from kubeproxy.apiserver.users import MASTERS, NODE_PREFIX, NODES
-from kubeproxy.clock import SystemClock
 from kubeproxy.lab import layout
 from kubeproxy.lab.state import Lab
-from kubeproxy.store.credentials import Access
 from kubeproxy.store.etcd_access import EtcdAccess
 
 PROXY = "kube-proxy"
@@ -62,17 +57,3 @@ def overlay_access() -> EtcdAccess:
     """Return how flannel comes to the store, from inside. Raises OSError."""
     ca = layout.INSIDE / layout.PKI / "ca.crt"
     return EtcdAccess(cafile=str(ca), username=OVERLAY, password=layout.overlay_password().read_text())
-
-
-def access(kubeconfig: str | os.PathLike[str] = "", server: str = "") -> Access:
-    """Return how to reach the API server that a kubeconfig, or a plain URL, names. Raises KubeconfigError."""
-    found = find_access(SystemClock(), kubeconfig=os.fspath(kubeconfig), master=server)
-    assert found is not None
-    return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a program's command line say which API server it speaks to."""
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--kubeconfig", default="", help="the file with the API server and our credentials")
-    group.add_argument("--server", default="", help="the API server's URL, where it asks for no credentials")

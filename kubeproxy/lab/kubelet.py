@@ -25,7 +25,7 @@ from kubeproxy import logs
 from kubeproxy.clock import SystemClock
 from kubeproxy.controllers.objects import Key
 from kubeproxy.kernel.exec import SystemExec
-from kubeproxy.lab import identities
+from kubeproxy.lab.access import add_arguments, api_access
 from kubeproxy.lab.containerprocess import use_pidfds
 from kubeproxy.lab.node import Node
 from kubeproxy.lab.podfiles import pods_in
@@ -124,7 +124,7 @@ async def _came_to_its_end(worker: PodWorker) -> bool:
 async def _serve(given: argparse.Namespace) -> None:
     given.state_dir.mkdir(parents=True, exist_ok=True)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    access = identities.access(given.kubeconfig, given.server)
+    access = api_access(given.kubeconfig, given.server)
     async with KubeClient(access) as client, aiohttp.ClientSession(connector=connector) as session:
         node = Node(
             given.node,
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="kubeproxy.lab.kubelet", allow_abbrev=False)
     parser.add_argument("--node", required=True)
     parser.add_argument("--node-ip", required=True)
-    identities.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--subnet-file", required=True, type=Path, help="flannel's subnet.env")
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--cluster-dns", default="10.96.0.10")

@@ -25,6 +25,7 @@ from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.lab import addons, checks, identities, layout, network, programs, state
+from kubeproxy.lab.access import api_access
 from kubeproxy.lab.init import Report, send
 from kubeproxy.lab.processes import Keeper, Running, Spec
 from kubeproxy.store.base import StoreError, Unavailable, put
@@ -60,7 +61,7 @@ class Supervisor:
             await asyncio.to_thread(network.build, SystemExec(), self._nodes)
             for machine in network.machines(self._nodes):
                 write_machine_files(machine, self._nodes)
-        admin = identities.access(layout.admin_kubeconfig())
+        admin = api_access(layout.admin_kubeconfig())
         async with asyncio.TaskGroup() as tasks, KubeClient(admin) as client:
             async with self._step("API server and store"):
                 self._keep(tasks, programs.apiserver(self._listen_fd))
