@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _log_to_stdout()
     if not Path(options["conf"]).is_file():
-        print(f"loading Corefile {options['conf']}: no such file; name one with -conf", file=sys.stderr)
+        why = "no regular file" if Path(options["conf"]).exists() else "no such file"
+        print(f"loading Corefile {options['conf']}: {why}; name one with -conf", file=sys.stderr)
         return 1
     try:
         return asyncio.run(_run(options))

@@ -67,7 +67,10 @@ class Ranges(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_ranges(cidrs: str, ports: str) -> Ranges:
     """Read --service-cluster-ip-range and --service-node-port-range. Raises ValueError."""
-    networks = tuple(ip_network(text.strip()) for text in cidrs.split(","))
+    try:
+        networks = tuple(ip_network(text.strip()) for text in cidrs.split(","))
+    except ValueError as error:
+        raise ValueError(f"service-cluster-ip-range {cidrs!r}: {error}") from None
     if len({net.version for net in networks}) != len(networks):
         raise ValueError(f"service-cluster-ip-range {cidrs!r}: at most one CIDR of each IP family")
     if any(net.num_addresses < 8 for net in networks):

@@ -27,7 +27,7 @@ class TokenFile:
     """--token-auth-file, read again when it changes; a bad one leaves the last good one in force."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises OSError, ValueError."""
+        """Read the file. Raises ValueError."""
         self._path = path
         self._changed = changes([path])
         self.tokens = self._read()
@@ -35,6 +35,8 @@ class TokenFile:
     def _read(self) -> Tokens:
         try:
             return users.parse_tokens(self._path.read_text("utf-8"))
+        except OSError as error:
+            raise ValueError(f"token-auth-file {self._path}: {error.strerror}") from None
         except ValueError as error:
             raise ValueError(f"token-auth-file {self._path}: {error}") from None
 
@@ -44,7 +46,7 @@ class TokenFile:
             return
         try:
             self.tokens = self._read()
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             log.error("the tokens stay as they were until this is mended: %s", error)
         else:
             log.info("%d tokens were read from %s", len(self.tokens), self._path)

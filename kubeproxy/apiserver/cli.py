@@ -92,7 +92,9 @@ def _settings(values: dict[str, Any]) -> Settings:
 
 
 def _store(values: dict[str, Any]) -> tuple[str, EtcdAccess]:
-    if bool(values["store"]) == bool(values["etcd-servers"]):
+    if values["store"] and values["etcd-servers"]:
+        raise FlagError("--store and --etcd-servers are two stores for one server")
+    if not values["store"] and not values["etcd-servers"]:
         raise FlagError("one of --store and --etcd-servers is required: sqlite:PATH or http://HOST:PORT")
     if values["etcd-password"] and values["etcd-password-file"]:
         raise FlagError("--etcd-password and --etcd-password-file are two passwords for one user")
@@ -188,7 +190,10 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] == "kubeconfig":
         return credentials.main(argv[1:])
     command = CommandLine(
-        "kubeproxy apiserver", "Serve the Kubernetes API over a store.", FLAGS, not_built=NOT_BUILT
+        "kubeproxy apiserver",
+        "Serve the Kubernetes API over a store. Credentials for its users: kubeproxy apiserver kubeconfig.",
+        FLAGS,
+        not_built=NOT_BUILT,
     )
     values: dict[str, Any] = {}
 

@@ -37,7 +37,7 @@ def bind(urls: Sequence[str]) -> list[ClientSocket]:
 
 
 def users_for(sockets: Sequence[ClientSocket], path: str, clock: Clock, *, plain: bool) -> GatewayUsers | None:
-    """Return who may use the gateway; None lets everybody. Raises ValueError, OSError."""
+    """Return who may use the gateway; None lets everybody. Raises ValueError."""
     for each in sockets:
         if is_loopback(each.bound):
             continue
@@ -50,5 +50,7 @@ def users_for(sockets: Sequence[ClientSocket], path: str, clock: Clock, *, plain
         return None
     try:
         return GatewayUsers(parse_users(Path(path).read_text("utf-8")), clock.now)
+    except OSError as error:
+        raise ValueError(f"client-users-file {path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"client-users-file {path}: {error}") from None

@@ -5,6 +5,7 @@
 reads the CA below --cert-dir, so it runs on the server's machine, and writes to standard output.
 """
 
+import logging
 import sys
 import time
 from base64 import b64encode
@@ -19,6 +20,8 @@ from kubeproxy.apiserver.pki import Pki, write_private
 from kubeproxy.apiserver.protection import DEFAULT_CERT_DIR
 from kubeproxy.apiserver.users import MASTERS
 from kubeproxy.flags import CommandLine, Flag, FlagError
+
+log = logging.getLogger(__name__)
 
 ADMIN = "kubernetes-admin"
 """kubeadm's name of the first administrator."""
@@ -35,7 +38,7 @@ FLAGS = [
 def kubeconfig(
     pki: Pki, server: str, user: str, groups: Sequence[str], now: float, *, cluster: str, context: str = ""
 ) -> bytes:
-    """Return a kubeconfig with a new client certificate in it. Raises OSError, ValueError."""
+    """Return a kubeconfig with a new client certificate in it. Raises ValueError."""
     ca, pair = pki.ca(now), pki.client(user, groups, now)
     context = context or f"{user}@{cluster}"
     config = {
@@ -57,8 +60,14 @@ def kubeconfig(
 
 
 def write_admin(pki: Pki, path: Path, server: str, now: float, cluster: str = "kubernetes") -> None:
-    """Write an administrator's kubeconfig, for its owner's eyes only. Raises OSError, ValueError."""
-    write_private(path, kubeconfig(pki, server, ADMIN, [MASTERS], now, cluster=cluster))
+    """Write an administrator's kubeconfig, for its owner's eyes only. Raises ValueError."""
+    text = kubeconfig(pki, server, ADMIN, [MASTERS], now, cluster=cluster)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, text)
+    except OSError as error:
+        raise ValueError(f"write-kubeconfig {path}: {error.strerror}") from None
+    log.info("an administrator's kubeconfig was written to %s", path)
 
 
 def _data(pem: bytes) -> str:
@@ -69,8 +78,10 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     if not values["user"]:
         raise FlagError("--user is required")
     parts = urlsplit(values["server"])
-    if parts.scheme != "https" or not parts.hostname:
+    if not values["server"]:
         raise FlagError("--server is required: https://HOST:PORT")
+    if parts.scheme != "https" or not parts.hostname:
+        raise FlagError(f"--server {values['server']!r} is no URL such as https://HOST:PORT")
     return values
 
 

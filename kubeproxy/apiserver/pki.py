@@ -23,7 +23,7 @@ SERVING_NAME = "kube-apiserver"
 
 
 class Pki:
-    """The certificates below one directory, which is made when it is not there. Raises OSError, ValueError."""
+    """The certificates below one directory, which is made when it is not there. Raises ValueError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -73,14 +73,17 @@ class Pki:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Two servers that start at once must not sign by two CAs."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        """Two servers that start at once must not sign by two CAs. Raises ValueError for what cannot be had."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ValueError(f"cert-dir {self._directory}: {error.strerror}") from None
 
     def _read(self, name: str) -> KeyPair | None:
         certificate, key = self._directory / f"{name}.crt", self._directory / f"{name}.key"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kubeproxy.apiserver.pki import changes
+from kubeproxy.store.etcd_access import read_file
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class ServingTls:
         *,
         renew: Callable[[], None] | None = None,
     ) -> None:
-        """Read the files. ``renew`` makes a certificate anew that nears its end. Raises OSError, ValueError."""
+        """Read the files. ``renew`` makes a certificate anew that nears its end. Raises ValueError."""
         self._files = (certificate, key)
         self._client_cas = tuple(client_cas)
         self._renew = renew
@@ -34,15 +35,22 @@ class ServingTls:
         self._load(self.context)
 
     def _load(self, context: ssl.SSLContext) -> None:
+        certificate, key = self._files
+        named = [("serving certificate", certificate), ("its key", key)]
+        for name, path in named + [("client CA", path) for path in self._client_cas]:
+            read_file(name, str(path))  # OpenSSL's errors name no file
         try:
-            context.load_cert_chain(*self._files)
-        except (ssl.SSLError, OSError) as error:
-            raise _explained(self._files[0], error) from None
+            # A password of "": an encrypted key is an error here and no question on the terminal.
+            context.load_cert_chain(certificate, key, password="")
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"serving certificate {certificate} with key {key}: {error.reason or error}"
+            ) from None
         for path in self._client_cas:
             try:
                 context.load_verify_locations(path)
-            except (ssl.SSLError, OSError) as error:
-                raise _explained(path, error) from None
+            except ssl.SSLError as error:
+                raise ValueError(f"client CA {path}: no PEM certificates ({error.reason})") from None
             context.verify_mode = ssl.CERT_OPTIONAL
 
     def reload(self) -> None:
@@ -64,8 +72,3 @@ def _context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _explained(path: Path, error: OSError) -> ValueError:
-    """An SSLError is an OSError whose text alone names no file."""
-    return ValueError(f"{path}: {error.strerror or getattr(error, 'reason', '') or error}")

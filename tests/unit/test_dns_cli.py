@@ -39,6 +39,8 @@ def test_a_missing_or_bad_corefile_is_status_1(tmp_path: Path, capsys: pytest.Ca
     path = tmp_path / "Corefile"
     assert main(["-conf", str(path)]) == 1
     assert capsys.readouterr().err == f"loading Corefile {path}: no such file; name one with -conf\n"
+    assert main(["-conf", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"loading Corefile {tmp_path}: no regular file; name one with -conf\n"
     path.write_text(".:53 {\n florp\n}\n")
     assert main(["-conf", str(path), "-dns.port", "1053"]) == 1
     assert capsys.readouterr().err == f"{path}:2 - Error during parsing: Unknown directive 'florp'\n"

@@ -65,7 +65,7 @@ def test_one_line_for_either_program(
     ("argv", "complaint"),
     [
         ([], "one of --store and --etcd-servers is required"),
-        ([ETCD, "--store=sqlite:/x"], "one of --store and --etcd-servers is required"),
+        ([ETCD, "--store=sqlite:/x"], "two stores for one server"),
         (["--store=sqlite:/x", "--etcd-username=a", "--etcd-password=b"], "the store is sqlite:/x"),
         (["--store=http://127.0.0.1:1", "--etcd-cafile={ca}"], "http://127.0.0.1:1 is no https URL"),
         (["--etcd-servers=127.0.0.1:1"], "'127.0.0.1:1' is no URL"),
