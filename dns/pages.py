@@ -6,6 +6,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from dns.chain import Page
+from kubeproxy.store.trouble import in_words
 
 
 class Sites:
@@ -31,7 +32,7 @@ class Sites:
             try:
                 await site.start()
             except OSError as error:
-                raise OSError(f"listen tcp {address}: {error.strerror or error}") from None
+                raise OSError(f"listen tcp {address}: {in_words(error)}") from None
 
     async def stop(self) -> None:
         """Close all."""

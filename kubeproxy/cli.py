@@ -4,11 +4,10 @@ Without a subcommand it is the node agent and takes kube-proxy's flags. Subcomma
 asked for, so that `kubeproxy lab exec` starts fast.
 """
 
-import importlib
-import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+
+from kubeproxy.starting import run_command
 
 COMMANDS = {
     "apiserver": ("kubeproxy.apiserver.cli", "serve the Kubernetes API over a store"),
@@ -30,22 +29,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 1
         module, rest = COMMANDS[arguments[0]][0], arguments[1:]
-    try:
-        status: int = _loaded(module).main(rest)
-    except KeyboardInterrupt:
-        return 130
-    return status
-
-
-def _loaded(module: str) -> ModuleType:
-    """Import a command, with Ctrl-C ending the process at once: nothing has begun yet.
-
-    A KeyboardInterrupt in the middle of loading a C extension has crashed the interpreter (seen: SIGSEGV).
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return importlib.import_module(module)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        return importlib.import_module(module)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run_command(module, rest)

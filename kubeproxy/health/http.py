@@ -15,6 +15,7 @@ from kubeproxy.clock import Clock
 from kubeproxy.health.metrics import CONTENT_TYPE, Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.statusz import AgentStatus
+from kubeproxy.store.trouble import in_words
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ async def serve(app: web.Application, address: tuple[str, int], clock: Clock) ->
                 break
             except OSError as error:
                 if not complained:
-                    log.error("cannot listen on %s:%d: %s; trying again", *address, error.strerror or error)
+                    log.error("cannot listen on %s:%d: %s; trying again", *address, in_words(error))
                 complained = True
                 await clock.sleep(RETRY_SECONDS)
         await asyncio.Event().wait()

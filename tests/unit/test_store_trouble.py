@@ -13,6 +13,7 @@ from kubeproxy.apiserver.pki import Pki
 from kubeproxy.store.base import Unavailable
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
+from kubeproxy.store.trouble import in_words
 from tests.etcd_bed import free_port
 
 NOBODY = EtcdAccess()
@@ -72,3 +73,10 @@ async def test_a_certificate_of_somebody_else(tmp_path: Path) -> None:
         said = await _trouble(url, EtcdAccess(cafile=str(ours.ca_file)))
     assert said.startswith(f"etcd {url}: certificate verify failed: ")
     assert "object at" not in said
+
+
+async def test_an_address_that_is_taken() -> None:
+    async with await asyncio.start_server(_hang_up, "127.0.0.1", 0) as server:
+        with pytest.raises(OSError) as raised:  # its text is what is asked about
+            await asyncio.start_server(_hang_up, *server.sockets[0].getsockname())
+    assert in_words(raised.value) == "Address already in use"
