@@ -7,6 +7,7 @@ Text: `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg` (klog's header); JSON: com
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
@@ -15,6 +16,8 @@ _ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 
 
 DEBUG_VERBOSITY = 4
 """From this -v on (klog's "debug level"), debug lines are shown."""
+FLOOD_SECONDS = 10.0
+"""Between two log lines of a kind that clients can cause at will."""
 
 
 class KlogFormatter(logging.Formatter):
@@ -62,6 +65,22 @@ class JsonFormatter(logging.Formatter):
 def one_line(text: str) -> str:
     """Escape what would let a hostile value forge a line or command the terminal that shows it."""
     return text.translate(_ESCAPED)
+
+
+class Turns:
+    """Lets one line in `FLOOD_SECONDS` through, of a kind that comes in floods; the clock only grows."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._next = 0.0
+
+    def take(self) -> bool:
+        """Say whether it is time for a line; if so, the next is due `FLOOD_SECONDS` later."""
+        now = self._now()
+        if now < self._next:
+            return False
+        self._next = now + FLOOD_SECONDS
+        return True
 
 
 def configure(logging_format: str = "text", verbosity: int = 0) -> None:

@@ -19,6 +19,7 @@ from kubeproxy.apiserver.routes import Place
 from kubeproxy.apiserver.users import User
 from kubeproxy.clock import Clock
 from kubeproxy.local_only import foreign_name
+from kubeproxy.logs import Turns
 from kubeproxy.store import objects
 from kubeproxy.store.resources import PODS
 
@@ -26,29 +27,26 @@ log = logging.getLogger(__name__)
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a request's body."""
-LOG_SECONDS = 10.0
 _WRITES = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _IMPERSONATION = "impersonate-"
 
 
 class Refusals:
-    """Counts requests that were refused, by HTTP status, and logs at most one in `LOG_SECONDS`."""
+    """Counts requests that were refused, by HTTP status, and logs at most one in `FLOOD_SECONDS`."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._quiet_until = 0.0
+        self._turns = Turns(clock.now)
         self._unsaid = 0
         self.counts = {401: 0, 403: 0}
 
     def note(self, code: int, request: web.Request, why: str) -> None:
         """Count one; ``why`` holds no secret."""
         self.counts[code] += 1
-        now = self._clock.now()
-        if now < self._quiet_until:
+        if not self._turns.take():
             self._unsaid += 1
             return
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
-        self._unsaid, self._quiet_until = 0, now + LOG_SECONDS
+        self._unsaid = 0
         log.warning("%d to %s: %s %s: %s%s", code, request.remote, request.method, request.path, why, more)
 
 

@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from kubeproxy.clock import Clock
+from kubeproxy.logs import Turns
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ HANDSHAKE_SECONDS = 10.0
 IDLE_SECONDS = 90.0
 CONNECTIONS_PER_CLIENT = 1000
 RESERVED_FILES = 128
-LOG_SECONDS = 10.0
 SWEEP_SECONDS = 1.0
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 """linux/tcp.h: tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes."""
@@ -111,7 +111,7 @@ class Doorkeeper:
         self._open: dict[str, set[asyncio.Transport]] = {}
         self._starting: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._quiet_until = 0.0
+        self._turns = Turns(clock.now)
         self._unread: dict[asyncio.Transport, tuple[int, float]] = {}
         """Of those for whom something waits: how many bytes they had taken, and since when no more."""
         self.refused = 0
@@ -226,8 +226,7 @@ class Doorkeeper:
             self._open[client] = standing
 
     def _complain(self, text: str, *values: object) -> None:
-        if self._clock.now() >= self._quiet_until:
-            self._quiet_until = self._clock.now() + LOG_SECONDS
+        if self._turns.take():
             log.warning(text, *values)
 
 

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from kubeproxy.clock import Clock
 from kubeproxy.logs import one_line
 from kubeproxy.model.objects import Record
+from kubeproxy.model.timestamps import timestamp
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import ApiError, Listing
 from kubeproxy.store.resources import EVENTS, NODES, Resource
@@ -142,7 +142,7 @@ class Recorder:
     async def _tell(self, note: Note, times: int) -> None:
         namespace = note.subject.namespace or "default"
         told = self._known.pop(note, None)
-        now = _rfc3339(self._clock.wall())
+        now = timestamp(self._clock.wall())
         if told is not None:
             told.count += times
             change = {"count": told.count, "lastTimestamp": now}
@@ -193,7 +193,3 @@ def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
     memory[key] = value
     if len(memory) > MOST_REMEMBERED:
         del memory[next(iter(memory))]
-
-
-def _rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from kubeproxy.logs import Turns
 from kubeproxy.store.base import Refused, StoreError
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,6 @@ SIGN_IN_BURST = 1.0
 """Seconds' worth of sign-ins that an address may make at once."""
 SIGN_IN_QUEUE = 5.0
 """An address whose next sign-in would wait longer is told to come back later."""
-LOG_SECONDS = 10.0
 
 
 class TooManyRequests(StoreError):
@@ -44,7 +44,7 @@ class SignIns:
         self._now = now
         self._free: dict[str, float] = {}
         """When the last sign-in of an address had its turn, and will have had it."""
-        self._quiet_until = 0.0
+        self._log_turns = Turns(now)
         self.failures = 0
 
     def turn(self, address: str) -> float:
@@ -58,8 +58,7 @@ class SignIns:
         return max(free - now, 0.0)
 
     def failed(self, address: str, name: str) -> None:
-        """Count a wrong name or password, and say so once in `LOG_SECONDS`."""
+        """Count a wrong name or password, and say so once in `FLOOD_SECONDS`."""
         self.failures += 1
-        if self._now() >= self._quiet_until:
-            self._quiet_until = self._now() + LOG_SECONDS
+        if self._log_turns.take():
             log.warning("no sign-in for user %.80r from %s (%d since the start)", name, address, self.failures)
