@@ -34,15 +34,16 @@ from kubeproxy.model.decode import (
     decode_node,
     decode_proxy_slice,
     decode_service,
+    decode_service_cidr,
 )
-from kubeproxy.model.desired import Settings
-from kubeproxy.model.objects import EndpointSlice, Node, Service, key_of, name_of
+from kubeproxy.model.objects import EndpointSlice, Node, Service, ServiceCIDR, key_of, name_of
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.options import Options
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
-from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES, Resource
+from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ T = TypeVar("T")
 
 OURS = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
 """What kube-proxy watches: nothing that another proxy serves, nothing headless. (DNS has its own informers.)"""
+
+INFORMERS = ("services", "endpointslices", "node", "servicecidrs")
 
 FAMILIES = (Family.V4,)
 """The families that the agent serves; the model and the backend know both."""
@@ -68,10 +71,9 @@ def settings_of(options: Options) -> Settings:
     )
 
 
-def iptables_backend(settings: Settings, family: Family, flavour: Flavour) -> IptablesBackend:
+def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
     """Return the backend of one family on this machine's real kernel."""
-    tables = Iptables(SystemExec(), family, flavour)
-    return IptablesBackend(tables, Ipset(family), ProcSysctls(), settings, family)
+    return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family)
 
 
 class Agent:
@@ -95,6 +97,9 @@ class Agent:
         self._node = self._follow(
             client, NODES, decode_node, name_of, self._node_changed, fields=f"metadata.name={options.node_name}"
         )
+        self._service_cidrs = self._follow(
+            client, SERVICE_CIDRS, decode_service_cidr, name_of, self._service_cidrs_changed, optional=True
+        )
 
     def _follow(
         self,
@@ -105,6 +110,7 @@ class Agent:
         on_change: Callable[[Mapping[Key, T | None]], None],
         labels: str = "",
         fields: str = "",
+        optional: bool = False,
     ) -> Informer[T]:
         return Informer(
             client,
@@ -117,11 +123,12 @@ class Agent:
             key_of=key,
             label_selector=labels,
             field_selector=fields,
+            optional=optional,
         )
 
     @property
     def _informers(self) -> tuple[Informer[Any], ...]:
-        return self._services, self._slices, self._node
+        return self._services, self._slices, self._node, self._service_cidrs
 
     async def run(self) -> None:
         """Follow the API server and program the kernel until cancelled."""
@@ -145,7 +152,7 @@ class Agent:
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)
         intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
-        backend = iptables_backend(settings, family, self._flavour)
+        backend = iptables_backend(family, self._flavour)
         return Syncer(self._world, backend, settings, family, self._clock, self._sync_ended, intervals)
 
     def _count_events(self, outcome: str, times: int) -> None:
@@ -171,11 +178,20 @@ class Agent:
     def _node_changed(self, batch: Mapping[Key, Node | None]) -> None:
         for node in batch.values():
             self._health.node_changed(node)
-            self._touch(self._world.apply_node(node))
+            if self._world.apply_node(node):
+                self._touch_node()
+
+    def _service_cidrs_changed(self, batch: Mapping[Key, ServiceCIDR | None]) -> None:
+        if self._world.apply_service_cidrs(batch):
+            self._touch_node()
 
     def _touch(self, keys: set[Key]) -> None:
         for syncer in self._syncers:
             syncer.touch(keys)
+
+    def _touch_node(self) -> None:
+        for syncer in self._syncers:
+            syncer.touch_node()
 
     def _one_synced(self) -> None:
         if all(informer.synced for informer in self._informers):
@@ -201,7 +217,7 @@ class Agent:
                     trouble=informer.outage.reason if informer.outage else "",
                     rejected=tuple(f"{'/'.join(key)}: {why}" for key, why in informer.rejected.items()),
                 )
-                for name, informer in zip(("services", "endpointslices", "node"), self._informers, strict=True)
+                for name, informer in zip(INFORMERS, self._informers, strict=True)
             },
             families=tuple(syncer.status for syncer in self._syncers),
         )

@@ -12,7 +12,6 @@ from kubeproxy.flags import CommandLine
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings
 
 COMMAND_LINE = CommandLine("kubeproxy cleanup", "Remove every trace of kubeproxy from this node's kernel.", [])
 
@@ -21,11 +20,10 @@ def main(argv: Sequence[str]) -> int:
     """Clean up both flavours and families; return 1 when something could not be removed."""
     COMMAND_LINE.parse_or_exit(argv, check=dict)
     failed = False
-    settings = Settings(node_name="")
     for flavour in Flavour:
         for family in Family:
             try:
-                iptables_backend(settings, family, flavour).cleanup()
+                iptables_backend(family, flavour).cleanup()
             except CommandMissing:
                 continue
             except (KernelError, OSError) as error:

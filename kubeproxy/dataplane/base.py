@@ -9,16 +9,14 @@ a failure is a `SyncFailed`, after which it does not trust its own memory any mo
 full one; when to try again is the syncer's business.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import msgspec
 
-from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import Key, ServicePortName
-
-Wanted = Iterable[tuple[ServicePortName, ServiceState]]
-"""Wanted states; may be a stream, so that the kernel is fed while later ones are still computed."""
+from kubeproxy.model.node import NodeState
 
 
 class SyncFailed(Exception):
@@ -49,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     full: bool
+    node: NodeState
     changes: Iterator[Change]
 
 
@@ -70,8 +69,9 @@ class Backend(Protocol):
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """Plan the way to ``wanted``, which is all that is wanted of the Services in ``scope``.
 
-        None as a scope means every Service, and nothing written before is trusted. Returns None when there
-        is nothing to do. A backend that has lost track takes None only: see ``needs_full``.
+        None as a scope means every Service, and nothing written before is trusted; so it must be when the node's
+        part differs from the last Plan's. Returns None when there is nothing to do. A backend that has lost track
+        takes None only: see ``needs_full``.
         """
         ...
 

@@ -6,8 +6,8 @@ and 10,000 Services cost no second copy of themselves.
 
 from collections.abc import Collection, Iterator
 
-from kubeproxy.dataplane.base import Change, Plan, Wanted
-from kubeproxy.model.desired import ServiceState
+from kubeproxy.dataplane.base import Change, Plan
+from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.diff import diff
 from kubeproxy.model.ident import Key, ServicePortName
 
@@ -30,26 +30,26 @@ class Ledger:
     def plan(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """Return the Plan to ``wanted`` within ``scope`` (None: full), None when nothing differs."""
         if scope is None:
-            return Plan(full=True, changes=(Change(name, None, state) for name, state in wanted))
+            return Plan(True, wanted.node, (Change(name, None, state) for name, state in wanted.ports))
         have = {name: self.states[name] for key in scope for name in self._ports_of.get(key, ())}
-        difference = diff(have, dict(wanted))
+        difference = diff(have, dict(wanted.ports))
         if not difference:
             return None
         changes = [Change(name, state, None) for name, state in difference.removed.items()]
         changes += [Change(name, before, after) for name, (before, after) in difference.changed.items()]
         changes += [Change(name, None, state) for name, state in difference.added.items()]
-        return Plan(full=False, changes=iter(changes))
+        return Plan(False, wanted.node, iter(changes))
 
     def enter(self, change: Change) -> None:
         """Record that a change is in the kernel."""
         name, before, after = change.name, self.states.pop(change.name, None), change.after
         if before is not None:
-            self.endpoints -= len(before.endpoints)
+            self.endpoints -= len(before.reachable)
             if after is None:
                 self._forget(name)
         if after is not None:
             self.states[name] = after
-            self.endpoints += len(after.endpoints)
+            self.endpoints += len(after.reachable)
             if before is None:
                 self._ports_of.setdefault(name.key, set()).add(name)
 

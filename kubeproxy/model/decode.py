@@ -26,6 +26,7 @@ from kubeproxy.model.objects import (
     Node,
     Protocol,
     Service,
+    ServiceCIDR,
     ServicePort,
     ServiceType,
     SlicePort,
@@ -63,6 +64,7 @@ class _Meta(_Raw):
     namespace: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
 
 
@@ -176,10 +178,20 @@ class _Namespace(_Raw):
     metadata: _Meta
 
 
+class _ServiceCIDRSpec(_Raw):
+    cidrs: list[str] | None = None
+
+
+class _ServiceCIDR(_Raw):
+    metadata: _Meta
+    spec: _ServiceCIDRSpec = msgspec.field(default_factory=_ServiceCIDRSpec)
+
+
 _SERVICE = msgspec.json.Decoder(_Service)
 _SLICE = msgspec.json.Decoder(_EndpointSlice)
 _NODE = msgspec.json.Decoder(_Node)
 _NAMESPACE = msgspec.json.Decoder(_Namespace)
+_SERVICE_CIDR = msgspec.json.Decoder(_ServiceCIDR)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", data: Data) -> Any:
@@ -276,6 +288,7 @@ def decode_service(data: Data) -> Service:
         health_check_node_port=_port_or_zero(spec.health_check_node_port),
         external_name=_external_name(spec.external_name),
         proxy_name=labels.get(PROXY_NAME_LABEL, ""),
+        created=raw.metadata.creation_timestamp or "",
     )
 
 
@@ -374,6 +387,12 @@ def decode_node(data: Data) -> Node:
         deleted=raw.metadata.deletion_timestamp is not None,
         taint_keys=tuple(taint.key for taint in raw.spec.taints or ()),
     )
+
+
+def decode_service_cidr(data: Data) -> ServiceCIDR:
+    """Decode a networking.k8s.io/v1 ServiceCIDR. Raises `DecodeError` when it has no usable name."""
+    raw = _decode(_SERVICE_CIDR, data)
+    return ServiceCIDR(name=_object_name(raw.metadata), cidrs=_cidrs(raw.spec.cidrs))
 
 
 def decode_namespace(data: Data) -> Namespace:

@@ -8,49 +8,21 @@ Cost: about 10 µs for a Service of three endpoints; nothing depends on the size
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, ip_address, ip_network
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
 
-from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.endpoints import PortEndpoint, merge
+import msgspec
+
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.claims import NOTHING_LOST, Lost, Place
+from kubeproxy.model.endpoints import PortEndpoint, PortKey, merge
 from kubeproxy.model.ident import Key, ServicePortName
-from kubeproxy.model.objects import Node, Record, ServicePort
-from kubeproxy.model.services import virtual_addresses
-from kubeproxy.model.topology import categorize
+from kubeproxy.model.node import NodeState, node_state
+from kubeproxy.model.objects import Record, Service, ServicePort, ServiceType, TrafficPolicy
+from kubeproxy.model.services import VirtualAddresses, virtual_addresses
+from kubeproxy.model.settings import Settings
+from kubeproxy.model.topology import Categories, Where, categorize
 from kubeproxy.model.world import World
-
-_LOOPBACK = IPv4Network("127.0.0.0/8")
-
-
-class Settings(Record, frozen=True, kw_only=True):
-    """What the administrator chose for this node; both families in one value."""
-
-    node_name: str
-    cluster_cidrs: tuple[str, ...] = ()
-    """Where pods live, at most one per family: traffic to a cluster IP from elsewhere is masqueraded."""
-    masquerade_all: bool = False
-    masquerade_bit: int = 14
-    nodeport_addresses: tuple[str, ...] = ()
-    """CIDRs of the local addresses that node ports answer on; empty means every local address."""
-    localhost_nodeports: bool = True
-    """Whether node ports answer on 127.0.0.1 too (iptables mode, IPv4 only)."""
-
-    def nodeport_cidrs(self, family: Family) -> tuple[str, ...]:
-        """Return where one family's node ports answer; empty means every local address.
-
-        As upstream has it, a /0 makes the others void, and a family that is not named at all is not restricted.
-        """
-        own = tuple(cidr for cidr in self.nodeport_addresses if family_of(cidr) is family)
-        return () if any(cidr.endswith("/0") for cidr in own) else own
-
-    @property
-    def nodeports_on_loopback(self) -> bool:
-        """Whether some node port answers on 127.0.0.0/8."""
-        cidrs = self.nodeport_cidrs(Family.V4)
-        return self.localhost_nodeports and (not cidrs or any(map(_LOOPBACK.overlaps, map(IPv4Network, cidrs))))
-
-    def cluster_cidr(self, family: Family) -> str:
-        """Return the pod network of one family, or "" when none is known."""
-        return next((cidr for cidr in self.cluster_cidrs if family_of(cidr) is family), "")
 
 
 class Target(Record, frozen=True):
@@ -64,11 +36,21 @@ class Target(Record, frozen=True):
     """On this node, or on a node that nobody named: it may then be a client of its own Service (hairpin)."""
 
 
+class Refusal(StrEnum):
+    """What becomes of a packet that no endpoint may have."""
+
+    REJECT = "REJECT"
+    """Nobody is there at all: the client is told at once."""
+    DROP = "DROP"
+    """Nobody on this node, and the policy is Local: another node may answer."""
+
+
 class ServiceState(Record, frozen=True, kw_only=True):
     """All that a backend must know of one Service port in one family."""
 
     name: ServicePortName
     cluster_ip: str
+    """"" when another Service owns this address and port (`claims.py`)."""
     port: int
     node_port: int = 0
     external_ips: tuple[str, ...] = ()
@@ -78,67 +60,183 @@ class ServiceState(Record, frozen=True, kw_only=True):
     """Whether this node's own address may come through the load balancer addresses."""
     affinity_seconds: int = 0
     """How long a client stays with its endpoint; 0 without affinity."""
-    endpoints: tuple[Target, ...] = ()
-    """Where traffic that may leave the node goes; sorted by text."""
+    internal_local: bool = False
+    """Whether traffic to the cluster IP stays on this node (internalTrafficPolicy Local)."""
+    external_local: bool = False
+    """Whether traffic from outside the cluster does (externalTrafficPolicy Local), keeping its source address."""
+    cluster: tuple[Target, ...] = ()
+    """Where traffic under policy Cluster goes; sorted by text. Empty when there is no such traffic."""
+    local: tuple[Target, ...] = ()
+    """Where traffic under policy Local goes; sorted by text. Empty when there is no such traffic."""
+    has_endpoints: bool = False
+    """Whether anybody anywhere could answer."""
+    health_check_node_port: int = 0
+    """Where this node tells load balancers whether it has endpoints; on the Service's first port only."""
 
     @property
     def is_external(self) -> bool:
         """Whether clients outside the cluster can address it."""
         return bool(self.node_port or self.external_ips or self.load_balancer_ips)
 
+    @property
+    def internal(self) -> tuple[Target, ...]:
+        """Where traffic to the cluster IP goes."""
+        return self.local if self.internal_local else self.cluster
+
+    @property
+    def external(self) -> tuple[Target, ...]:
+        """Where traffic from outside the cluster to external addresses and node ports goes.
+
+        Under policy Local that of this cluster's pods and of the node itself goes to ``cluster`` instead.
+        """
+        return self.local if self.external_local else self.cluster
+
+    @property
+    def internal_refusal(self) -> Refusal | None:
+        """What becomes of traffic to the cluster IP when ``internal`` is empty, None when it is not."""
+        return self._refusal(self.internal)
+
+    @property
+    def external_refusal(self) -> Refusal | None:
+        """What becomes of traffic from outside when ``external`` is empty, None when it is not."""
+        return self._refusal(self.external)
+
+    @property
+    def reachable(self) -> tuple[Target, ...]:
+        """Every target of either category, once; sorted by text."""
+        if not self.local:
+            return self.cluster
+        if not self.cluster:
+            return self.local
+        return tuple(sorted({*self.cluster, *self.local}, key=lambda target: target.text))
+
+    def _refusal(self, targets: tuple[Target, ...]) -> Refusal | None:
+        if targets:
+            return None
+        return Refusal.DROP if self.has_endpoints else Refusal.REJECT
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """All that is wanted of a backend, or of it what concerns some Services."""
+
+    node: NodeState
+    ports: Iterable[tuple[ServicePortName, ServiceState]]
+    """May be a stream, so that the kernel is fed while later ones are still computed."""
+
+
+def wanted(world: World, settings: Settings, family: Family, only: Iterable[Key] | None = None) -> Wanted:
+    """Return what the node should hold of the Services ``only`` (None: of all)."""
+    node = node_state(world, settings, family)
+    return Wanted(node, stream(world, settings, node, only))
+
 
 def desired(
     world: World, settings: Settings, family: Family, only: Iterable[Key] | None = None
 ) -> dict[ServicePortName, ServiceState]:
     """Return the wanted state of every port of the Services ``only`` (None: of all)."""
-    return dict(stream(world, settings, family, only))
+    return dict(wanted(world, settings, family, only).ports)
 
 
 def stream(
-    world: World, settings: Settings, family: Family, only: Iterable[Key] | None = None
+    world: World, settings: Settings, node: NodeState, only: Iterable[Key] | None = None
 ) -> Iterator[tuple[ServicePortName, ServiceState]]:
-    """`desired`, one port after the other, so that the kernel can be fed while later ones are computed."""
-    own = (settings.node_name, "")
+    """Yield the ports of Services one after the other."""
+    where = Where(node.name, node.zone)
     for key in world.services if only is None else only:
         service = world.services.get(key)
-        addresses = virtual_addresses(service, family) if service is not None else None
+        addresses = virtual_addresses(service, node.family) if service is not None else None
         if service is None or addresses is None:
             continue
-        merged = merge(world.slices_of(key), family)
-        in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, world.node, family)
-        affinity = service.affinity_seconds if service.session_affinity else 0
-        for port in _distinct(service.ports):
+        if not settings.allow_external_ips and addresses.external_ips:
+            addresses = msgspec.structs.replace(addresses, external_ips=())
+        merged = merge(world.slices_of(key), node.family)
+        common = _Common(service, addresses, node)
+        lost = world.claims.lost.get(key, NOTHING_LOST)
+        for index, port in _distinct(service.ports):
             name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
-            chosen = categorize(merged.get((port.name, port.protocol), ()))
-            yield (
-                name,
-                ServiceState(
-                    name=name,
-                    cluster_ip=addresses.cluster_ip,
-                    port=port.port,
-                    node_port=port.node_port,
-                    external_ips=addresses.external_ips,
-                    load_balancer_ips=addresses.load_balancer_ips,
-                    source_ranges=addresses.source_ranges,
-                    node_in_ranges=in_ranges,
-                    affinity_seconds=affinity,
-                    endpoints=_targets(chosen.cluster, own),
-                ),
-            )
+            endpoints = merged.get((port.name, port.protocol), ())
+            yield name, common.state(name, port, index, lost, endpoints, where)
 
 
-def _distinct(ports: tuple[ServicePort, ...]) -> Iterable[ServicePort]:
+class _Common:
+    """What all ports of one Service have in common."""
+
+    def __init__(self, service: Service, addresses: VirtualAddresses, node: NodeState) -> None:
+        self._addresses = addresses
+        self._own_ips = {addresses.cluster_ip, *addresses.external_ips, *addresses.load_balancer_ips}
+        self._in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, node.node_ip)
+        self._affinity = service.affinity_seconds if service.session_affinity else 0
+        self._internal_local = service.internal_policy is TrafficPolicy.LOCAL
+        self._external_local = service.external_policy is TrafficPolicy.LOCAL
+        balanced = service.type is ServiceType.LOAD_BALANCER
+        self._health_check = service.health_check_node_port if balanced and self._external_local else 0
+
+    def state(
+        self,
+        name: ServicePortName,
+        port: ServicePort,
+        index: int,
+        lost: Lost,
+        endpoints: Iterable[PortEndpoint],
+        where: Where,
+    ) -> ServiceState:
+        """Return the state of one of the ports."""
+        addresses = self._addresses
+        external, balanced = addresses.external_ips, addresses.load_balancer_ips
+        cluster_ip, node_port = addresses.cluster_ip, port.node_port
+        if lost:
+            taken = {place for (loser, place) in lost if loser == index}
+            cluster_ip = "" if Place(cluster_ip, port.protocol, port.port) in taken else cluster_ip
+            external = tuple(ip for ip in external if Place(ip, port.protocol, port.port) not in taken)
+            balanced = tuple(ip for ip in balanced if Place(ip, port.protocol, port.port) not in taken)
+            node_port = 0 if Place("", port.protocol, node_port) in taken else node_port
+        is_external = bool(node_port or external or balanced)
+        external_local = self._external_local and is_external
+        chosen = categorize(
+            [each for each in endpoints if each.endpoint.address not in self._own_ips],
+            where,
+            uses_cluster=not self._internal_local or is_external,
+            uses_local=self._internal_local or external_local,
+        )
+        cluster, local = _targets(chosen, where)
+        return ServiceState(
+            name=name,
+            cluster_ip=cluster_ip,
+            port=port.port,
+            node_port=node_port,
+            external_ips=external,
+            load_balancer_ips=balanced,
+            source_ranges=addresses.source_ranges,
+            node_in_ranges=self._in_ranges,
+            affinity_seconds=self._affinity,
+            internal_local=self._internal_local,
+            external_local=external_local,
+            cluster=cluster,
+            local=local,
+            has_endpoints=chosen.has_endpoints,
+            health_check_node_port=0 if index else self._health_check,
+        )
+
+
+def _distinct(ports: tuple[ServicePort, ...]) -> Iterable[tuple[int, ServicePort]]:
     if len(ports) < 2:
-        return ports
+        return enumerate(ports)
     # Two ports of one identity cannot pass the API server; of such a pair the first counts.
-    return {(port.name, port.protocol): port for port in reversed(ports)}.values()
+    first: dict[PortKey, tuple[int, ServicePort]] = {}
+    for index, port in enumerate(ports):
+        first.setdefault((port.name, port.protocol), (index, port))
+    return first.values()
 
 
-def _targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tuple[Target, ...]:
-    return tuple([Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in endpoints])
+def _targets(chosen: Categories, where: Where) -> tuple[tuple[Target, ...], tuple[Target, ...]]:
+    own = (where.node, "")
+    cluster = tuple(
+        [Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in chosen.cluster]
+    )
+    local = tuple([Target(e.text, e.endpoint.address, e.port, True) for e in chosen.local])
+    return cluster, local
 
 
-def _admits(ranges: tuple[str, ...], node: Node | None, family: Family) -> bool:
-    addresses = (*node.internal_ips, *node.external_ips) if node else ()
-    own = next((ip_address(ip) for ip in addresses if family_of(ip) is family), None)
-    return own is not None and any(own in ip_network(text) for text in ranges)
+def _admits(ranges: tuple[str, ...], node_ip: str) -> bool:
+    own = ip_address(node_ip)
+    return any(own in ip_network(text) for text in ranges)

@@ -74,6 +74,8 @@ class Service(Record, frozen=True, kw_only=True):
     external_name: str = ""
     proxy_name: str = ""
     """Label service.kubernetes.io/service-proxy-name: somebody else proxies this Service."""
+    created: str = ""
+    """creationTimestamp (RFC 3339): of two Services that claim the same place, the older has it."""
 
 
 class Conditions(Record, frozen=True, kw_only=True):
@@ -134,6 +136,13 @@ class Node(Record, frozen=True, kw_only=True):
     taint_keys: tuple[str, ...] = ()
 
 
+class ServiceCIDR(Record, frozen=True, kw_only=True):
+    """A networking.k8s.io/v1 ServiceCIDR: where cluster IPs come from."""
+
+    name: str
+    cidrs: tuple[str, ...] = ()
+
+
 class Namespace(Record, frozen=True, kw_only=True):
     """A core/v1 Namespace: DNS must tell an empty one from one that does not exist."""
 
@@ -146,6 +155,6 @@ def key_of(value: Service | EndpointSlice) -> tuple[str, str]:
     return value.namespace, value.name
 
 
-def name_of(value: Node | Namespace) -> tuple[str, str]:
+def name_of(value: Node | Namespace | ServiceCIDR) -> tuple[str, str]:
     """Return the key of an object that is in no namespace."""
     return "", value.name

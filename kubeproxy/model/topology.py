@@ -1,22 +1,92 @@
 """Which endpoints a Service port's traffic goes to: the one place where policy is decided.
 
-At present: the ready ones. Traffic policies (a second list of this node's own endpoints), the fallback to
-terminating endpoints and topology hints belong here, and nowhere else; backends only see the result.
+Traffic policies, the fallback to terminating endpoints and topology hints live here and nowhere else; backends
+see the result only. Source: CategorizeEndpoints of upstream (shared/reference/kube-proxy.md §0).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from enum import Enum
 
 from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.objects import Record
 
 
+class Topology(Enum):
+    """By which hints ready endpoints are chosen, if by any."""
+
+    NONE = "no topology"
+    SAME_NODE = "PreferSameNode"
+    SAME_ZONE = "PreferSameZone"
+
+
+class Where(Record, frozen=True):
+    """Where this node is; "" is not known."""
+
+    node: str
+    zone: str = ""
+
+
 class Categories(Record, frozen=True, kw_only=True):
-    """The endpoints of one Service port by the kind of traffic that may use them."""
+    """The endpoints of one Service port by the kind of traffic that may use them, in the given order."""
 
     cluster: tuple[PortEndpoint, ...] = ()
-    """For traffic that may leave the node."""
+    """For traffic under policy Cluster; empty when no traffic is."""
+    local: tuple[PortEndpoint, ...] = ()
+    """For traffic under policy Local, all on this node; empty when no traffic is."""
+    has_endpoints: bool = False
+    """Whether anybody anywhere could answer: without, a client is refused; with none of its kind, dropped."""
+    topology: Topology = Topology.NONE
 
 
-def categorize(endpoints: Sequence[PortEndpoint]) -> Categories:
-    """Choose among a port's merged endpoints, keeping their order."""
-    return Categories(cluster=tuple([each for each in endpoints if each.endpoint.conditions.ready]))
+def categorize(
+    endpoints: Sequence[PortEndpoint], where: Where, *, uses_cluster: bool = True, uses_local: bool = False
+) -> Categories:
+    """Choose among a port's merged endpoints.
+
+    Each category takes its ready endpoints, and when there is none those that still serve while they terminate;
+    one that does not serve is never used. Hints count for ready endpoints under policy Cluster only.
+    """
+    ready = [each for each in endpoints if each.endpoint.conditions.ready]
+    if uses_cluster and not uses_local and len(ready) == len(endpoints) and not _has_hints(ready):
+        return Categories(cluster=tuple(ready), has_endpoints=bool(ready))  # nearly every Service
+    leaving = [each for each in endpoints if _is_leaving(each)]
+    topology, near = _near(ready, where) if uses_cluster else (Topology.NONE, ())
+    cluster = near or (tuple(leaving) if uses_cluster else ())
+    local: tuple[PortEndpoint, ...] = ()
+    if uses_local:
+        local = tuple([e for e in ready if e.endpoint.node_name == where.node])
+        local = local or tuple([e for e in leaving if e.endpoint.node_name == where.node])
+    return Categories(
+        cluster=cluster,
+        local=local,
+        has_endpoints=bool(cluster) or (uses_local and bool(ready or leaving)),
+        topology=topology,
+    )
+
+
+def _is_leaving(each: PortEndpoint) -> bool:
+    conditions = each.endpoint.conditions
+    return conditions.serving and conditions.terminating
+
+
+def _has_hints(endpoints: Sequence[PortEndpoint]) -> bool:
+    return any(each.endpoint.hint_zones or each.endpoint.hint_nodes for each in endpoints)
+
+
+def _near(ready: Sequence[PortEndpoint], where: Where) -> tuple[Topology, tuple[PortEndpoint, ...]]:
+    """Return those that the hints give this node; all, unless every one has a hint and one of them is for us."""
+    by_node = _hinted(ready, lambda each: each.endpoint.hint_nodes, where.node)
+    if by_node:
+        return Topology.SAME_NODE, by_node
+    by_zone = _hinted(ready, lambda each: each.endpoint.hint_zones, where.zone)
+    if by_zone:
+        return Topology.SAME_ZONE, by_zone
+    return Topology.NONE, tuple(ready)
+
+
+def _hinted(
+    ready: Sequence[PortEndpoint], hints: Callable[[PortEndpoint], tuple[str, ...]], own: str
+) -> tuple[PortEndpoint, ...]:
+    if not own or not all(hints(each) for each in ready):
+        return ()
+    return tuple([each for each in ready if own in hints(each)])

@@ -14,7 +14,7 @@ A → B → A between two syncs leads to equal ServiceStates, hence to no write.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TypeVar
@@ -22,8 +22,9 @@ from typing import TypeVar
 import msgspec
 
 from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.claims import FIELDS, Claims
 from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Namespace, Node, Record, Service
+from kubeproxy.model.objects import EndpointSlice, Namespace, Node, Record, Service, ServiceCIDR
 
 T = TypeVar("T", Service, EndpointSlice)
 
@@ -74,9 +75,14 @@ class World:
         self.slices: dict[Key, EndpointSlice] = {}
         self.namespaces: dict[str, Namespace] = {}
         self.node: Node | None = None
+        self.service_cidrs: dict[str, tuple[str, ...]] = {}
+        """By name of the ServiceCIDR."""
+        self.claims = Claims()
         self.rejected: dict[tuple[str, str, str], tuple[Rejection, ...]] = {}
         """By kind, namespace and name."""
         self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
+        self._loops: dict[Key, tuple[str, ...]] = {}
+        """Endpoint addresses that are their own Service's: nobody is there."""
 
     def slices_of(self, service: Key) -> tuple[EndpointSlice, ...]:
         """Return the EndpointSlices of a Service, in no particular order."""
@@ -94,13 +100,16 @@ class World:
                 service = self._admit("Service", key, service, _admissible_service)
             else:
                 self.rejected.pop(("Service", *key), None)
-            if self.services.get(key) == service:
+            before = self.services.get(key)
+            if before == service:
                 continue
             touched.add(key)
+            touched |= self.claims.replace(before, service)
             if service is None:
                 del self.services[key]
             else:
                 self.services[key] = service
+            self._note_loops(key)
         return touched
 
     def apply_slices(self, batch: Mapping[Key, EndpointSlice | None]) -> set[Key]:
@@ -118,7 +127,19 @@ class World:
                 touched |= self._drop_slice(key, before)
             if piece is not None:
                 touched |= self._add_slice(key, piece)
+        for owner in touched:
+            self._note_loops(owner)
         return touched
+
+    def _note_loops(self, key: Key) -> None:
+        service, pieces = self.services.get(key), self._slices_of.get(key)
+        if service is not None and pieces is not None:
+            own = {*service.cluster_ips, *service.external_ips, *service.load_balancer_ips}
+            found = [e.address for piece in pieces for e in piece.endpoints if e.address in own]
+            if found:
+                self._loops[key] = tuple(dict.fromkeys(found))
+                return
+        self._loops.pop(key, None)
 
     def apply_namespaces(self, batch: Mapping[Key, Namespace | None]) -> set[str]:
         """Take over Namespaces (None: deleted; keys are ("", name)); return the names that differ."""
@@ -133,21 +154,35 @@ class World:
                 self.namespaces[name] = namespace
         return touched
 
-    def apply_node(self, node: Node | None) -> set[Key]:
-        """Take over this machine's own Node; return every Service when what they depend on differs."""
+    def apply_node(self, node: Node | None) -> bool:
+        """Take over this machine's own Node; return whether what forwarding depends on differs."""
         before, self.node = self.node, node
-        return set() if _node_facts(before) == _node_facts(node) else set(self.services)
+        return _node_facts(before) != _node_facts(node)
+
+    def apply_service_cidrs(self, batch: Mapping[Key, ServiceCIDR | None]) -> bool:
+        """Take over ServiceCIDRs (None: deleted; keys are ("", name)); return whether any differs."""
+        before = dict(self.service_cidrs)
+        for (_, name), entry in batch.items():
+            if entry is None:
+                self.service_cidrs.pop(name, None)
+            else:
+                self.service_cidrs[name] = entry.cidrs
+        return before != self.service_cidrs
 
     def part(self, keys: Iterable[Key] | None) -> "World":
         """Return a World of some Services (None: all), for another thread to read; it shares the values."""
         part = World()
         part.node = self.node
+        part.service_cidrs = dict(self.service_cidrs)
         if keys is None:
             part.services = dict(self.services)
             part._slices_of = dict(self._slices_of)
+            part.claims.lost = {key: dict(lost) for key, lost in self.claims.lost.items()}
             return part
         for key in keys:
             service, pieces = self.services.get(key), self._slices_of.get(key)
+            if key in self.claims.lost:
+                part.claims.lost[key] = dict(self.claims.lost[key])
             if service is not None:
                 part.services[key] = service
             if pieces is not None:
@@ -156,7 +191,24 @@ class World:
 
     def rejections(self) -> tuple[Rejection, ...]:
         """Return all that is left out at present, sorted by object."""
-        return tuple(rejection for _, found in sorted(self.rejected.items()) for rejection in found)
+        found = [rejection for _, some in sorted(self.rejected.items()) for rejection in some]
+        return (*found, *self._contested(), *self._looping())
+
+    def _looping(self) -> Iterator[Rejection]:
+        for key, addresses in sorted(self._loops.items()):
+            for address in addresses:
+                yield _rejection("Service", self.services[key], "endpoint", address, "the Service's own address")
+
+    def _contested(self) -> Iterator[Rejection]:
+        for key, lost in sorted(self.claims.lost.items()):
+            for (index, place), owner in sorted(lost.items()):
+                service = self.services[key]
+                field = f"spec.ports[{index}].nodePort"
+                if place.address:
+                    ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
+                    field = next(name for name, ips in zip(FIELDS, ranked, strict=True) if place.address in ips)
+                value = f"{place.address}:{place.port}/{place.protocol}".lstrip(":")
+                yield _rejection("Service", service, field, value, f"the place of {owner.namespace}/{owner.name}")
 
     def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
         admitted, rejections = check(value)
@@ -188,7 +240,7 @@ class World:
 
 
 def _node_facts(node: Node | None) -> tuple[object, ...]:
-    return () if node is None else (node.internal_ips, node.external_ips, node.zone)
+    return () if node is None else (node.internal_ips, node.external_ips, node.zone, node.pod_cidrs)
 
 
 def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:

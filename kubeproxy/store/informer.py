@@ -34,6 +34,8 @@ Key = tuple[str, str]
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+ABSENT_SECONDS = 300.0
+"""Between questions for a collection that the server does not have, or does not let us see."""
 COMPARE_AFTER_SECONDS = 60.0
 """An absence of the server that is longer ends with a list."""
 
@@ -89,7 +91,8 @@ class Informer(Generic[T]):
     """Follows one collection. Lives on one event loop; callbacks run on it and must not block.
 
     ``key_of`` reads a decoded object's key; without it the JSON is parsed once more for it. ``rng`` spreads what
-    many agents would do at the same moment.
+    many agents would do at the same moment. An ``optional`` collection is one that we can do without: where the
+    server has none of the kind, or our role none of the permission, it counts as empty.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Informer(Generic[T]):
         namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
+        optional: bool = False,
     ) -> None:
         self.cache: dict[Key, T] = {}
         self.synced = False
@@ -127,6 +131,7 @@ class Informer(Generic[T]):
         self._on_synced = on_synced
         self._on_rejected = on_rejected
         self._key_of = key_of
+        self._optional = optional
         self._rng = rng or random.Random()
         self._scope = {
             "namespace": namespace,
@@ -170,7 +175,17 @@ class Informer(Generic[T]):
         if pause:
             await self._clock.sleep(self._jittered(pause))
 
+    async def _do_without(self, error: ApiError) -> None:
+        if not self.connected or not self.synced:
+            log.info("%s: %s; going on without", self._resource.plural, self._trouble(error).reason)
+        self.connected = True
+        self._replace({}, {}, "")
+        await self._clock.sleep(self._jittered(ABSENT_SECONDS))
+
     async def _back_off(self, error: StoreError) -> None:
+        if self._optional and isinstance(error, ApiError) and error.code in (403, 404):
+            await self._do_without(error)
+            return
         self.connected = False
         began, wall = self._clock.now(), self._clock.wall()
         trouble = self._trouble(error)

@@ -15,9 +15,11 @@ from kubeproxy.clock import Clock
 from kubeproxy.dataplane.base import Applied, Backend, SyncFailed
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import Rejection, World
 from kubeproxy.sync.runner import Runner
 
@@ -87,6 +89,8 @@ class Syncer:
         self._on_result = on_result
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
+        self._node: NodeState | None = None
+        """What the kernel was last written for."""
         self._ready = False
         self._kernel = asyncio.Lock()  # one thread at a time in the backend
         self._last_full = clock.now()
@@ -106,6 +110,13 @@ class Syncer:
         if not keys:
             return
         self._touched.update(keys)
+        self._request()
+
+    def touch_node(self) -> None:
+        """Note that the Node or the ServiceCIDRs may have changed in the World."""
+        self._request()
+
+    def _request(self) -> None:
         if self.status.queued_since is None:
             self._publish(queued_since=self._waiting_since())
         if self._ready:
@@ -154,7 +165,8 @@ class Syncer:
         for _ in range(RESCUES):
             try:
                 async with self._kernel:
-                    full = full or self._backend.needs_full
+                    node = node_state(self._world, self._settings, self._family)
+                    full = full or self._backend.needs_full or node != self._node
                     keys, self._touched = self._touched, set()
                     scope = None if full else keys
                     applied = await asyncio.to_thread(self._work, self._world.part(scope), scope)
@@ -166,6 +178,7 @@ class Syncer:
                 # Either the backend knows now what to leave out, or a full sync may do what this one could not.
                 full = True
                 continue
+            self._node = node
             self._succeeded(applied, full=full, started=started)
             return True
         return False
@@ -176,7 +189,7 @@ class Syncer:
     def _work(self, part: World, scope: Collection[Key] | None) -> Applied | None:
         """Run in the worker thread, on values that nobody changes."""
         try:
-            plan = self._backend.diff(stream(part, self._settings, self._family, scope), scope)
+            plan = self._backend.diff(wanted(part, self._settings, self._family, scope), scope)
             return None if plan is None else self._backend.apply(plan)
         except SyncFailed:
             raise

@@ -26,8 +26,9 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key
+from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import crowd, endpoint_slice, service
 
 SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.128.0.0/9",))
@@ -55,11 +56,11 @@ class Subject:
         self.world = crowd(services, ENDPOINTS)
         self.tables = Recording(SystemExec(), Family.V4, flavour)
         self.sets = Ipset(Family.V4)
-        self.backend = IptablesBackend(self.tables, self.sets, ProcSysctls(), SETTINGS, Family.V4)
+        self.backend = IptablesBackend(self.tables, self.sets, ProcSysctls(), Family.V4)
         self._argv = [f"iptables-{flavour}-restore", "--wait", "5", "--noflush", "--counters"]
 
     def sync(self, scope: Collection[Key] | None) -> None:
-        plan = self.backend.diff(stream(self.world.part(scope), SETTINGS, Family.V4, scope), scope)
+        plan = self.backend.diff(wanted(self.world.part(scope), SETTINGS, Family.V4, scope), scope)
         assert plan is not None
         self.backend.apply(plan)
 

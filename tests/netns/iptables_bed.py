@@ -9,8 +9,9 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.desired import wanted
 from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Record, Service
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import service, world
 from tests.netns.packet_lab import NODE_IP, PacketLab
@@ -42,14 +43,14 @@ def everywhere(**fields: object) -> Service:
     )
 
 
-def backend_in(flavour: Flavour, settings: Settings = SETTINGS) -> IptablesBackend:
+def backend_in(flavour: Flavour) -> IptablesBackend:
     tables = Iptables(SystemExec(), Family.V4, flavour)
-    return IptablesBackend(tables, Ipset(Family.V4), ProcSysctls(), settings, Family.V4)
+    return IptablesBackend(tables, Ipset(Family.V4), ProcSysctls(), Family.V4)
 
 
 def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Settings = SETTINGS) -> None:
     def work() -> None:
-        plan = backend.diff(stream(from_, settings, Family.V4), None)
+        plan = backend.diff(wanted(from_, settings, Family.V4), None)
         assert plan is not None
         backend.apply(plan)
 
@@ -60,7 +61,7 @@ def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Setti
 def programmed(lab: PacketLab, row: Row, flavour: Flavour) -> Iterator[IptablesBackend]:
     built = world(*row.objects)
     built.apply_node(Node(name="node1", internal_ips=row.node_ips))
-    backend = backend_in(flavour, row.settings)
+    backend = backend_in(flavour)
     sync(lab, backend, built, row.settings)
     try:
         yield backend

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from kubeproxy.kernel.iptables import Flavour
-from kubeproxy.model.desired import Settings
 from kubeproxy.model.objects import Protocol
+from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.netns.iptables_bed import (
     BALANCER,

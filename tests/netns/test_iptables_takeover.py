@@ -12,7 +12,7 @@ from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import desired, stream
+from kubeproxy.model.desired import desired, wanted
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service
 from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.netns.iptables_bed import (
@@ -137,7 +137,7 @@ def test_a_partial_plan_is_what_the_kernel_then_holds(lab: PacketLab, flavour: F
                 identity = (each.namespace, each.name)
                 apply = built.apply_services if isinstance(each, Service) else built.apply_slices
                 touched |= apply({identity: each})  # type: ignore[operator]
-            plan = backend.diff(stream(built, SETTINGS, Family.V4, touched), touched)
+            plan = backend.diff(wanted(built, SETTINGS, Family.V4, touched), touched)
             assert plan is not None
             lab.run("node", lambda: backend.apply(plan))
 

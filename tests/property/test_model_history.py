@@ -19,9 +19,10 @@ from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
 from kubeproxy.dataplane.iptables.names import SERVICE_CHAINS, port_hash
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings, desired, stream
+from kubeproxy.model.desired import desired, wanted
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, ServicePort
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint, endpoint_slice
 
@@ -100,7 +101,7 @@ class Agent:
         self.restart()
 
     def restart(self) -> None:
-        self.backend = IptablesBackend(self.tables, self.sets, FakeSysctls(), CHOSEN, Family.V4)
+        self.backend = IptablesBackend(self.tables, self.sets, FakeSysctls(), Family.V4)
 
     def take(self, event: Event) -> None:
         match event:
@@ -116,7 +117,7 @@ class Agent:
     def sync(self) -> None:
         full = self.backend.needs_full
         scope, self.touched = (None if full else self.touched), set()
-        plan = self.backend.diff(stream(self.world, CHOSEN, Family.V4, scope), scope)
+        plan = self.backend.diff(wanted(self.world, CHOSEN, Family.V4, scope), scope)
         if plan is not None:
             self.backend.apply(plan)
 

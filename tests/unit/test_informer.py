@@ -66,7 +66,7 @@ def event(kind: str, data: bytes) -> WatchEvent:
 
 
 class Harness:
-    def __init__(self) -> None:
+    def __init__(self, *, optional: bool = False) -> None:
         self.source = Source()
         self.clock = ManualClock()
         self.batches: list[dict[Key, Service | None]] = []
@@ -79,6 +79,7 @@ class Harness:
             rng=random.Random(7),
             on_change=self._change,
             on_synced=lambda: self.synced_after.append(len(self.batches)),
+            optional=optional,
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -281,6 +282,20 @@ async def test_a_missing_permission_is_named_once_and_tried_on(
     assert len(warnings) == 2, warnings
     await harness.clock.step(100)
     assert harness.informer.synced
+
+
+async def test_a_collection_that_we_can_do_without_counts_as_empty_while_the_server_has_none() -> None:
+    harness = Harness(optional=True)
+    missing = ApiError(404, "NotFound", "the server could not find the requested resource")
+    harness.source.lists.extend([missing, listing(5, service("a", 1)), missing])
+    await harness.start()
+    assert (harness.informer.synced, harness.informer.outage, harness.names) == (True, None, set())
+    await harness.clock.step(60)
+    assert harness.source.listed == 1
+    await harness.clock.step(600)
+    assert harness.names == {"a"}
+    assert harness.task is not None
+    harness.task.cancel()
 
 
 async def test_it_says_whether_the_server_answers(harness: Harness) -> None:

@@ -10,9 +10,10 @@ from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.iptables import RestoreFailed
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings, stream
+from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service
+from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, key, service, world
 
 pytestmark = pytest.mark.unit
@@ -33,10 +34,10 @@ class Node:
 
     def restart(self) -> None:
         """Start a new backend over the same kernel."""
-        self.backend = IptablesBackend(self.tables, self.sets, self.sysctls, self.settings, Family.V4)
+        self.backend = IptablesBackend(self.tables, self.sets, self.sysctls, Family.V4)
 
     def full(self) -> Applied:
-        plan = self.backend.diff(stream(self.world, self.settings, Family.V4), None)
+        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4), None)
         assert plan is not None
         return self.backend.apply(plan)
 
@@ -56,7 +57,7 @@ class Node:
         return self.partial(self.world.apply_services({key(name): None}))
 
     def partial(self, touched: set[Key]) -> Applied | None:
-        plan = self.backend.diff(stream(self.world, self.settings, Family.V4, touched), touched)
+        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4, touched), touched)
         return None if plan is None else self.backend.apply(plan)
 
     def rules(self, chain: str, table: str = "nat") -> list[str]:

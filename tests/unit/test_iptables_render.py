@@ -8,9 +8,12 @@ import pytest
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, Fragment, Renderer, Unrenderable
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState, Settings, Target
+from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.node import node_state
 from kubeproxy.model.objects import Protocol
+from kubeproxy.model.settings import Settings
+from kubeproxy.model.world import World
 
 pytestmark = pytest.mark.unit
 
@@ -29,11 +32,11 @@ def targets(count: int) -> tuple[Target, ...]:
     return tuple(target(f"10.180.{i >> 8}.{i & 255}", f"10.180.{i >> 8}.{i & 255}:80") for i in range(count))
 
 
-STATE = ServiceState(name=NAME, cluster_ip="172.30.0.41", port=80, endpoints=targets(1))
+STATE = ServiceState(name=NAME, cluster_ip="172.30.0.41", port=80, cluster=targets(1), has_endpoints=True)
 
 
 def render(state: ServiceState, settings: Settings = SETTINGS, family: Family = Family.V4) -> Fragment:
-    return Renderer(settings, family).render(state)
+    return Renderer(node_state(World(), settings, family)).render(state)
 
 
 def changed(**fields: object) -> ServiceState:
@@ -58,7 +61,7 @@ def test_endpoint_hashes_are_upstreams() -> None:
 
 
 def test_a_cluster_ip_with_three_endpoints() -> None:
-    fragment = render(changed(endpoints=targets(3)))
+    fragment = render(changed(cluster=targets(3)))
     assert fragment.chains == (SVC,)
     assert fragment.nat_rules == (
         "KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 "
@@ -76,7 +79,7 @@ def test_a_cluster_ip_with_three_endpoints() -> None:
 
 def test_ipv6_has_its_own_prefix_lengths_and_brackets() -> None:
     fragment = render(
-        changed(cluster_ip="fd00:30::41", endpoints=(target("fd00::1", "[fd00::1]:80"),)), family=Family.V6
+        changed(cluster_ip="fd00:30::41", cluster=(target("fd00::1", "[fd00::1]:80"),)), family=Family.V6
     )
     assert "-d fd00:30::41/128 " in fragment.nat_rules[0]
     assert f"-A {SVC} ! -s fd00:244::/48 -d fd00:30::41/128 -j KUBE-MARK-MASQ" in fragment.body
@@ -123,7 +126,9 @@ def test_source_ranges_guard_the_load_balancer_addresses_only() -> None:
 
 
 def test_without_endpoints_every_address_refuses() -> None:
-    state = changed(endpoints=(), node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",))
+    state = changed(
+        cluster=(), has_endpoints=False, node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",)
+    )
     fragment = render(state)
     assert (fragment.chains, fragment.body, fragment.nat_rules) == ((), "", ())
     why = '-m comment --comment "ns1/svc1:p80 has no endpoints" -j REJECT'
@@ -136,7 +141,7 @@ def test_without_endpoints_every_address_refuses() -> None:
 
 
 def test_affinity_remembers_the_endpoint_before_it_chooses_one() -> None:
-    fragment = render(changed(endpoints=targets(2), affinity_seconds=60))
+    fragment = render(changed(cluster=targets(2), affinity_seconds=60))
     seps = fragment.chains[1:]
     assert seps == tuple(names.endpoint_chain(NAME, f"10.180.0.{i}:80") for i in (0, 1))
     in_service = [line for line in fragment.body.splitlines() if line.startswith(f"-A {SVC} ")]
@@ -174,14 +179,14 @@ def shares(fragment: Fragment) -> dict[str, Fraction]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 101, 250, 1000, 1601, 5000])
 def test_every_endpoint_gets_the_same_share(count: int) -> None:
-    found = shares(render(changed(endpoints=targets(count))))
+    found = shares(render(changed(cluster=targets(count))))
     assert len(found) == count
     assert all(abs(share * count - 1) < Fraction(1, 10**5) for share in found.values())
 
 
 @pytest.mark.parametrize("count", [101, 1000, 5000])
 def test_a_large_service_branches(count: int) -> None:
-    fragment = render(changed(endpoints=targets(count)))
+    fragment = render(changed(cluster=targets(count)))
     assert len(set(fragment.chains)) == len(fragment.chains) > 1
     assert all(len(chain) <= names.MAX_CHAIN_NAME and names.is_service_chain(chain) for chain in fragment.chains)
     longest = max(fragment.body.count(f"-A {chain} ") for chain in fragment.chains)
@@ -207,7 +212,7 @@ def test_a_name_that_could_break_out_is_refused(name: ServicePortName) -> None:
 
 
 def test_more_endpoints_than_rules_can_carry_are_refused() -> None:
-    most = changed(endpoints=STATE.endpoints * ENDPOINTS_MAX)
+    most = changed(cluster=STATE.cluster * ENDPOINTS_MAX)
     assert len(render(most).chains) < 36**3
     with pytest.raises(Unrenderable, match="100001 endpoints"):
-        render(changed(endpoints=STATE.endpoints * (ENDPOINTS_MAX + 1)))
+        render(changed(cluster=STATE.cluster * (ENDPOINTS_MAX + 1)))

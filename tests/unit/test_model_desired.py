@@ -2,10 +2,11 @@ import msgspec
 import pytest
 
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState, Settings, desired
+from kubeproxy.model.desired import ServiceState, desired
 from kubeproxy.model.diff import diff
 from kubeproxy.model.endpoints import merge
 from kubeproxy.model.objects import Conditions, EndpointSlice, Node, Protocol, Service, ServiceType
+from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint, endpoint_slice, service, world
 
 pytestmark = pytest.mark.unit
@@ -19,7 +20,7 @@ def states(*objects: Service | EndpointSlice, family: Family = Family.V4) -> dic
 
 
 def backends(state: ServiceState) -> list[str]:
-    return [each.text for each in state.endpoints]
+    return [each.text for each in state.reachable]
 
 
 # Which Services are skipped.
@@ -138,7 +139,7 @@ def test_an_ipv6_endpoint_is_written_in_brackets() -> None:
 def test_an_endpoint_may_be_local_when_it_is_or_when_nobody_knows() -> None:
     piece = endpoint_slice("web", "80", ["10.0.0.1@node1", "10.0.0.2@node2", "10.0.0.3"])
     found = states(service("web", "10.96.0.1"), piece)["default/web/TCP"]
-    assert [each.may_be_local for each in found.endpoints] == [True, False, True]
+    assert [each.may_be_local for each in found.cluster] == [True, False, True]
 
 
 def test_only_the_asked_services_are_computed() -> None:

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from kubeproxy.model.objects import Namespace, Node
+from kubeproxy.model.objects import Namespace
 from kubeproxy.model.world import World, forbidden
 from kubeproxy.testing.build import endpoint_slice, service, world
 
@@ -89,13 +89,6 @@ def test_a_forbidden_virtual_address_is_left_out_and_reported_until_the_service_
     assert [each.field for each in built.rejections()] == ["spec.externalIPs"]
     built.apply_services({WEB: None})
     assert built.rejections() == ()
-
-
-def test_the_nodes_addresses_touch_every_service_but_its_taints_do_not() -> None:
-    built = world(service("web", "10.96.0.1"))
-    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.2",))) == {WEB}
-    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.2",), taint_keys=("x",))) == set()
-    assert built.apply_node(Node(name="n", internal_ips=("192.168.0.3",))) == {WEB}
 
 
 def test_a_part_shares_values_and_does_not_follow_the_whole() -> None:

@@ -8,9 +8,9 @@ import pytest
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.decode import decode_service
-from kubeproxy.model.desired import Settings
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import Service, key_of
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.store.base import Compacted, FutureRevision, StoreError, Unavailable
 from kubeproxy.store.informer import Informer

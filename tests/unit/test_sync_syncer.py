@@ -9,9 +9,9 @@ from kubeproxy.clock import ManualClock, settle
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Service
+from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 from kubeproxy.testing.build import endpoint_slice, service

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
+from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.cleanup import remove
 from kubeproxy.dataplane.iptables.hairpin import Hairpin, Sets
@@ -24,8 +24,9 @@ from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.iptables import RestoreFailed
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState, Settings
+from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.node import NodeState
 
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
@@ -64,13 +65,11 @@ class Tables(Protocol):
 class IptablesBackend:
     """See `dataplane.base.Backend`."""
 
-    def __init__(self, tables: Tables, sets: Sets, sysctls: Sysctls, settings: Settings, family: Family) -> None:
+    def __init__(self, tables: Tables, sets: Sets, sysctls: Sysctls, family: Family) -> None:
         self._tables = tables
         self._sets = sets
         self._sysctls = sysctls
-        self._settings = settings
         self._family = family
-        self._renderer = Renderer(settings, family)
         self._ledger = Ledger()
         self._hairpin = Hairpin(sets, names.LOCAL_ENDPOINTS[family])
         self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
@@ -88,7 +87,7 @@ class IptablesBackend:
         if scope is not None and self._needs_full:
             raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
         held = {name for name in self._quarantine if scope is None or name.key in scope}
-        return self._ledger.plan(self._admitted(wanted, held), scope)
+        return self._ledger.plan(Wanted(wanted.node, self._admitted(wanted, held)), scope)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
@@ -96,7 +95,7 @@ class IptablesBackend:
             changes = self._commit(plan)
         except _Refused as refused:
             if plan.full and not _is_transient(refused.error):
-                self._isolate(refused)
+                self._isolate(refused, plan.node)
             raise SyncFailed(f"{refused.error}; a full sync will follow") from refused.error
         return Applied(
             full=plan.full,
@@ -130,7 +129,7 @@ class IptablesBackend:
         self, wanted: Wanted, held: set[ServicePortName]
     ) -> Iterator[tuple[ServicePortName, ServiceState]]:
         """Yield what is not in quarantine; let go of ports there that have changed or are not wanted any more."""
-        for name, state in wanted:
+        for name, state in wanted.ports:
             if name in held and self._quarantine[name][0] == state:
                 held.discard(name)
                 continue
@@ -138,9 +137,9 @@ class IptablesBackend:
         for name in held:
             del self._quarantine[name]
 
-    def _prepare(self) -> None:
+    def _prepare(self, node: NodeState) -> None:
         """Make what rules refer to."""
-        if self._family is Family.V4 and self._settings.nodeports_on_loopback:
+        if node.nodeports_on_loopback:
             self._sysctls.ensure(ROUTE_LOCALNET, "1")
         self._hairpin.adopt()
 
@@ -151,7 +150,7 @@ class IptablesBackend:
             with _Observer(self._tables) as observer:
                 if plan.full:
                     observer.start()
-                    self._prepare()
+                    self._prepare(plan.node)
                 changes = self._restore(plan, observer)
             self._hairpin.sweep(None if plan.full else changes)
         except (KernelError, OSError) as error:
@@ -176,14 +175,15 @@ class IptablesBackend:
 
         # Only a full plan writes the chain that this sysctl decides about.
         drop_invalid = plan.full and self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
-        skeleton = Skeleton(self._settings, self._family, drop_invalid=drop_invalid)
-        script = Script(plan, self._renderer, skeleton, observer.saved, on_change, self._hairpin.flush)
+        skeleton = Skeleton(plan.node, drop_invalid=drop_invalid)
+        renderer = Renderer(plan.node)
+        script = Script(plan, renderer, skeleton, observer.saved, on_change, self._hairpin.flush)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
         except RestoreFailed as error:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
-                again = Script(Plan(True, iter(changes)), self._renderer, skeleton, observer.saved)
+                again = Script(Plan(True, plan.node, iter(changes)), renderer, skeleton, observer.saved)
                 self._blame(error, again, changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
@@ -202,21 +202,21 @@ class IptablesBackend:
         if change.after is not None:
             self._quarantine[change.name] = (change.after, why)
 
-    def _isolate(self, refused: "_Refused") -> None:
+    def _isolate(self, refused: "_Refused", node: NodeState) -> None:
         """Find, by halving, which ports make a full plan fail when the complaint names no line of theirs.
 
         Leaves the kernel without some Services for the second or two until the next full sync. Raises
         SyncFailed with the culprits, or without when it is no matter of a few ports.
         """
         try:
-            self._commit(Plan(full=True, changes=iter(())))
+            self._commit(Plan(True, node, iter(())))
         except _Refused as worse:
             raise SyncFailed(f"{worse.error}; not even tables without Services can be written") from worse.error
         groups, culprits = [refused.changes], list[ServicePortName]()
         while groups and len(culprits) < MAX_CULPRITS:
             group = groups.pop()
             try:
-                self._commit(Plan(full=False, changes=iter(group)))
+                self._commit(Plan(False, node, iter(group)))
             except _Refused as again:
                 if _is_transient(again.error):
                     break

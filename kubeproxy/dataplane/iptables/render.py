@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState, Settings, Target
+from kubeproxy.model.desired import ServiceState, Target
+from kubeproxy.model.node import LocalKind, NodeState
 from kubeproxy.model.objects import Protocol, Record
 
 LINEAR_MAX = 100
@@ -48,10 +48,10 @@ NOTHING = Fragment(chains=(), body="", nat_rules=(), filter_rules=())
 class Renderer:
     """Renders for one node and one family."""
 
-    def __init__(self, settings: Settings, family: Family) -> None:
-        self._bits = family.host_bits
-        cidr = settings.cluster_cidr(family)
-        if settings.masquerade_all:
+    def __init__(self, node: NodeState) -> None:
+        self._bits = node.family.host_bits
+        cidr = node.local.value if node.local.kind is LocalKind.SOURCE else ""
+        if node.masquerade_all:
             self._cluster_source: str | None = ""
         else:
             self._cluster_source = f"! -s {cidr} " if cidr else None
@@ -59,7 +59,7 @@ class Renderer:
     def render(self, state: ServiceState) -> Fragment:
         """Render one port. Raises Unrenderable."""
         label = _checked(state)
-        if not state.endpoints:
+        if not state.cluster:
             return Fragment(chains=(), body="", nat_rules=(), filter_rules=self._refusals(state, label))
         suffix = names.port_hash(state.name)
         service = names.SERVICE_PREFIX + suffix
@@ -71,7 +71,7 @@ class Renderer:
         if state.affinity_seconds:
             _choose_with_affinity(state, service, protocol, chains, lines)
         else:
-            _choose(service, protocol, state.endpoints, chains, lines)
+            _choose(service, protocol, state.cluster, chains, lines)
         match = self._match(state.cluster_ip, protocol, state.port)
         rules = [f'{names.SERVICES} {match} -m comment --comment "{label} cluster IP" -j {service}']
         refused: tuple[str, ...] = ()
@@ -139,17 +139,15 @@ class Renderer:
 def local_targets(state: ServiceState) -> list[tuple[str, Protocol, int]]:
     """Return the hairpin set's entries for a port: address, protocol, port."""
     protocol = state.name.protocol
-    return [(each.address, protocol, each.port) for each in state.endpoints if each.may_be_local]
+    return [(each.address, protocol, each.port) for each in state.reachable if each.may_be_local]
 
 
 def _checked(state: ServiceState) -> str:
     label = str(state.name)
     if _SAFE.fullmatch(label) is None:
         raise Unrenderable(f"{label[:80]!r} is no name of a Service port")
-    if len(state.endpoints) > ENDPOINTS_MAX:
-        raise Unrenderable(
-            f"{len(state.endpoints)} endpoints are more than the {ENDPOINTS_MAX} that rules are for"
-        )
+    if len(state.cluster) > ENDPOINTS_MAX:
+        raise Unrenderable(f"{len(state.cluster)} endpoints are more than the {ENDPOINTS_MAX} that rules are for")
     return label
 
 
@@ -192,8 +190,8 @@ def _choose_with_affinity(
     """Send a client to the endpoint that it had; xt_recent remembers, one list an endpoint."""
     seconds = state.affinity_seconds
     returning, first = [], []
-    left = len(state.endpoints)
-    for target in state.endpoints:
+    left = len(state.cluster)
+    for target in state.cluster:
         own = names.endpoint_chain(state.name, target.text)
         chains.append(own)
         lines.append(

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import Settings
+from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import Record
 
 _NEW = "-m conntrack --ctstate NEW "
@@ -110,11 +110,11 @@ def missing_jumps(table: str, saved: Saved) -> str:
 class Skeleton:
     """The fixed rules for one node and one family."""
 
-    def __init__(self, settings: Settings, family: Family, *, drop_invalid: bool = True) -> None:
-        self._settings = settings
-        self._family = family
+    def __init__(self, node: NodeState, *, drop_invalid: bool = True) -> None:
+        self._node = node
+        self._family = node.family
         self._drop_invalid = drop_invalid
-        self._mark = f"{1 << settings.masquerade_bit:#010x}"
+        self._mark = f"{node.mark:#010x}"
 
     def nat(self) -> str:
         """Return the lines that make the nat table's fixed chains, emptied but for their fixed rules."""
@@ -148,8 +148,8 @@ class Skeleton:
         why = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
         local = f"-m addrtype --dst-type LOCAL -j {names.NODEPORTS}\n"
         v4 = self._family is Family.V4
-        loopback_too = v4 and self._settings.localhost_nodeports
-        cidrs = self._settings.nodeport_cidrs(self._family)
+        loopback_too = self._node.nodeports_on_loopback
+        cidrs = self._node.nodeport_cidrs
         for cidr in cidrs:
             if loopback_too or not ip_network(cidr).is_loopback:
                 yield f"-A {names.SERVICES} -d {cidr} {why} {local}"
@@ -159,7 +159,7 @@ class Skeleton:
 
     def _filter_rules(self) -> Iterator[str]:
         mark, forward = self._mark, names.FORWARD
-        if self._family is Family.V4 and self._settings.localhost_nodeports:
+        if self._node.nodeports_on_loopback:
             # route_localnet makes 127.0.0.0/8 reachable from the wire; only what we translated may pass.
             yield (
                 f"-A {names.NODEPORTS} ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "

@@ -1,0 +1,118 @@
+from itertools import permutations
+
+import msgspec
+import pytest
+
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import desired
+from kubeproxy.model.objects import EndpointSlice, Service
+from kubeproxy.model.settings import Settings
+from kubeproxy.model.world import World
+from kubeproxy.testing.build import endpoint_slice, service, world
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = Settings(node_name="node1")
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+
+
+def addresses(built: World) -> dict[str, tuple[str, tuple[str, ...], tuple[str, ...], int]]:
+    found = desired(built, SETTINGS, Family.V4)
+    return {
+        name.name: (state.cluster_ip, state.load_balancer_ips, state.external_ips, state.node_port)
+        for name, state in found.items()
+    }
+
+
+def put(built: World, each: Service) -> set[str]:
+    return {name for _, name in built.apply_services({(each.namespace, each.name): each})}
+
+
+def test_the_older_of_two_services_has_the_cluster_ip() -> None:
+    built = World()
+    assert put(built, service("new", "10.96.0.1", created=NEW)) == {"new"}
+    assert put(built, service("old", "10.96.0.1", created=OLD)) == {"old", "new"}
+    assert {name: each[0] for name, each in addresses(built).items()} == {"old": "10.96.0.1", "new": ""}
+    (rejection,) = built.rejections()
+    assert str(rejection) == "Service default/new: spec.clusterIPs 10.96.0.1:80/TCP is the place of default/old"
+
+
+def test_whoever_waits_inherits() -> None:
+    built = world(
+        *(service(name, "10.96.0.1", created=when) for name, when in [("a", OLD), ("b", NEW), ("c", NEW)])
+    )
+    assert built.apply_services({("default", "a"): None}) == {("default", name) for name in "abc"}
+    assert {name: each[0] for name, each in addresses(built).items()} == {"b": "10.96.0.1", "c": ""}
+    built.apply_services({("default", "b"): None})
+    assert addresses(built)["c"][0] == "10.96.0.1"
+    assert built.rejections() == ()
+
+
+def test_an_external_ip_never_takes_a_cluster_ip_however_old() -> None:
+    thief = service("thief", "10.96.0.9", external_ips=("10.96.0.1", "1.2.3.4"), created=OLD)
+    built = world(thief, service("victim", "10.96.0.1", created=NEW))
+    assert addresses(built)["thief"][2] == ("1.2.3.4",)
+    assert addresses(built)["victim"][0] == "10.96.0.1"
+    assert [each.field for each in built.rejections()] == ["spec.externalIPs"]
+
+
+def test_a_load_balancers_address_beats_an_external_ip() -> None:
+    built = world(
+        service("ext", "10.96.0.1", external_ips=("1.2.3.4",), created=OLD),
+        service("lb", "10.96.0.2", load_balancer_ips=("1.2.3.4",), created=NEW),
+    )
+    assert (addresses(built)["ext"][2], addresses(built)["lb"][1]) == ((), ("1.2.3.4",))
+
+
+def test_node_ports_are_claimed_by_protocol() -> None:
+    built = world(
+        service("a", "10.96.0.1", node_port=30080, created=OLD),
+        service("b", "10.96.0.2", node_port=30080, created=NEW),
+        service("c", "10.96.0.3", "80/UDP", node_port=30080, created=NEW),
+    )
+    assert [each[3] for each in addresses(built).values()] == [30080, 0, 30080]
+
+
+def test_one_address_with_different_ports_is_shared_in_peace() -> None:
+    built = world(
+        service("a", "10.96.0.1", "80", load_balancer_ips=("1.2.3.4",)),
+        service("b", "10.96.0.2", "81", load_balancer_ips=("1.2.3.4",)),
+    )
+    assert built.rejections() == ()
+
+
+def test_two_ports_of_one_service_with_one_number() -> None:
+    built = world(service("a", "10.96.0.1", "one=80,two=80"))
+    found = desired(built, SETTINGS, Family.V4)
+    assert [state.cluster_ip for state in found.values()] == ["10.96.0.1", ""]
+
+
+def test_the_order_of_arrival_and_of_leaving_does_not_matter() -> None:
+    rivals = [service(f"s{i}", "10.96.0.1", created=NEW, external_ips=("1.2.3.4",)) for i in range(4)]
+    outcomes = set()
+    for order in permutations(rivals):
+        built = World()
+        for each in order:
+            put(built, each)
+        first = order[0]
+        built.apply_services({(first.namespace, first.name): None})
+        put(built, first)
+        outcomes.add(repr(sorted(addresses(built).items())) + repr(built.rejections()))
+    assert len(outcomes) == 1
+
+
+def test_a_service_that_is_no_longer_ours_gives_its_places_up() -> None:
+    mine = service("a", "10.96.0.1", created=OLD)
+    built = world(mine, service("b", "10.96.0.1", created=NEW))
+    assert put(built, msgspec.structs.replace(mine, proxy_name="other")) == {"a", "b"}
+    assert addresses(built)["b"][0] == "10.96.0.1"
+
+
+def test_an_endpoint_at_its_own_services_address_is_left_out_and_told() -> None:
+    piece: EndpointSlice = endpoint_slice("web", "80", ["10.96.0.1", "10.244.0.2"])
+    built = world(service("web", "10.96.0.1"), piece)
+    (state,) = desired(built, SETTINGS, Family.V4).values()
+    assert [target.address for target in state.cluster] == ["10.244.0.2"]
+    assert [each.value for each in built.rejections()] == ["10.96.0.1"]
+    built.apply_slices({(piece.namespace, piece.name): None})
+    assert built.rejections() == ()
