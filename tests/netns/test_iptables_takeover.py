@@ -194,7 +194,7 @@ def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: PacketLab) -> None:
         read[match] = destinations(chains, rule["target"])
     states = desired(world(*objects), SETTINGS, Family.V4).values()
     meant = {
-        (f"{each.cluster_ip}/32", each.name.protocol.value, each.port): {target.text for target in each.endpoints}
+        (f"{each.cluster_ip}/32", each.name.protocol.value, each.port): {target.text for target in each.cluster}
         for each in states
     }
     assert read == meant
