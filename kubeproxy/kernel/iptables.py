@@ -16,7 +16,14 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from kubeproxy.kernel.exec import CommandFailed, CommandMissing, Exec, KernelError, Result
-from kubeproxy.kernel.xtables import has_nft, legacy_extent, legacy_tables, nft_generation
+from kubeproxy.kernel.xtables import (
+    has_nft,
+    legacy_extent,
+    legacy_has_match,
+    legacy_tables,
+    nft_generation,
+    nft_has_match,
+)
 from kubeproxy.model.addresses import Family
 
 LOCK_WAIT_SECONDS = 5
@@ -90,6 +97,11 @@ class Iptables:
     def fingerprint(self, table: str) -> bytes:
         """Return, in O(1), a value that differs once rules have vanished from a table."""
         return legacy_extent(self.family, table) if self.flavour is Flavour.LEGACY else nft_generation()
+
+    def has_match(self, match: str) -> bool:
+        """Return whether the kernel takes rules with `-m MATCH`: programs know more matches than some kernels."""
+        known = legacy_has_match if self.flavour is Flavour.LEGACY else nft_has_match
+        return known(self.family, match)
 
     def run(self, *arguments: str, check: bool = True) -> Result:
         """Run `iptables ARGUMENTS` under the lock."""

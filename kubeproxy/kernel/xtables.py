@@ -1,4 +1,4 @@
-"""Which tables are in use, and has anybody changed them? Asked of the kernel itself, in microseconds.
+"""Which tables are in use, who has changed them, which matches are there? Asked of the kernel, in microseconds.
 
 iptables' own programs cannot tell: in legacy each of them makes the table that it is asked about, and reads all
 of it (80 ms at 10,000 Services), however little it is to print. Blocking, but only just.
@@ -12,16 +12,23 @@ import struct
 from pathlib import Path
 
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, attributes
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, attribute, attributes
 from kubeproxy.model.addresses import Family
 
 _SO_GET_INFO = 64
+_SO_GET_REVISION_MATCH = {Family.V4: 66, Family.V6: 68}
 _INFO_BYTES = 84
 """struct ipt_getinfo (and ip6t_getinfo): name, where each hook's rules start and end, how many and how large."""
 _LEVELS = {Family.V4: (socket.AF_INET, socket.IPPROTO_IP), Family.V6: (socket.AF_INET6, socket.IPPROTO_IPV6)}
 
+_REVISION_BYTES = 30
+"""struct xt_get_revision: a name of 29 bytes and a revision."""
+
 _NFT_GET_GENERATION = 10 << 8 | 16
 _GENERATION_ID = 1
+_COMPAT_GET = 11 << 8
+_COMPAT_NAME, _COMPAT_REVISION, _COMPAT_TYPE = 1, 2, 3
+_COMPAT_MATCH = 0
 
 _NAMES = {Family.V4: "ip_tables_names", Family.V6: "ip6_tables_names"}
 
@@ -64,4 +71,31 @@ def has_nft() -> bool:
         if error.code != errno.EINVAL:  # which is what nfnetlink says of a subsystem that it does not know
             raise
         return False
+    return True
+
+
+def legacy_has_match(family: Family, match: str) -> bool:
+    """Return whether rules of legacy tables may have `-m MATCH`; the kernel loads its module for the question.
+
+    Revision 0 is asked for; that there is none of it says that there are others.
+    """
+    kind, level = _LEVELS[family]
+    asked_for = ctypes.create_string_buffer(match.encode(), _REVISION_BYTES)
+    length = ctypes.c_uint32(_REVISION_BYTES)
+    with socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
+        number = _SO_GET_REVISION_MATCH[family]
+        refused = _libc.getsockopt(asked.fileno(), level, number, asked_for, ctypes.byref(length))
+    return not refused or ctypes.get_errno() == errno.EPROTONOSUPPORT
+
+
+def nft_has_match(family: Family, match: str) -> bool:
+    """Return whether rules of iptables-nft may have `-m MATCH`, which nf_tables carries as it is."""
+    body = struct.pack("=BBH", _LEVELS[family][0], 0, 0)
+    body += attribute(_COMPAT_NAME, match.encode() + b"\0")
+    body += attribute(_COMPAT_REVISION, bytes(4)) + attribute(_COMPAT_TYPE, _COMPAT_MATCH.to_bytes(4, "big"))
+    try:
+        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.request(_COMPAT_GET, 0, body, f"match {match}")
+    except NetlinkError as error:
+        return error.code == errno.EPROTONOSUPPORT
     return True

@@ -43,6 +43,11 @@ MAX_CHAIN_NAME = 28
 LOCAL_ENDPOINTS = {Family.V4: "KUBE-LOOP-BACK", Family.V6: "KUBE-6-LOOP-BACK"}
 """ipset of (endpoint, port, endpoint) for endpoints that may be clients of their own Service."""
 
+CT_INVALID_COUNTER = "ct_state_invalid_dropped_pkts"
+LOCALHOST_NODEPORTS_COUNTER = "localhost_nps_accepted_pkts"
+COUNTERS = (CT_INVALID_COUNTER, LOCALHOST_NODEPORTS_COUNTER)
+"""nfacct objects, one of each for both families."""
+
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 LOWER = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}

@@ -1,0 +1,29 @@
+"""Messages about nfacct objects, packet counters that rules of both families and flavours may share. Pure.
+
+Numbers are those of linux/netfilter/nfnetlink_acct.h.
+"""
+
+from kubeproxy.kernel.netlink_messages import attribute, attributes
+
+SUBSYSTEM = 7 << 8
+CMD_NEW, CMD_GET = 0, 1
+ATTR_NAME, ATTR_PACKETS = 1, 2
+
+NAME_MAX = 31
+"""Bytes that a name may have."""
+
+_HEAD = bytes(4)
+"""struct nfgenmsg: no family, version 0."""
+
+
+def encode_name(name: str) -> bytes:
+    """Encode the body of a message that makes or asks for a counter."""
+    encoded = name.encode()
+    if not 0 < len(encoded) <= NAME_MAX:
+        raise ValueError(f"{name!r}: a counter's name has 1 to {NAME_MAX} bytes")
+    return _HEAD + attribute(ATTR_NAME, encoded + b"\0")
+
+
+def decode_packets(body: bytes) -> int:
+    """Decode the answer to a question for a counter: how many packets it has seen."""
+    return int.from_bytes(dict(attributes(body[len(_HEAD) :]))[ATTR_PACKETS], "big")
