@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kubeproxy.apiserver.listening import is_loopback, listen
+from kubeproxy.apiserver.listening import is_loopback
 from kubeproxy.clock import Clock
+from kubeproxy.kernel.sockets import listen
 from kubeproxy.store.gateway_users import GatewayUsers, parse_users
 
 DEFAULT_PORT = 2379

@@ -8,7 +8,6 @@ a thousand connections; all together have what the process may open, less a rese
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import ssl
 import struct
@@ -53,20 +52,6 @@ _http_log = logging.getLogger(f"{__name__}.http")
 _http_log.addFilter(_Unreadable())
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises OSError, in words that name the address."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address, port))
-        bound.listen(1024)
-    except OSError as error:
-        bound.close()
-        raise OSError(f"cannot listen on {address}:{port}: {error.strerror}") from None
-    return bound
-
-
 def is_loopback(bound: socket.socket) -> bool:
     """Say whether only programs of this machine can reach a socket."""
     if bound.family not in (socket.AF_INET, socket.AF_INET6):
@@ -80,14 +65,6 @@ def url_of(bound: socket.socket, *, tls: bool) -> str:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     host = f"[{reachable}]" if ":" in reachable else reachable
     return f"{'https' if tls else 'http'}://{host}:{port}"
-
-
-def most_files() -> int:
-    """Raise this process' limit of open files to what it may have, and return that."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 class Doorkeeper:

@@ -25,7 +25,7 @@ from kubeproxy.apiserver.cidr_protection import ServiceCidrProtection
 from kubeproxy.apiserver.credentials import write_admin
 from kubeproxy.apiserver.gate import Gate
 from kubeproxy.apiserver.gc import GarbageCollector
-from kubeproxy.apiserver.listening import RESERVED_FILES, Doorkeeper, listen, most_files, url_of
+from kubeproxy.apiserver.listening import RESERVED_FILES, Doorkeeper, url_of
 from kubeproxy.apiserver.masters import LEASE_SECONDS, Reach
 from kubeproxy.apiserver.metrics import Metrics
 from kubeproxy.apiserver.protection import Protected, Protection, protect
@@ -36,6 +36,7 @@ from kubeproxy.controllers.election import Election
 from kubeproxy.controllers.manager import run_endpoint_controllers
 from kubeproxy.controllers.nodeipam import NodeIpam
 from kubeproxy.controllers.podcidrs import PodNetwork
+from kubeproxy.kernel.sockets import listen, most_files
 from kubeproxy.store.base import Store, StoreError, Unavailable
 from kubeproxy.store.compaction import compact_regularly
 from kubeproxy.store.credentials import Access, StaticToken

@@ -18,8 +18,8 @@ from kubeproxy.model.claims import NOTHING_LOST, Lost, Place
 from kubeproxy.model.endpoints import PortEndpoint, PortKey, merge
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
-from kubeproxy.model.objects import Record, Service, ServicePort, ServiceType, TrafficPolicy
-from kubeproxy.model.services import VirtualAddresses, virtual_addresses
+from kubeproxy.model.objects import Record, Service, ServicePort, TrafficPolicy
+from kubeproxy.model.services import VirtualAddresses, health_check_port, virtual_addresses
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.topology import Categories, Where, categorize
 from kubeproxy.model.world import World
@@ -168,8 +168,7 @@ class _Common:
         self._affinity = service.affinity_seconds if service.session_affinity else 0
         self._internal_local = service.internal_policy is TrafficPolicy.LOCAL
         self._external_local = service.external_policy is TrafficPolicy.LOCAL
-        balanced = service.type is ServiceType.LOAD_BALANCER
-        self._health_check = service.health_check_node_port if balanced and self._external_local else 0
+        self._health_check = health_check_port(service)
 
     def state(
         self,

@@ -7,7 +7,7 @@ the family, or labelled for another proxy. Everything here concerns one Service 
 from collections.abc import Iterable
 
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.objects import Record, Service, ServiceType
+from kubeproxy.model.objects import Record, Service, ServiceType, TrafficPolicy
 
 
 class VirtualAddresses(Record, frozen=True, kw_only=True):
@@ -43,6 +43,12 @@ def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | No
         load_balancer_ips=_of_family(service.load_balancer_ips, family, but=(cluster_ip, *external)),
         source_ranges=_restrictive(_of_family(service.source_ranges, family)),
     )
+
+
+def health_check_port(service: Service) -> int:
+    """Return the node port on which load balancers ask, 0 when they have nothing to ask."""
+    balanced = service.type is ServiceType.LOAD_BALANCER and service.external_policy is TrafficPolicy.LOCAL
+    return service.health_check_node_port if balanced else 0
 
 
 def _of_family(texts: Iterable[str], family: Family, but: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -68,8 +68,23 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     """Service ports that are left out, and why."""
 
 
+class Synced(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sync that succeeded has brought into the kernel; for those who act on that and on nothing newer."""
+
+    world: World
+    """As it was when the sync began; of the Services in ``scope`` alone, unless that is None."""
+    scope: Collection[Key] | None
+    node: NodeState
+    started: float
+    """When (Clock.now) the World was looked at: what came later is not in."""
+
+
 class Syncer:
-    """Keeps one IP family's kernel state equal to what the World asks for."""
+    """Keeps one IP family's kernel state equal to what the World asks for.
+
+    ``on_result`` gets each new status, ``on_synced`` then what a successful sync has brought in; both are called
+    on the event loop and must not raise.
+    """
 
     def __init__(
         self,
@@ -80,6 +95,7 @@ class Syncer:
         clock: Clock,
         on_result: Callable[[SyncStatus], None] = lambda status: None,
         intervals: Intervals | None = None,
+        on_synced: Callable[[Synced], None] = lambda synced: None,
     ) -> None:
         self._world = world
         self._backend = backend
@@ -87,6 +103,7 @@ class Syncer:
         self._family = family
         self._clock = clock
         self._on_result = on_result
+        self._on_synced = on_synced
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
         self._node: NodeState | None = None
@@ -169,7 +186,8 @@ class Syncer:
                     full = full or self._backend.needs_full or node != self._node
                     keys, self._touched = self._touched, set()
                     scope = None if full else keys
-                    applied = await asyncio.to_thread(self._work, self._world.part(scope), scope)
+                    looked, part = self._clock.now(), self._world.part(scope)
+                    applied = await asyncio.to_thread(self._work, part, scope)
             except SyncFailed as failure:
                 self._touched |= keys
                 self._failed(failure, full=full, started=started)
@@ -180,6 +198,7 @@ class Syncer:
                 continue
             self._node = node
             self._succeeded(applied, full=full, started=started)
+            self._on_synced(Synced(world=part, scope=scope, node=node, started=looked))
             return True
         return False
 

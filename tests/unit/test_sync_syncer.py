@@ -13,7 +13,7 @@ from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
-from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.sync.syncer import Intervals, Synced, Syncer, SyncStatus
 from kubeproxy.testing.build import endpoint_slice, service
 
 pytestmark = pytest.mark.unit
@@ -66,9 +66,17 @@ class Rig:
         self.world = World()
         self.backend = Recorder()
         self.published: list[SyncStatus] = []
+        self.synced: list[Synced] = []
         settings = Settings(node_name="node1")
         self.syncer = Syncer(
-            self.world, self.backend, settings, Family.V4, self.clock, self.published.append, Intervals()
+            self.world,
+            self.backend,
+            settings,
+            Family.V4,
+            self.clock,
+            self.published.append,
+            Intervals(),
+            self.synced.append,
         )
 
     def put(self, *objects: Service | EndpointSlice) -> None:
@@ -124,6 +132,24 @@ async def test_a_change_is_a_sync_of_what_was_touched() -> None:
         assert it.backend.scopes == [None, frozenset({WEB})]
         status = it.syncer.status
         assert (status.ports, status.endpoints, status.changed, status.last_was_full) == (2, 1, 1, False)
+
+
+async def test_who_acts_on_a_sync_is_told_what_is_in_and_nothing_newer() -> None:
+    async with rig() as it:
+        it.backend.failures = [SyncFailed("table is busy")]
+        it.put(service("web", "10.96.0.1"))
+        it.syncer.synced()
+        await it.until_synced(1)
+        assert it.synced == []
+        await it.clock.step(30)
+        await it.until_synced(2)
+        it.put(service("api", "10.96.0.2"))
+        await it.clock.step(1)
+        await it.until_synced(3)
+        first, second = it.synced
+        assert (first.scope, set(first.world.services)) == (None, {WEB})
+        assert (second.scope, set(second.world.services)) == ({("default", "api")}, {("default", "api")})
+        assert (first.node.name, second.started - first.started) == ("node1", 1)
 
 
 async def test_a_failed_change_is_followed_by_a_full_sync_at_once() -> None:

@@ -1,0 +1,217 @@
+"""Health check node ports: one family's HTTP servers, one for each Service that has such a port.
+
+What they answer is upstream's (pkg/proxy/healthcheck): JSON, a weight for load balancers that share by it, 200
+while this node has ready endpoints and the proxy keeps up, else 503. A port that cannot be opened is told of once,
+as an Event of its Service, and tried again. Lives on the event loop.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ipaddress import ip_address, ip_network
+
+from aiohttp import web
+
+from kubeproxy.clock import Clock
+from kubeproxy.health.doors import Door
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.sockets import listen
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.healthchecks import HealthCheck
+from kubeproxy.model.ident import Key
+from kubeproxy.model.objects import Record
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+"""Until a port that was taken, or an address that was missing, is tried again."""
+
+_EVERYWHERE = {Family.V4: "0.0.0.0", Family.V6: "::"}
+
+
+class HealthCheckStatus(Record, frozen=True, kw_only=True):
+    """How one Service's health check node port stands, for `kubeproxy status`."""
+
+    service: str
+    port: int
+    endpoints: int
+    trouble: str = ""
+    """Why nobody listens."""
+
+
+class _Open:
+    """A Service's port that listens."""
+
+    def __init__(self, port: int, addresses: tuple[str, ...], door: Door) -> None:
+        self.port = port
+        self.addresses = addresses
+        self.door = door
+
+
+class ServiceHealth:
+    """Listens where the newest checks want it. `take` when they change; `run` until cancelled."""
+
+    def __init__(
+        self,
+        family: Family,
+        clock: Clock,
+        healthy: Callable[[], bool],
+        on_trouble: Callable[[Key, int, str], None],
+        most_sockets: int = 1 << 16,
+    ) -> None:
+        self._family = family
+        self._clock = clock
+        self._healthy = healthy
+        self._on_trouble = on_trouble
+        self._most = most_sockets
+        self._checks: dict[Key, HealthCheck] = {}
+        self._cidrs: tuple[str, ...] = ()
+        self._open: dict[Key, _Open] = {}
+        self._trouble: dict[Key, str] = {}
+        self._wake = asyncio.Event()
+
+    def take(self, changes: Mapping[Key, HealthCheck | None], cidrs: tuple[str, ...], *, full: bool) -> None:
+        """Take over checks (None: none any more), all of them if ``full``; ``cidrs`` is where node ports answer.
+
+        Answers on ports that are open change at once; which ports are open follows.
+        """
+        if full:
+            self._checks.clear()
+        for key, check in changes.items():
+            if check is None:
+                self._checks.pop(key, None)
+            else:
+                self._checks[key] = check
+        self._cidrs = cidrs
+        self._wake.set()
+
+    def status(self) -> tuple[HealthCheckStatus, ...]:
+        """Return every check, by the Service's name."""
+        return tuple(
+            HealthCheckStatus(
+                service="/".join(key),
+                port=check.port,
+                endpoints=check.endpoints,
+                trouble=self._trouble.get(key, ""),
+            )
+            for key, check in sorted(self._checks.items())
+        )
+
+    @property
+    def silent(self) -> int:
+        """How many ports should be open and are not."""
+        return len(self._trouble)
+
+    async def run(self) -> None:
+        """Open and close ports until cancelled; then close all."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._reconcile()
+                await self._wait()
+        finally:
+            # To the end: half closed, a port would go on answering.
+            await asyncio.shield(self._close(list(self._open)))
+
+    async def _wait(self) -> None:
+        """Wait for news, but not for ever while something is missing or addresses may come."""
+        if not (self._trouble or (self._cidrs and self._checks)):
+            await self._wake.wait()
+            return
+        waits = {asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(RETRY_SECONDS))}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+
+    async def _reconcile(self) -> None:
+        trouble: dict[Key, str] = {}
+        addresses: tuple[str, ...] = ()
+        missing = ""
+        if self._checks:
+            try:
+                addresses = self._addresses()
+                missing = "" if addresses else f"no address of this node is in {', '.join(self._cidrs)}"
+            except (KernelError, OSError) as error:
+                missing = f"cannot tell this node's addresses: {error}"
+        wanted = {} if missing else {key: (check.port, addresses) for key, check in self._checks.items()}
+        stale = [key for key, opened in self._open.items() if wanted.get(key) != (opened.port, opened.addresses)]
+        await self._close(stale)
+        for key, check in sorted(self._checks.items()):
+            if missing:
+                trouble[key] = missing
+            elif key not in self._open:
+                failure = await self._listen(key, check.port, addresses)
+                if failure:
+                    trouble[key] = failure
+        self._complain(trouble)
+
+    def _addresses(self) -> tuple[str, ...]:
+        """Return where to listen. Raises KernelError, OSError."""
+        if not self._cidrs:
+            return (_EVERYWHERE[self._family],)
+        networks = [ip_network(cidr) for cidr in self._cidrs]
+        if all(network.num_addresses == 1 for network in networks):
+            return tuple(str(network.network_address) for network in networks)
+        own = local_addresses(self._family)
+        return tuple(ip for ip in own if any(ip_address(ip) in network for network in networks))
+
+    async def _listen(self, key: Key, port: int, addresses: tuple[str, ...]) -> str:
+        """Open a port; return why not, "" when it is open."""
+        holder = next((other for other, opened in self._open.items() if opened.port == port), None)
+        if holder is not None:
+            return f"Service {'/'.join(holder)} has this port"
+        if len(addresses) * (len(self._open) + 1) > self._most:
+            return f"this process may have no more than {self._most} sockets for such ports"
+        sockets: list[socket.socket] = []
+        try:
+            sockets += [listen(address, port, only_v6=True) for address in addresses]
+        except OSError as error:
+            for each in sockets:
+                each.close()
+            return str(error)
+        door = Door(web.Server(self._handler(key), access_log=None))
+        await door.open(*sockets)
+        self._open[key] = _Open(port, addresses, door)
+        return ""
+
+    async def _close(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            await self._open.pop(key).door.close()
+
+    def _complain(self, trouble: dict[Key, str]) -> None:
+        for key, why in trouble.items():
+            if self._trouble.get(key) != why:
+                port = self._checks[key].port if key in self._checks else 0
+                log.warning("health check node port %d of Service %s: %s; trying again", port, "/".join(key), why)
+                self._on_trouble(key, port, why)
+        self._trouble = trouble
+
+    def _handler(self, key: Key) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+        async def answer(_: web.BaseRequest) -> web.Response:
+            return self._answer(key)
+
+        return answer
+
+    def _answer(self, key: Key) -> web.Response:
+        check = self._checks.get(key)
+        endpoints = check.endpoints if check is not None else 0
+        healthy = self._healthy()
+        body = {
+            "service": {"namespace": key[0], "name": key[1]},
+            "localEndpoints": endpoints,
+            "serviceProxyHealthy": healthy,
+        }
+        return web.Response(
+            status=200 if endpoints and healthy else 503,
+            text=json.dumps(body, indent="\t"),
+            content_type="application/json",
+            headers={
+                "X-Content-Type-Options": "nosniff",
+                "X-Load-Balancing-Endpoint-Weight": str(endpoints),
+            },
+        )
