@@ -4,7 +4,6 @@ import errno
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import (
-    AF,
     ATTR_FAMILY,
     ATTR_REVISION,
     ATTR_TYPENAME,
@@ -27,7 +26,14 @@ from kubeproxy.kernel.ipset_messages import (
     encode_type,
 )
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attributes
+from kubeproxy.kernel.netlink_messages import (
+    AF,
+    NETLINK_NETFILTER,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    attributes,
+)
 from kubeproxy.model.addresses import Family
 
 

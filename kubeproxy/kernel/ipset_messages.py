@@ -9,7 +9,14 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, NLA_F_NET_BYTEORDER, attribute, attributes
+from kubeproxy.kernel.netlink_messages import (
+    AF,
+    NLA_F_NESTED,
+    NLA_F_NET_BYTEORDER,
+    PROTOCOL_NUMBER,
+    attribute,
+    attributes,
+)
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
@@ -28,13 +35,10 @@ MAX_ELEMENTS = 1 << 20
 BATCH = 800
 """Entries a message: an attribute of 65,535 bytes holds 862 of IPv6."""
 
-AF = {Family.V4: 2, Family.V6: 10}
-"""Address families by their kernel numbers (linux/socket.h)."""
 IPSET_PROTOCOL = 6
 BUSY = 4100
 """Error: a rule refers to the set."""
-NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
-_PROTOCOL = {number: protocol for protocol, number in NUMBER.items()}
+_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
 def encode_head(family: Family, name: str) -> bytes:
@@ -88,7 +92,7 @@ def encode_entries(family: Family, name: str, entries: Sequence[Entry]) -> bytes
     rows = []
     for address, protocol, port in entries:
         ip = ip_address(address).packed
-        number = NUMBER[protocol]
+        number = PROTOCOL_NUMBER[protocol]
         rows.append(
             layout.pack(
                 *before, ip, *port_head, port.to_bytes(2, "big"), *protocol_head, number, *again, ip, *line

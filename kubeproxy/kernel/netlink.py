@@ -4,11 +4,14 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_messages import (
     HEADER,
     NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -19,6 +22,10 @@ RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
+PIPELINE = 100
+"""Requests in one send: the answers to all of them, should each be an error, still fit the usual buffer."""
+
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 
 
 class NetlinkError(KernelError):
@@ -29,6 +36,10 @@ class NetlinkError(KernelError):
         self.code = code
 
 
+class DumpInterrupted(KernelError):
+    """What was read is not all of it, or not all of one moment: it changed meanwhile, or the answer was lost."""
+
+
 class NetlinkSocket:
     """One netlink socket; opened in the network namespace of the calling thread."""
 
@@ -36,6 +47,7 @@ class NetlinkSocket:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._socket.settimeout(TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors need not carry the request back
         self._sequence = 0
 
     def close(self) -> None:
@@ -51,29 +63,84 @@ class NetlinkSocket:
 
     def request(self, kind: int, flags: int, body: bytes, what: str = "netlink") -> list[bytes]:
         """Send one message, which is about ``what``; return the bodies of all answers. Raises NetlinkError."""
+        self._send(kind, flags, body)
+        return [answer for _, answer in self._answers(what)]
+
+    def dump(self, kind: int, body: bytes, what: str = "netlink") -> Iterator[bytes]:
+        """Yield the bodies of all answers to one message as they come, however many.
+
+        Raises DumpInterrupted after the last one when some are missing or may be, NetlinkError when the kernel
+        refuses.
+        """
+        self._send(kind, NLM_F_DUMP, body)
+        changed = 0
+        try:
+            for flags, answer in self._answers(what):
+                changed |= flags & NLM_F_DUMP_INTR
+                yield answer
+        except NetlinkError as error:
+            if error.code != errno.EINTR:
+                raise
+            changed = 1
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            raise DumpInterrupted(f"{what}: the kernel's answer did not fit") from error
+        if changed:
+            raise DumpInterrupted(f"{what}: changed while it was read")
+
+    def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "netlink") -> list[int]:
+        """Send a message of each body, many in one call; return for each 0, or the kernel's error number."""
+        codes: list[int] = []
+        for start in range(0, len(bodies), PIPELINE):
+            codes += self._pipeline(kind, bodies[start : start + PIPELINE], what)
+        return codes
+
+    def _pipeline(self, kind: int, bodies: Sequence[bytes], what: str) -> list[int]:
+        first = self._sequence + 1
+        packed = [message(kind, NLM_F_REQUEST, first + i, body) for i, body in enumerate(bodies[:-1])]
+        self._sequence = first + len(packed)
+        packed.append(message(kind, NLM_F_REQUEST | NLM_F_ACK, self._sequence, bodies[-1]))
+        self._socket.send(b"".join(packed))
+        codes = [0] * len(bodies)
+        # Only the last is answered whatever becomes of it; another is heard of when it is refused.
+        while True:
+            for kind_, _, sequence, body in self._receive(what):
+                if kind_ != NLMSG_ERROR or not first <= sequence <= self._sequence:
+                    continue
+                codes[sequence - first] = -_code(body)
+                if sequence == self._sequence:
+                    return codes
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
         self._socket.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
-        answers: list[bytes] = []
-        while not self._receive(answers, what):
-            pass
-        return answers
 
-    def _receive(self, answers: list[bytes], what: str) -> bool:
-        """Take in one datagram; return whether the answer is complete."""
+    def _answers(self, what: str) -> Iterator[tuple[int, bytes]]:
+        """Yield flags and body of every answer to the last message, until its end."""
+        while True:
+            for kind, flags, sequence, body in self._receive(what):
+                if sequence != self._sequence:
+                    continue
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    code = _code(body)
+                    if code:
+                        raise NetlinkError(-code, what)
+                    return
+                yield flags, body
+
+    def _receive(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
+        """Take in one datagram: kind, flags, sequence and body of each message in it."""
         data = self._socket.recv(RECEIVE_BYTES)
         offset = 0
         while offset + 16 <= len(data):
-            length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
+            length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
             if length < 16:
                 raise NetlinkError(errno.EBADMSG, what)
-            body = data[offset + 16 : offset + length]
+            yield kind, flags, sequence, data[offset + 16 : offset + length]
             offset += length + (-length % 4)
-            if sequence != self._sequence:
-                continue
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                (code,) = struct.unpack_from("=i", body) if len(body) >= 4 else (0,)
-                if code:
-                    raise NetlinkError(-code, what)
-                return True
-            answers.append(body)
-        return False
+
+
+def _code(body: bytes) -> int:
+    """Return what an NLMSG_ERROR or NLMSG_DONE says: 0, or a negative error number."""
+    return int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0

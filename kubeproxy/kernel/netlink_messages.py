@@ -7,12 +7,22 @@ hot paths pack their own. Numbers are those of linux/netlink.h, in the byte orde
 import struct
 from collections.abc import Iterator
 
-NETLINK_NETFILTER = 12
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Protocol
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 NLM_F_DUMP = 0x300
+NLM_F_DUMP_INTR = 0x10
+"""On an answer: what is being read has changed meanwhile."""
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED, NLA_F_NET_BYTEORDER = 0x8000, 0x4000
+
+AF = {Family.V4: 2, Family.V6: 10}
+"""Address families by their kernel numbers (linux/socket.h)."""
+PROTOCOL_NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
+"""Transport protocols by their numbers (IANA)."""
 
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
