@@ -163,7 +163,7 @@ class _Common:
 
     def __init__(self, service: Service, addresses: VirtualAddresses, node: NodeState) -> None:
         self._addresses = addresses
-        self._own_ips = {addresses.cluster_ip, *addresses.external_ips, *addresses.load_balancer_ips}
+        self._own_ips = addresses.all
         self._in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, node.node_ip)
         self._affinity = service.affinity_seconds if service.session_affinity else 0
         self._internal_local = service.internal_policy is TrafficPolicy.LOCAL

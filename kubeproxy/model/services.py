@@ -20,6 +20,11 @@ class VirtualAddresses(Record, frozen=True, kw_only=True):
     source_ranges: tuple[str, ...]
     """Who may come through the load balancer addresses; empty means everybody."""
 
+    @property
+    def all(self) -> frozenset[str]:
+        """Every one: what no endpoint of the Service may have for its own."""
+        return frozenset((self.cluster_ip, *self.external_ips, *self.load_balancer_ips))
+
 
 def is_proxied(service: Service) -> bool:
     """Return whether this Service is ours to forward, whatever the family."""

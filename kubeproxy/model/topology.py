@@ -64,6 +64,36 @@ def categorize(
     )
 
 
+class Unused(Enum):
+    """Why an endpoint gets nothing of a kind of traffic."""
+
+    NOT_READY = "not ready"
+    NOT_SERVING = "terminating, and does not serve any more"
+    TERMINATING = "terminating, while others are ready"
+    ELSEWHERE = "not on this node, and the policy is Local"
+    HINTED_ELSEWHERE = "topology hints give it to others"
+
+
+def explain(
+    endpoints: Sequence[PortEndpoint], where: Where, *, local: bool
+) -> tuple[Topology, list[tuple[PortEndpoint, Unused | None]]]:
+    """Return for each endpoint why traffic under policy Local (or Cluster) does not use it; None where it does."""
+    chosen = categorize(endpoints, where, uses_cluster=not local, uses_local=local)
+    used = {each.text for each in (chosen.local if local else chosen.cluster)}
+    return chosen.topology, [
+        (each, None if each.text in used else _unused(each, where, local=local)) for each in endpoints
+    ]
+
+
+def _unused(each: PortEndpoint, where: Where, *, local: bool) -> Unused:
+    conditions = each.endpoint.conditions
+    if not conditions.ready and not _is_leaving(each):
+        return Unused.NOT_SERVING if conditions.terminating else Unused.NOT_READY
+    if local and each.endpoint.node_name != where.node:
+        return Unused.ELSEWHERE
+    return Unused.HINTED_ELSEWHERE if conditions.ready else Unused.TERMINATING
+
+
 def _is_leaving(each: PortEndpoint) -> bool:
     conditions = each.endpoint.conditions
     return conditions.serving and conditions.terminating
