@@ -16,8 +16,9 @@ from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.health.announce import Announcer
+from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.events import Recorder
-from kubeproxy.health.http import health_app, metrics_app, serve
+from kubeproxy.health.http import health_app, serve
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
@@ -147,7 +148,8 @@ class Agent:
 
     def _servers(self) -> Iterable[tuple[web.Application, tuple[str, int] | None]]:
         yield health_app(self._health, self._metrics, self._clock), self._options.healthz_address
-        yield metrics_app(self._metrics, "iptables", self.status), self._options.metrics_address
+        about = About(mode="iptables")
+        yield metrics_app(self._metrics, self.status, about, self._clock), self._options.metrics_address
 
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)

@@ -89,7 +89,12 @@ def configure(logging_format: str = "text", verbosity: int = 0) -> None:
     handler.setFormatter(JsonFormatter() if logging_format == "json" else KlogFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+    set_verbosity(verbosity)
     # These log every connection and poll; they are worth a line only when somebody debugs them.
     for name in ("asyncio", "aiohttp.access", "pyroute2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Show debug lines from `DEBUG_VERBOSITY` on; in force at once."""
+    logging.getLogger().setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)

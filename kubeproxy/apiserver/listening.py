@@ -16,9 +16,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from kubeproxy.clock import Clock
+from kubeproxy.http_log import HTTP_LOG
 from kubeproxy.logs import Turns
 
 log = logging.getLogger(__name__)
@@ -35,21 +35,6 @@ UNREAD_SECONDS = 30.0
 _SHUTDOWN_SECONDS = 2.0
 _PAUSE = 0.1
 """Between two tries to accept where the machine has no descriptor left."""
-
-
-class _Unreadable(logging.Filter):
-    """Keeps requests that are no HTTP out of the log, where each would be a trace of aiohttp's parser."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            log.debug("a request that cannot be read: %s", error.message)
-            return False
-        return True
-
-
-_http_log = logging.getLogger(f"{__name__}.http")
-_http_log.addFilter(_Unreadable())
 
 
 def is_loopback(bound: socket.socket) -> bool:
@@ -75,7 +60,7 @@ class Doorkeeper:
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_http_log,
+            logger=HTTP_LOG,
             # 200 KB of gzip are 200 MB, and would be unpacked before anybody is asked who he is.
             auto_decompress=False,
             shutdown_timeout=_SHUTDOWN_SECONDS,

@@ -1,27 +1,25 @@
-"""The two HTTP servers of the agent: health (10256) and metrics (10249), kube-proxy's paths and headers.
+"""The health server (10256), kube-proxy's paths and headers, and how it and the metrics server are run.
 
-A port that is taken is no reason to leave a node without Services: it is logged and tried again every 5 s
-(kube-proxy's behaviour without --bind-address-hard-fail).
+A port that is taken is no reason to leave a node without Services: it is logged and tried again every 5 s, unless
+--bind-address-hard-fail asks for the end instead.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import socket
 
 import msgspec
 from aiohttp import web
 
 from kubeproxy.clock import Clock
-from kubeproxy.health.metrics import CONTENT_TYPE, Metrics
+from kubeproxy.health.doors import END_SECONDS, Door, listen_on
+from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
-from kubeproxy.health.statusz import AgentStatus
-from kubeproxy.store.trouble import in_words
+from kubeproxy.http_log import HTTP_LOG
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class AddressError(ValueError):
@@ -38,7 +36,8 @@ def parse_address(text: str, default_port: int) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _json(status: int, body: object) -> web.Response:
+def json_answer(status: int, body: object) -> web.Response:
+    """Answer in JSON."""
     headers = {"X-Content-Type-Options": "nosniff"}
     return web.Response(
         status=status, body=msgspec.json.encode(body), content_type="application/json", headers=headers
@@ -51,59 +50,41 @@ def health_app(health: ProxyHealth, metrics: Metrics, clock: Clock) -> web.Appli
     async def healthz(_: web.Request) -> web.Response:
         status, body = health.healthz(clock.wall())
         metrics.healthz.labels(code=str(status)).inc()
-        return _json(status, body)
+        return json_answer(status, body)
 
     async def livez(_: web.Request) -> web.Response:
         status, body = health.livez(clock.wall())
         metrics.livez.labels(code=str(status)).inc()
-        return _json(status, body)
+        return json_answer(status, body)
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/livez", livez)])
     return app
 
 
-def metrics_app(metrics: Metrics, mode: str, status: Callable[[], AgentStatus]) -> web.Application:
-    """Serve /metrics, /proxyMode, /healthz and /statusz.json (what `kubeproxy status` shows)."""
-
-    async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def show_mode(_: web.Request) -> web.Response:
-        return web.Response(text=mode, headers={"X-Content-Type-Options": "nosniff"})
-
-    async def show_ok(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
-    async def show_status(_: web.Request) -> web.Response:
-        return _json(200, status())
-
-    routes: dict[str, Handler] = {
-        "/metrics": show_metrics,
-        "/proxyMode": show_mode,
-        "/healthz": show_ok,
-        "/statusz.json": show_status,
-    }
-    app = web.Application()
-    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
-    return app
-
-
-async def serve(app: web.Application, address: tuple[str, int], clock: Clock) -> None:
-    """Serve until cancelled, retrying while the port is taken."""
-    runner = web.AppRunner(app, access_log=None)
+async def serve(app: web.Application, address: tuple[str, int], clock: Clock, *, hard_fail: bool = False) -> None:
+    """Serve until cancelled, retrying while the port is taken. Raises OSError then if ``hard_fail``."""
+    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=END_SECONDS)
     await runner.setup()
+    assert runner.server is not None
+    door = Door(runner.server)
     try:
-        complained = False
-        while True:
-            try:
-                await web.TCPSite(runner, *address).start()
-                break
-            except OSError as error:
-                if not complained:
-                    log.error("cannot listen on %s:%d: %s; trying again", *address, in_words(error))
-                complained = True
-                await clock.sleep(RETRY_SECONDS)
+        await door.open(await _listening(address, clock, hard_fail))
         await asyncio.Event().wait()
     finally:
+        await door.close()
         await runner.cleanup()
+
+
+async def _listening(address: tuple[str, int], clock: Clock, hard_fail: bool) -> socket.socket:
+    complained = False
+    while True:
+        try:
+            return listen_on(*address)
+        except OSError as error:
+            if hard_fail:
+                raise
+            if not complained:
+                log.error("%s; trying again", error)
+            complained = True
+            await clock.sleep(RETRY_SECONDS)

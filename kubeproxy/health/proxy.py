@@ -13,6 +13,8 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Node
 
 GOING_AWAY_TAINT = "ToBeDeletedByClusterAutoscaler"
+_NEVER = "0001-01-01T00:00:00Z"
+"""Go's zero time, as upstream writes what has not happened yet."""
 
 
 class ProxyHealth:
@@ -40,45 +42,51 @@ class ProxyHealth:
         """Take the own Node's state; None is a Node that does not exist."""
         self._node_eligible = node is not None and not node.deleted and GOING_AWAY_TAINT not in node.taint_keys
 
+    def is_healthy(self, now: float) -> bool:
+        """Return whether every family keeps up, whatever becomes of the Node."""
+        return all(self._keeps_up(family, now) for family in self._queued)
+
     def healthz(self, now: float) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /healthz.
 
         ``apiServer`` is ours: an old state is told and is no ill health, or an outage of the API server would take
         every node out of every load balancer.
         """
-        body = self._body(now)
-        body["nodeEligible"] = self._node_eligible
         since = self.away_since()
         age = 0.0 if since is None else max(now - since, 0.0)
+        code, body = self._answer(now, self._node_eligible, nodeEligible=self._node_eligible)
         body["apiServer"] = {"connected": since is None, "stateAgeSeconds": round(age, 1)}
-        return (200 if body["healthy"] and self._node_eligible else 503), body
+        return code, body
 
     def livez(self, now: float) -> tuple[int, dict[str, Any]]:
         """Return the status code and body of /livez."""
-        body = self._body(now)
-        return (200 if body["healthy"] else 503), body
+        return self._answer(now, True)
 
-    def _is_healthy(self, family: Family, now: float) -> bool:
+    def _keeps_up(self, family: Family, now: float) -> bool:
         queued = self._queued[family]
         return queued is None or now - queued < self._timeout
 
-    def _body(self, now: float) -> dict[str, Any]:
-        healthy = {family: self._is_healthy(family, now) for family in self._queued}
-        well = all(healthy.values())
-        oldest = min((self._updated.get(family, 0.0) for family in self._queued), default=0.0)
-        return {
-            "lastUpdated": _rfc3339(now if well else oldest),
+    def _answer(self, now: float, eligible: bool, **more: bool) -> tuple[int, dict[str, Any]]:
+        healthy = self.is_healthy(now)
+        code = 200 if healthy and eligible else 503
+        # A good answer has always been as fresh as a look at it; of a bad one the time says how bad.
+        updated = now if code == 200 else max(self._updated.values(), default=None)
+        return code, {
+            "lastUpdated": _rfc3339(updated),
             "currentTime": _rfc3339(now),
-            "healthy": well,
+            **more,
+            "healthy": healthy,
             "status": {
                 family.label: {
-                    "lastUpdated": _rfc3339(self._updated.get(family, 0.0)),
-                    "healthy": healthy[family],
+                    "lastUpdated": _rfc3339(self._updated.get(family)),
+                    "healthy": self._keeps_up(family, now),
                 }
                 for family in self._queued
             },
         }
 
 
-def _rfc3339(seconds: float) -> str:
+def _rfc3339(seconds: float | None) -> str:
+    if seconds is None:
+        return _NEVER
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from kubeproxy.clock import Clock
 from kubeproxy.health.doors import Door
+from kubeproxy.http_log import HTTP_LOG
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.sockets import listen
@@ -174,7 +175,7 @@ class ServiceHealth:
             for each in sockets:
                 each.close()
             return str(error)
-        door = Door(web.Server(self._handler(key), access_log=None))
+        door = Door(web.Server(self._handler(key), access_log=None, logger=HTTP_LOG))
         await door.open(*sockets)
         self._open[key] = _Open(port, addresses, door)
         return ""

@@ -4,7 +4,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from kubeproxy.clock import ManualClock
-from kubeproxy.health.http import AddressError, health_app, metrics_app, parse_address
+from kubeproxy.health.debug import About, metrics_app
+from kubeproxy.health.http import AddressError, health_app, parse_address
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
@@ -66,6 +67,47 @@ def test_it_says_how_old_the_state_is_and_is_healthy_all_the_same() -> None:
     assert (code, body["apiServer"]) == (200, {"connected": False, "stateAgeSeconds": 600.0})
 
 
+LATEST, NEVER = "1970-01-01T00:03:10Z", "0001-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("queued", "node", "now", "code", "updated"),
+    [
+        (None, NODE, 200, 200, "1970-01-01T00:03:20Z"),  # now
+        (100, NODE, 200, 503, LATEST),
+        (None, Node(name="n1", deleted=True), 200, 503, LATEST),
+    ],
+)
+def test_last_updated_is_now_while_all_is_well_and_else_the_last_sync_of_any_family(
+    queued: float | None, node: Node, now: float, code: int, updated: str
+) -> None:
+    state = health()
+    state.updated(Family.V4, 50)
+    state.updated(Family.V6, 190)
+    state.node_changed(node)
+    if queued is not None:
+        state.queued(Family.V4, queued)
+    found, body = state.healthz(now)
+    assert (found, body["lastUpdated"], body["currentTime"]) == (code, updated, "1970-01-01T00:03:20Z")
+    assert body["status"]["IPv4"]["lastUpdated"] == "1970-01-01T00:00:50Z"
+    if node.deleted:
+        assert body["healthy"] is True
+        assert state.livez(now)[1]["lastUpdated"] == "1970-01-01T00:03:20Z"
+
+
+def test_what_has_never_happened_has_gos_zero_time() -> None:
+    state = health()
+    state.queued(Family.V4, 100)
+    code, body = state.healthz(200)
+    assert (code, body["lastUpdated"], body["status"]["IPv6"]["lastUpdated"]) == (503, NEVER, NEVER)
+
+
+def test_the_fields_are_in_upstreams_order() -> None:
+    upstream = ["lastUpdated", "currentTime", "nodeEligible", "healthy", "status"]
+    assert list(health().healthz(1)[1]) == [*upstream, "apiServer"]
+    assert list(health().livez(1)[1]) == [field for field in upstream if field != "nodeEligible"]
+
+
 def test_one_late_family_is_named() -> None:
     state = health()
     state.queued(Family.V4, 100)
@@ -123,7 +165,9 @@ async def test_the_servers_answer_as_kube_proxys_do() -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert {"lastUpdated", "currentTime", "nodeEligible", "healthy", "status"} < set(await answer.json())
         assert "nodeEligible" not in await (await client.get("/livez")).json()
-    async with TestClient(TestServer(metrics_app(metrics, "iptables", lambda: STATUS))) as client:
+    async with TestClient(
+        TestServer(metrics_app(metrics, lambda: STATUS, About(mode="iptables"), clock))
+    ) as client:
         assert await (await client.get("/proxyMode")).text() == "iptables"
         text = await (await client.get("/metrics")).text()
         assert 'kubeproxy_proxy_healthz_total{code="200"} 1.0' in text

@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestServer
 from rich.console import Console
 
 from kubeproxy import status
-from kubeproxy.health.http import metrics_app
+from kubeproxy.clock import ManualClock
+from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.model.addresses import Family
@@ -94,7 +95,7 @@ def test_a_hostile_name_is_only_text() -> None:
 
 async def test_what_the_agent_serves_is_what_the_command_reads() -> None:
     what = agent(family=msgspec.structs.replace(SYNCED, rejected=(REJECTION,), quarantined=(("a", "b"),)))
-    async with TestServer(metrics_app(Metrics(), "iptables", lambda: what)) as server:
+    async with TestServer(metrics_app(Metrics(), lambda: what, About(mode="iptables"), ManualClock())) as server:
         assert await status.fetch(str(server.make_url("/statusz.json"))) == what
 
 
