@@ -16,16 +16,20 @@ from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.health.announce import Announcer
+from kubeproxy.health.changes import Changes
 from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.events import Recorder
 from kubeproxy.health.http import health_app, serve
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
+from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
+from kubeproxy.kernel.nfacct import Nfacct
+from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.decode import (
@@ -56,6 +60,9 @@ OURS = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
 
 INFORMERS = ("services", "endpointslices", "node", "servicecidrs")
 
+RESERVED_FILES = 256
+"""What is kept of the files that this process may have open, for programs, watches and sockets of netlink."""
+
 FAMILIES = (Family.V4,)
 """The families that the agent serves; the model and the backend know both."""
 
@@ -77,6 +84,21 @@ def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
     return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family)
 
 
+def count_packets(metrics: Metrics) -> None:
+    """Show the packet counters that iptables rules count in, where the kernel has them."""
+    nfacct = Nfacct()
+    metrics.count_in_kernel(
+        "iptables_ct_state_invalid_dropped_packets_total",
+        "Packets that were dropped because connection tracking calls them INVALID",
+        partial(nfacct.packets, names.CT_INVALID_COUNTER),
+    )
+    metrics.count_in_kernel(
+        "iptables_localhost_nodeports_accepted_packets_total",
+        "Connections to node ports on loopback addresses",
+        partial(nfacct.packets, names.LOCALHOST_NODEPORTS_COUNTER),
+    )
+
+
 class Agent:
     """One node's agent. Lives on one event loop; `run` until cancelled."""
 
@@ -85,11 +107,14 @@ class Agent:
         self._clock = clock
         self._flavour = flavour
         self._world = World()
-        self._metrics = Metrics()
+        self._metrics = Metrics(FAMILIES)
         self._health = ProxyHealth(FAMILIES, options.sync_period)
-        self._report = SyncReport(self._metrics, self._health, clock)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)
         self._announcer = Announcer(self._recorder.record, options.node_name)
+        self._checks = {family: self._service_health(family) for family in FAMILIES}
+        changes = Changes(FAMILIES, clock.wall())
+        self._report = SyncReport(self._metrics, self._health, changes, self._checks, clock)
+        count_packets(self._metrics)
         self._syncers = [self._syncer(family) for family in FAMILIES]
         self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
         self._slices = self._follow(
@@ -142,6 +167,8 @@ class Agent:
                 tasks.create_task(informer.run())
             for syncer in self._syncers:
                 tasks.create_task(syncer.run())
+            for checks in self._checks.values():
+                tasks.create_task(checks.run())
             for app, address in self._servers():
                 if address is not None:
                     tasks.create_task(serve(app, address, self._clock))
@@ -155,7 +182,19 @@ class Agent:
         settings = settings_of(self._options)
         intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
         backend = iptables_backend(family, self._flavour)
-        return Syncer(self._world, backend, settings, family, self._clock, self._sync_ended, intervals)
+        report = self._report
+        return Syncer(
+            self._world, backend, settings, family, self._clock, self._sync_ended, intervals, report.synced
+        )
+
+    def _service_health(self, family: Family) -> ServiceHealth:
+        sockets = max(most_files() - RESERVED_FILES, 0) // len(FAMILIES)
+        checks = ServiceHealth(family, self._clock, self._is_healthy, self._announcer.not_listening, sockets)
+        self._metrics.silent_health_checks.labels(family.label).set_function(lambda: checks.silent)
+        return checks
+
+    def _is_healthy(self) -> bool:
+        return self._health.is_healthy(self._clock.wall())
 
     def _count_events(self, outcome: str, times: int) -> None:
         self._metrics.events.labels(outcome).inc(times)
@@ -168,14 +207,16 @@ class Agent:
         return min((each.outage.wall for each in self._informers if each.outage), default=None)
 
     def _services_changed(self, batch: Mapping[Key, Service | None]) -> None:
-        self._metrics.service_changes.inc(len(batch))
-        self._metrics.service_pending.inc(len(batch))
-        self._touch(self._world.apply_services(batch))
+        touched = self._world.apply_services(batch)
+        self._report.services_changed(len(batch), len(touched))
+        self._touch(touched)
 
     def _slices_changed(self, batch: Mapping[Key, EndpointSlice | None]) -> None:
-        self._metrics.endpoint_changes.inc(len(batch))
-        self._metrics.endpoint_pending.inc(len(batch))
-        self._touch(self._world.apply_slices(batch))
+        slices = self._world.slices
+        before = {key: slices.get(key) for key in batch}
+        touched = self._world.apply_slices(batch)
+        self._report.slices_changed([(piece, slices.get(key)) for key, piece in before.items()])
+        self._touch(touched)
 
     def _node_changed(self, batch: Mapping[Key, Node | None]) -> None:
         for node in batch.values():
@@ -222,6 +263,7 @@ class Agent:
                 for name, informer in zip(INFORMERS, self._informers, strict=True)
             },
             families=tuple(syncer.status for syncer in self._syncers),
+            health_checks=tuple(check for each in self._checks.values() for check in each.status()),
         )
 
 

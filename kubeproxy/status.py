@@ -15,12 +15,15 @@ from rich.text import Text
 
 from kubeproxy.flags import CommandLine, Flag, FlagError
 from kubeproxy.health.http import AddressError, parse_address
+from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
 from kubeproxy.options import METRICS_PORT
 from kubeproxy.store.trouble import in_words
 from kubeproxy.sync.syncer import SyncStatus
 
+SHOWN = 20
+"""Service ports that are named in one line."""
 LATE_SECONDS = 10.0
 """A change that has waited longer for the kernel is worth a word."""
 
@@ -67,6 +70,10 @@ def show(status: AgentStatus, console: Console) -> int:
     """Print a status; return the exit status that it deserves."""
     console.print(Text(f"node {status.node}, mode {status.mode} ({status.flavour})"))
     console.print("", _informers(status.informers), "", _families(status), "", sep="\n")
+    if status.health_checks:
+        console.print(_health_checks(status.health_checks), "", sep="\n")
+    for line in _no_local(status.families):
+        console.print(Text(one_line(line)), soft_wrap=True)
     complaints = list(_complaints(status))
     for line in complaints:
         # Plain text: what is quoted in it comes from the cluster, and may try to be markup or a terminal's escape.
@@ -103,6 +110,24 @@ def _families(status: AgentStatus) -> Table:
     return table
 
 
+def _health_checks(checks: tuple[HealthCheckStatus, ...]) -> Table:
+    table = _table("health check of", "family", "node port", "local endpoints", "listens")
+    for each in checks:
+        name, family = Text(one_line(each.service)), each.family.label
+        table.add_row(name, family, str(each.port), str(each.endpoints), _yes(not each.trouble))
+    return table
+
+
+def _no_local(families: tuple[SyncStatus, ...]) -> Iterator[str]:
+    """Say what is dropped here on purpose: it is as the policy wants it, and looks like a fault to a client."""
+    for family in families:
+        for traffic, ports in (("cluster IP", family.no_local_internal), ("external", family.no_local_external)):
+            if ports:
+                more = f" and {len(ports) - SHOWN} more" if len(ports) > SHOWN else ""
+                listed = ", ".join(ports[:SHOWN])
+                yield f"{family.family.label} {traffic} traffic is dropped, no local endpoints: {listed}{more}"
+
+
 def _complaints(status: AgentStatus) -> Iterator[str]:
     for name, informer in status.informers.items():
         since = ""
@@ -113,6 +138,10 @@ def _complaints(status: AgentStatus) -> Iterator[str]:
         elif not informer.connected:
             yield f"{name}: the API server is away{since}; the last good state is kept"
         yield from (f"{name} {text}; it is left out" for text in informer.rejected)
+    for check in status.health_checks:
+        if check.trouble:
+            port = f"{check.service}: health check node port {check.port} ({check.family.label})"
+            yield f"{port} is not open: {check.trouble}"
     for family in status.families:
         yield from _troubles(family, status.clock)
 

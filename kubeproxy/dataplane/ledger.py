@@ -7,7 +7,7 @@ and 10,000 Services cost no second copy of themselves.
 from collections.abc import Collection, Iterator
 
 from kubeproxy.dataplane.base import Change, Plan
-from kubeproxy.model.desired import ServiceState, Wanted
+from kubeproxy.model.desired import Refusal, ServiceState, Wanted
 from kubeproxy.model.diff import diff
 from kubeproxy.model.ident import Key, ServicePortName
 
@@ -20,11 +20,15 @@ class Ledger:
         self.endpoints = 0
         """How many endpoints all ports have together."""
         self._ports_of: dict[Key, set[ServicePortName]] = {}
+        self._no_local: tuple[set[ServicePortName], set[ServicePortName]] = (set(), set())
+        self._no_local_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     def clear(self) -> None:
         """Forget everything."""
         self.states.clear()
         self._ports_of.clear()
+        self._no_local = (set(), set())
+        self._no_local_names = None
         self.endpoints = 0
 
     def plan(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
@@ -43,6 +47,7 @@ class Ledger:
     def enter(self, change: Change) -> None:
         """Record that a change is in the kernel."""
         name, before, after = change.name, self.states.pop(change.name, None), change.after
+        self._note_no_local(name, before, after)
         if before is not None:
             self.endpoints -= len(before.reachable)
             if after is None:
@@ -53,6 +58,23 @@ class Ledger:
             if before is None:
                 self._ports_of.setdefault(name.key, set()).add(name)
 
+    def no_local(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the ports that drop internal, and external, traffic because every endpoint is on another node."""
+        if self._no_local_names is None:
+            internal, external = (tuple(sorted(f"{n}/{n.protocol}" for n in ports)) for ports in self._no_local)
+            self._no_local_names = (internal, external)
+        return self._no_local_names
+
+    def _note_no_local(
+        self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None
+    ) -> None:
+        was, has = _lacks_local(before), _lacks_local(after)
+        if was == has:
+            return
+        self._no_local_names = None
+        for ports, lacks in zip(self._no_local, has, strict=True):
+            (ports.add if lacks else ports.discard)(name)
+
     def _forget(self, name: ServicePortName) -> None:
         ports = self._ports_of[name.key]
         ports.discard(name)
@@ -62,3 +84,13 @@ class Ledger:
     def __iter__(self) -> Iterator[ServiceState]:
         """Go through every recorded state."""
         return iter(self.states.values())
+
+
+def _lacks_local(state: ServiceState | None) -> tuple[bool, bool]:
+    """Return whether internal, and external, traffic is dropped for want of an endpoint here."""
+    if state is None or not (state.internal_local or state.external_local):
+        return False, False
+    return (
+        state.internal_local and state.internal_refusal is Refusal.DROP,
+        state.external_local and state.external_refusal is Refusal.DROP,
+    )

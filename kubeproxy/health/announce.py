@@ -37,6 +37,13 @@ class Announcer:
             subject = Subject(resource=resource, namespace=namespace, name=name)
             self._record(_warning(subject, "Unreadable", "Decode", f"left out: {why}"))
 
+    def not_listening(self, key: Key, port: int, why: str) -> None:
+        """Tell that a Service's health check node port is not open, in kube-proxy's words."""
+        namespace, name = key
+        text = f'node {self._node.name} failed to start healthcheck "{namespace}/{name}" on port {port}: {why}'
+        subject = Subject(resource=SERVICES, namespace=namespace, name=name)
+        self._record(_warning(subject, "FailedToStartServiceHealthcheck", "Listen", text))
+
     def note(self, status: SyncStatus) -> None:
         """Tell what a sync newly leaves out."""
         self._error = status.last_error

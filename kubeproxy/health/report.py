@@ -1,20 +1,47 @@
-"""SyncStatus → metrics and health: what changed between two statuses is what happened."""
+"""What informers deliver and syncs achieve → metrics, health and health check node ports. On the event loop."""
+
+from collections.abc import Iterable, Mapping
 
 from kubeproxy.clock import Clock
+from kubeproxy.health.changes import Changes, SliceChange
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
+from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.model.addresses import Family
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.model.healthchecks import health_checks
+from kubeproxy.sync.syncer import Synced, SyncStatus
 
 
 class SyncReport:
-    """Follows the statuses that syncers publish. Called on the event loop."""
+    """Follows changes on their way, and syncers' statuses: what differs between two of them has happened."""
 
-    def __init__(self, metrics: Metrics, health: ProxyHealth, clock: Clock) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: ProxyHealth,
+        changes: Changes,
+        checks: Mapping[Family, ServiceHealth],
+        clock: Clock,
+    ) -> None:
         self._metrics = metrics
         self._health = health
+        self._changes = changes
+        self._checks = checks
         self._clock = clock
         self._last: dict[Family, SyncStatus] = {}
+
+    def services_changed(self, seen: int, differing: int) -> None:
+        """Note that so many Services were delivered, of which some differ."""
+        self._metrics.service_changes.inc(seen)
+        self._changes.services_changed(differing, self._clock.now())
+        self._show_pending()
+
+    def slices_changed(self, changes: Iterable[SliceChange]) -> None:
+        """Note EndpointSlices that were delivered, each before and after."""
+        delivered = list(changes)
+        self._metrics.endpoint_changes.inc(len(delivered))
+        self._changes.slices_changed(delivered, self._clock.now())
+        self._show_pending()
 
     def note(self, status: SyncStatus) -> None:
         """Take over a new status."""
@@ -25,6 +52,10 @@ class SyncReport:
         synced = status.syncs > before.syncs
         if synced:
             self._synced(status, label)
+            self._took(status.duration, label, full=status.last_was_full)
+        elif status.failures > before.failures:
+            full = status.partial_failures == before.partial_failures
+            self._took(status.duration, label, full=full)
         # What came while a sync ran has waited since then, and is news to the health.
         if status.queued_since is not None and (synced or before.queued_since is None):
             self._health.queued(status.family, self._clock.wall())
@@ -34,13 +65,29 @@ class SyncReport:
         metrics.rejected.labels("object").set(len(status.rejected))
         metrics.rejected.labels("port").set(len(status.quarantined))
 
+    def synced(self, synced: Synced) -> None:
+        """Take over what a successful sync has brought in."""
+        family = synced.node.family
+        programming = self._metrics.programming.labels(family.label)
+        for seconds in self._changes.synced(family, synced.started, self._clock.wall()):
+            programming.observe(seconds)
+        self._show_pending()
+        checks = health_checks(synced.world, synced.node.name, family, synced.scope)
+        self._checks[family].take(checks, synced.node.nodeport_cidrs, full=synced.scope is None)
+
     def _synced(self, status: SyncStatus, label: str) -> None:
         metrics = self._metrics
         self._health.updated(status.family, self._clock.wall())
-        metrics.sync_duration.labels(label).observe(status.duration)
-        kind = metrics.full_sync_duration if status.last_was_full else metrics.partial_sync_duration
-        kind.labels(label).observe(status.duration)
         metrics.last_sync.labels(label).set(status.last_success or 0)
-        if status.queued_since is None:
-            metrics.endpoint_pending.set(0)
-            metrics.service_pending.set(0)
+        metrics.no_local_endpoints.labels("internal", label).set(len(status.no_local_internal))
+        metrics.no_local_endpoints.labels("external", label).set(len(status.no_local_external))
+
+    def _took(self, seconds: float, label: str, *, full: bool) -> None:
+        """Count a sync, successful or not."""
+        kind = self._metrics.full_sync_duration if full else self._metrics.partial_sync_duration
+        for histogram in (self._metrics.sync_duration, kind):
+            histogram.labels(label).observe(seconds)
+
+    def _show_pending(self) -> None:
+        self._metrics.service_pending.set(self._changes.pending_services)
+        self._metrics.endpoint_pending.set(self._changes.pending_slices)

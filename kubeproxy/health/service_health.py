@@ -36,6 +36,7 @@ _EVERYWHERE = {Family.V4: "0.0.0.0", Family.V6: "::"}
 class HealthCheckStatus(Record, frozen=True, kw_only=True):
     """How one Service's health check node port stands, for `kubeproxy status`."""
 
+    family: Family
     service: str
     port: int
     endpoints: int
@@ -93,6 +94,7 @@ class ServiceHealth:
         """Return every check, by the Service's name."""
         return tuple(
             HealthCheckStatus(
+                family=self._family,
                 service="/".join(key),
                 port=check.port,
                 endpoints=check.endpoints,

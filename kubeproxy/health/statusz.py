@@ -1,5 +1,6 @@
 """What `/statusz.json` says and `kubeproxy status` shows: one shape, for the agent that writes and the command."""
 
+from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.model.objects import Record
 from kubeproxy.sync.syncer import SyncStatus
 
@@ -31,3 +32,4 @@ class AgentStatus(Record, frozen=True, kw_only=True):
     """The same by Clock.now: what `SyncStatus.queued_since` counts in."""
     informers: dict[str, InformerStatus]
     families: tuple[SyncStatus, ...]
+    health_checks: tuple[HealthCheckStatus, ...] = ()

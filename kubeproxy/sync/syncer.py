@@ -66,6 +66,10 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     rejected: tuple[Rejection, ...] = ()
     quarantined: tuple[tuple[str, str], ...] = ()
     """Service ports that are left out, and why."""
+    no_local_internal: tuple[str, ...] = ()
+    """Service ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
+    no_local_external: tuple[str, ...] = ()
+    """Service ports whose traffic from outside is."""
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,6 +246,8 @@ class Syncer:
             ports=applied.ports if applied else status.ports,
             endpoints=applied.endpoints if applied else status.endpoints,
             quarantined=_listed(applied.quarantined) if applied else status.quarantined,
+            no_local_internal=applied.no_local_internal if applied else status.no_local_internal,
+            no_local_external=applied.no_local_external if applied else status.no_local_external,
         )
         self._report()
 

@@ -218,3 +218,62 @@ def test_a_flush_by_somebody_else_is_repaired(machines: tuple[Machine, Machine])
         node.run("iptables-nft", "-t", table, "-X")
     assert "KUBE-SERVICES" not in node.run("iptables-nft-save").stdout
     until(lambda: peer.status_of(f"http://{NODE_IP}:30080/") == "200", "the rules are back")
+
+
+def balanced(name: str, number: int, policy: str, check: int) -> str:
+    port = f"healthCheckNodePort: {check}, " if policy == "Local" else ""
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  {{type: LoadBalancer, clusterIP: 10.96.7.{number}, externalTrafficPolicy: {policy}, {port}ports: [{{port: 80}}]}}
+"""
+
+
+def slice_of(name: str, ready: bool, where: str = "node") -> str:
+    return f"""
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: "", port: 8000}}]
+endpoints: [{{addresses: [{PEER_IP}], nodeName: {where}, conditions: {{ready: {str(ready).lower()}}}}}]
+"""
+
+
+def test_load_balancers_are_told_whether_this_node_has_endpoints(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    node.start(sys.executable, "-m", "http.server", "31998", "--bind", "0.0.0.0")
+    node.agent()
+    check = f"http://{NODE_IP}:31999/"
+    until(lambda: node.kubectl("get", "ns", "default").returncode == 0, "the API answers")
+    for text in (balanced("web", 8, "Local", 31999), slice_of("web", True), balanced("late", 9, "Local", 31998)):
+        applied = node.kubectl("apply", "-f", "-", stdin=text)
+        assert applied.returncode == 0, applied.stderr
+    until(lambda: peer.status_of(check) == "200", "a ready endpoint is told of")
+    assert "X-Load-Balancing-Endpoint-Weight: 1" in peer.run("curl", "-si", check).stdout
+
+    shown = node.run("kubeproxy", "status")
+    assert shown.returncode == 3
+    assert "health check node port 31998 (IPv4) is not open" in shown.stdout
+    events = ("get", "events", "--field-selector=involvedObject.name=late")
+    until(lambda: "FailedToStartServiceHealthcheck" in node.kubectl(*events).stdout, "its Event is there")
+    assert node.kubectl("delete", "service", "late").returncode == 0
+
+    node.kubectl("apply", "-f", "-", stdin=slice_of("web", False))
+    until(lambda: peer.status_of(check) == "503", "an endpoint that is not ready does not count")
+    node.kubectl("apply", "-f", "-", stdin=slice_of("web", True, "other"))
+    until(lambda: "no local endpoints: default/web/TCP" in node.run("kubeproxy", "status").stdout, "it is shown")
+    for policy, status in (("Cluster", "000"), ("Local", "503")):
+        changed = node.kubectl("apply", "-f", "-", stdin=balanced("web", 8, policy, 31999))
+        assert changed.returncode == 0, changed.stderr
+        until(lambda status=status: peer.status_of(check) == status, f"policy {policy} gives {status}")
+    node.kubectl("apply", "-f", "-", stdin=slice_of("web", True))
+    until(lambda: peer.status_of(check) == "200", "and the endpoint is back")
+    assert node.run("kubeproxy", "status").returncode == 0
+
+    metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
+    assert "kubeproxy_sync_proxy_rules_service_changes_pending 0.0" in metrics
+    assert "process_resident_memory_bytes" in metrics
+    assert "kube-proxy statusz" in node.run("curl", "-s", "http://127.0.0.1:10249/statusz").stdout

@@ -8,11 +8,9 @@ from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.http import AddressError, health_app, parse_address
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
-from kubeproxy.health.report import SyncReport
 from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Node
-from kubeproxy.sync.syncer import SyncStatus
 
 pytestmark = pytest.mark.unit
 
@@ -43,20 +41,6 @@ def test_an_update_that_arrived_heals() -> None:
     assert state.healthz(200)[0] == 503
     state.updated(Family.V4, 200)
     assert state.healthz(500)[0] == 200
-
-
-async def test_a_change_that_came_during_a_sync_counts_from_its_end() -> None:
-    state, clock = ProxyHealth([Family.V4], sync_period=30), ManualClock()
-    report = SyncReport(Metrics(), state, clock)
-    report.note(SyncStatus(family=Family.V4, queued_since=clock.now()))
-    await clock.step(50)
-    report.note(SyncStatus(family=Family.V4, queued_since=clock.now(), syncs=1))
-    await clock.step(59)
-    assert state.healthz(clock.wall())[0] == 200
-    await clock.step(1)
-    assert state.healthz(clock.wall())[0] == 503
-    report.note(SyncStatus(family=Family.V4, queued_since=None, syncs=2))
-    assert state.healthz(clock.wall())[0] == 200
 
 
 def test_it_says_how_old_the_state_is_and_is_healthy_all_the_same() -> None:

@@ -110,6 +110,15 @@ async def test_what_is_left_out_is_told_of_its_service_once_for_as_long_as_it_la
     assert "line 3\\nfailed" in events[1]["message"]
 
 
+async def test_a_health_check_port_that_is_not_open_is_told_in_upstreams_words() -> None:
+    notes = list[Note]()
+    Announcer(notes.append, "n1").not_listening(("ns", "web"), 31000, "Address already in use")
+    (note,) = notes
+    assert (note.subject.resource, note.subject.namespace, note.subject.name) == (SERVICES, "ns", "web")
+    assert (note.type, note.reason, note.action) == ("Warning", "FailedToStartServiceHealthcheck", "Listen")
+    assert note.message == 'node n1 failed to start healthcheck "ns/web" on port 31000: Address already in use'
+
+
 async def test_what_repeats_is_counted_on_one_event_also_after_it_expired(harness: Harness) -> None:
     for number in range(1, 4):
         harness.recorder.record(STARTED)

@@ -206,8 +206,8 @@ async def test_a_taken_port_is_told_once_and_tried_again(
         assert it.troubles == [(WEB, taken, why)]
         assert it.servers.silent == 1
         assert it.servers.status() == (
-            HealthCheckStatus(service="default/web", port=taken, endpoints=1, trouble=why),
-            HealthCheckStatus(service="ns/api", port=port, endpoints=1),
+            HealthCheckStatus(family=Family.V4, service="default/web", port=taken, endpoints=1, trouble=why),
+            HealthCheckStatus(family=Family.V4, service="ns/api", port=port, endpoints=1),
         )
         assert (await ask(port))[0] == 200
         await it.clock.step(RETRY_SECONDS * 3)

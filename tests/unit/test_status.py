@@ -1,6 +1,7 @@
 """`kubeproxy status`: what it says and with which exit status, and that nothing quoted in it is more than text."""
 
 import io
+import re
 
 import aiohttp
 import msgspec
@@ -13,6 +14,7 @@ from kubeproxy import status
 from kubeproxy.clock import ManualClock
 from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.metrics import Metrics
+from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.world import Rejection
@@ -83,6 +85,32 @@ def test_what_is_late_or_left_out_is_said(
     assert complaint in text
 
 
+CHECK = HealthCheckStatus(family=Family.V4, service="ns/web", port=31000, endpoints=2)
+
+
+def test_health_check_ports_are_shown() -> None:
+    code, text = shown(msgspec.structs.replace(agent(), health_checks=(CHECK,)))
+    assert code == 0
+    assert re.search(r"ns/web +IPv4 +31000 +2 +yes", text)
+
+
+def test_a_health_check_port_that_is_not_open_is_a_complaint() -> None:
+    silent = msgspec.structs.replace(CHECK, trouble="Address already in use")
+    code, text = shown(msgspec.structs.replace(agent(), health_checks=(silent,)))
+    assert code == 3
+    assert "ns/web: health check node port 31000 (IPv4) is not open: Address already in use" in text
+
+
+def test_what_is_dropped_for_want_of_local_endpoints_is_said_and_no_complaint() -> None:
+    many = tuple(f"ns/svc-{i:02}/TCP" for i in range(status.SHOWN + 5))
+    family = msgspec.structs.replace(SYNCED, no_local_internal=("ns/web/TCP",), no_local_external=many)
+    code, text = shown(agent(family=family))
+    assert code == 0
+    assert "IPv4 cluster IP traffic is dropped, no local endpoints: ns/web/TCP\n" in text
+    assert "no local endpoints: ns/svc-00/TCP, " in text
+    assert "ns/svc-19/TCP and 5 more" in text
+
+
 def test_a_change_on_its_way_is_no_complaint() -> None:
     assert shown(agent(family=msgspec.structs.replace(SYNCED, queued_since=499.0)))[0] == 0
 
@@ -94,7 +122,10 @@ def test_a_hostile_name_is_only_text() -> None:
 
 
 async def test_what_the_agent_serves_is_what_the_command_reads() -> None:
-    what = agent(family=msgspec.structs.replace(SYNCED, rejected=(REJECTION,), quarantined=(("a", "b"),)))
+    family = msgspec.structs.replace(
+        SYNCED, rejected=(REJECTION,), quarantined=(("a", "b"),), no_local_external=("ns/web/TCP",)
+    )
+    what = msgspec.structs.replace(agent(family=family), health_checks=(CHECK,))
     async with TestServer(metrics_app(Metrics(), lambda: what, About(mode="iptables"), ManualClock())) as server:
         assert await status.fetch(str(server.make_url("/statusz.json"))) == what
 

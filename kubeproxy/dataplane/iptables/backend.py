@@ -97,12 +97,15 @@ class IptablesBackend:
             if plan.full and not _is_transient(refused.error):
                 self._isolate(refused, plan.node)
             raise SyncFailed(f"{refused.error}; a full sync will follow") from refused.error
+        no_local_internal, no_local_external = self._ledger.no_local()
         return Applied(
             full=plan.full,
             changed=len(changes),
             ports=len(self._ledger.states),
             endpoints=self._ledger.endpoints,
             quarantined={name: why for name, (_, why) in self._quarantine.items()},
+            no_local_internal=no_local_internal,
+            no_local_external=no_local_external,
         )
 
     def observe(self) -> str:
