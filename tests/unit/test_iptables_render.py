@@ -1,4 +1,4 @@
-"""What the text of one Service port says; what a packet then does is tests/netns/test_iptables_packets.py."""
+"""What the text of one Service port says; what a packet then does is tests/scenarios/."""
 
 from fractions import Fraction
 
