@@ -25,9 +25,11 @@ from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
 from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
+from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
+from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
@@ -49,6 +51,7 @@ from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
+from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 
 log = logging.getLogger(__name__)
@@ -182,9 +185,19 @@ class Agent:
         settings = settings_of(self._options)
         intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
         backend = iptables_backend(family, self._flavour)
-        report = self._report
+        flows = FlowReconciler(
+            KernelConntrack(family), partial(local_addresses, family), settings, family, self._clock
+        )
         return Syncer(
-            self._world, backend, settings, family, self._clock, self._sync_ended, intervals, report.synced
+            self._world,
+            backend,
+            settings,
+            family,
+            self._clock,
+            self._sync_ended,
+            intervals,
+            self._report.synced,
+            flows,
         )
 
     def _service_health(self, family: Family) -> ServiceHealth:

@@ -149,6 +149,8 @@ def _complaints(status: AgentStatus) -> Iterator[str]:
 def _troubles(family: SyncStatus, now: float) -> Iterator[str]:
     if family.last_error:
         yield f"the last sync failed: {family.last_error}"
+    if family.flows.error:
+        yield f"UDP flows to endpoints that are gone may remain, and are looked for again: {family.flows.error}"
     if family.queued_since is not None and now - family.queued_since > LATE_SECONDS:
         yield f"a change has waited {now - family.queued_since:.0f} s for the kernel"
     yield from (f"{name} is left out: {why}" for name, why in family.quarantined)

@@ -128,6 +128,9 @@ class Metrics:
         self.conntrack_deleted = self._counter(
             "conntrack_reconciler_deleted_entries_total", "Stale conntrack entries that were deleted"
         )
+        self.conntrack_failures = self._counter(
+            "conntrack_reconciler_failures_total", "Looks for stale conntrack entries that did not end well"
+        )
 
     def _declare_ours(self) -> None:
         self.rejected = self._gauge(
@@ -140,7 +143,8 @@ class Metrics:
 
     def _begin(self, family: str) -> None:
         """Show a family's counters from the start, so that the first failure is a rise."""
-        for counter in (self.restore_failures, self.partial_restore_failures, self.conntrack_deleted):
+        counters = (self.restore_failures, self.partial_restore_failures)
+        for counter in (*counters, self.conntrack_deleted, self.conntrack_failures):
             counter.labels(family)
         for policy in POLICIES:
             self.no_local_endpoints.labels(policy, family)

@@ -62,6 +62,10 @@ class SyncReport:
             metrics.last_queued.labels(label).set(self._clock.wall())
         metrics.restore_failures.labels(label).inc(status.failures - before.failures)
         metrics.partial_restore_failures.labels(label).inc(status.partial_failures - before.partial_failures)
+        if status.flows.runs > before.flows.runs:
+            metrics.conntrack_duration.labels(label).observe(status.flows.duration)
+        metrics.conntrack_deleted.labels(label).inc(status.flows.deleted - before.flows.deleted)
+        metrics.conntrack_failures.labels(label).inc(status.flows.failures - before.flows.failures)
         metrics.rejected.labels("object").set(len(status.rejected))
         metrics.rejected.labels("port").set(len(status.quarantined))
 

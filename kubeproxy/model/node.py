@@ -4,9 +4,10 @@ Settings are what was chosen, the Node and the ServiceCIDRs are what the cluster
 together. It is compared as a whole: when it differs from what was written, everything is written again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
-from ipaddress import ip_network
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.objects import Node, Record
@@ -59,6 +60,12 @@ class NodeState(Record, frozen=True, kw_only=True):
     def mark(self) -> int:
         """The packet mark that asks for masquerading."""
         return 1 << self.masquerade_bit
+
+    def answers_node_ports(self, address: str, local: Collection[str]) -> bool:
+        """Return whether node ports answer at an address, ``local`` being this machine's."""
+        if _is_within(address, (str(_LOOPBACK[self.family]),)):
+            return self.nodeports_on_loopback
+        return address in local and (not self.nodeport_cidrs or _is_within(address, self.nodeport_cidrs))
 
 
 def node_state(world: World, settings: Settings, family: Family) -> NodeState:
@@ -119,6 +126,12 @@ def _answers_on_loopback(settings: Settings, family: Family, cidrs: tuple[str, .
     if family is not Family.V4 or not settings.localhost_nodeports or settings.nodeport_addresses == (PRIMARY,):
         return False
     return not cidrs or any(_LOOPBACK[family].overlaps(ip_network(cidr)) for cidr in cidrs)
+
+
+@lru_cache(maxsize=4096)
+def _is_within(address: str, cidrs: tuple[str, ...]) -> bool:
+    ip = ip_address(address)
+    return any(ip in ip_network(cidr) for cidr in cidrs)
 
 
 def _of_family(groups: Iterable[tuple[str, ...]], family: Family) -> set[str]:

@@ -21,6 +21,7 @@ from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import Rejection, World
+from kubeproxy.sync.flows import FlowReconciler, FlowStatus
 from kubeproxy.sync.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     """Service ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
     no_local_external: tuple[str, ...] = ()
     """Service ports whose traffic from outside is."""
+    flows: FlowStatus = FlowStatus()
+    """How the flows that syncs made stale are ended."""
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +90,8 @@ class Syncer:
     """Keeps one IP family's kernel state equal to what the World asks for.
 
     ``on_result`` gets each new status, ``on_synced`` then what a successful sync has brought in; both are called
-    on the event loop and must not raise.
+    on the event loop and must not raise. ``flows`` ends afterwards, in the worker thread and before the next sync,
+    the flows that are stale under the new rules.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Syncer:
         on_result: Callable[[SyncStatus], None] = lambda status: None,
         intervals: Intervals | None = None,
         on_synced: Callable[[Synced], None] = lambda synced: None,
+        flows: FlowReconciler | None = None,
     ) -> None:
         self._world = world
         self._backend = backend
@@ -108,6 +113,8 @@ class Syncer:
         self._clock = clock
         self._on_result = on_result
         self._on_synced = on_synced
+        self._flows = flows
+        self._left_out: frozenset[ServicePortName] = frozenset()
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
         self._node: NodeState | None = None
@@ -153,6 +160,7 @@ class Syncer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._runner.run())
             tasks.create_task(self._watch_for_drift())
+            tasks.create_task(self._look_for_stale_flows_again())
 
     async def _watch_for_drift(self) -> None:
         while True:
@@ -163,6 +171,12 @@ class Syncer:
             if drift:
                 log.warning("%s; writing everything again", drift)
                 self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
+                self._runner.request()
+
+    async def _look_for_stale_flows_again(self) -> None:
+        while True:
+            await self._clock.sleep(self._intervals.retry)
+            if self.status.flows.error:
                 self._runner.request()
 
     async def _check(self) -> str:
@@ -203,8 +217,16 @@ class Syncer:
             self._node = node
             self._succeeded(applied, full=full, started=started)
             self._on_synced(Synced(world=part, scope=scope, node=node, started=looked))
+            await self._end_stale_flows(part, node, scope)
             return True
         return False
+
+    async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
+        if self._flows is None:
+            return
+        status = await asyncio.to_thread(self._flows.reconcile, part, node, scope, self._left_out)
+        if status != self.status.flows:
+            self._publish(flows=status)
 
     def _is_overdue(self) -> bool:
         return self._clock.now() - self._last_full >= self._intervals.max_sync
@@ -232,6 +254,8 @@ class Syncer:
             log.info("in sync again")
         if full:
             self._last_full = self._clock.now()
+        if applied:
+            self._left_out = frozenset(applied.quarantined)
         self._publish(
             synced=True,
             queued_since=self._clock.now() if self._touched else None,

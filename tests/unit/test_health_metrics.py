@@ -38,7 +38,12 @@ TABLE = [
     ("iptables_localhost_nodeports_accepted_packets_total", "counter", set(), None),
 ]
 
-OURS = {"kubeproxy_rejected_objects", "kubeproxy_events_total", "kubeproxy_service_health_checks_not_listening"}
+OURS = {
+    "kubeproxy_rejected_objects",
+    "kubeproxy_events_total",
+    "kubeproxy_service_health_checks_not_listening",
+    "kubeproxy_conntrack_reconciler_failures_total",
+}
 
 
 def filled() -> Metrics:

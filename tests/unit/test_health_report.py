@@ -18,6 +18,7 @@ from kubeproxy.model.objects import EndpointSlice, Service, ServiceType, Traffic
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.timestamps import micro_timestamp
 from kubeproxy.model.world import World
+from kubeproxy.sync.flows import FlowStatus
 from kubeproxy.sync.syncer import Synced, SyncStatus
 from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.scraping import Scrape
@@ -192,3 +193,13 @@ def test_they_are_gauges_by_policy() -> None:
     assert it.value(name, traffic_policy="external", **FAMILY) == 1
     it.publish(syncs=2, no_local_internal=(), no_local_external=())
     assert it.value(name, traffic_policy="internal", **FAMILY) == 0
+
+
+def test_ended_flows_are_counted() -> None:
+    it = Rig()
+    for flows in (FlowStatus(runs=1, deleted=3), FlowStatus(runs=2, deleted=5, failures=1, error="no")):
+        for _ in range(2):  # a status may be published again for another reason
+            it.publish(flows=flows)
+    text = it.metrics.text().decode()
+    for what, value in (("sync_duration_seconds_count", 2), ("deleted_entries_total", 5), ("failures_total", 1)):
+        assert f'kubeproxy_conntrack_reconciler_{what}{{ip_family="IPv4"}} {value}.0' in text

@@ -18,6 +18,7 @@ from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.world import Rejection
+from kubeproxy.sync.flows import FlowStatus
 from kubeproxy.sync.syncer import SyncStatus
 
 pytestmark = pytest.mark.unit
@@ -71,6 +72,7 @@ def test_all_is_well() -> None:
         ),
         ({"rejected": ("ns/x: metadata.name",)}, {}, "services ns/x: metadata.name; it is left out"),
         ({}, {"last_error": "no such module"}, "the last sync failed: no such module"),
+        ({}, {"flows": FlowStatus(error="conntrack: no")}, "UDP flows to endpoints that are gone may remain"),
         ({}, {"queued_since": 480.0}, "a change has waited 20 s for the kernel"),
         ({}, {"quarantined": (("ns/web/TCP", "refused"),)}, "ns/web/TCP is left out: refused"),
         ({}, {"rejected": (REJECTION,)}, "spec.externalIPs 127.0.0.1 is a loopback address; it is left out"),

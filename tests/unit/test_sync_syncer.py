@@ -1,18 +1,23 @@
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed, Wanted
 from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.kernel.fake_conntrack import FakeConntrack
+from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Service
+from kubeproxy.model.flows import Flow
+from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
+from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.syncer import Intervals, Synced, Syncer, SyncStatus
 from kubeproxy.testing.build import endpoint_slice, service
 
@@ -30,6 +35,7 @@ class Recorder:
         self.failures: list[Exception] = []
         self.drift = ""
         self.unobservable: Exception | None = None
+        self.quarantined: dict[ServicePortName, str] = {}
         self.needs_full = True
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
@@ -47,7 +53,9 @@ class Recorder:
             self.ledger.enter(change)
         self.needs_full = False
         ports, endpoints = len(self.ledger.states), self.ledger.endpoints
-        return Applied(full=plan.full, changed=len(changes), ports=ports, endpoints=endpoints, quarantined={})
+        return Applied(
+            full=plan.full, changed=len(changes), ports=ports, endpoints=endpoints, quarantined=self.quarantined
+        )
 
     def observe(self) -> str:
         if self.unobservable is not None:
@@ -67,6 +75,7 @@ class Rig:
         self.backend = Recorder()
         self.published: list[SyncStatus] = []
         self.synced: list[Synced] = []
+        self.conntrack = FakeConntrack()
         settings = Settings(node_name="node1")
         self.syncer = Syncer(
             self.world,
@@ -77,6 +86,7 @@ class Rig:
             self.published.append,
             Intervals(),
             self.synced.append,
+            FlowReconciler(self.conntrack, lambda: (), settings, Family.V4, self.clock),
         )
 
     def put(self, *objects: Service | EndpointSlice) -> None:
@@ -87,15 +97,28 @@ class Rig:
             else:
                 self.syncer.touch(self.world.apply_slices({identity: each}))
 
-    async def until_synced(self, count: int) -> None:
-        """Let the worker thread, which runs on real time, end."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let the worker thread, which runs on real time, go on."""
         for _ in range(2000):
             await settle(2)
-            if self.syncer.status.syncs + self.syncer.status.failures >= count:
-                await settle()
+            if condition():
                 return
             await asyncio.sleep(0.001)
-        raise AssertionError(f"no {count} syncs: {self.syncer.status}")
+        raise AssertionError(f"never came: {self.syncer.status}")
+
+    async def until_synced(self, count: int) -> None:
+        """Let so many syncs end, and what follows them."""
+        await self.until(lambda: self.ended >= count and self.is_idle)
+        await settle()
+
+    @property
+    def ended(self) -> int:
+        return self.syncer.status.syncs + self.syncer.status.failures
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the runner waits, as the check for drift and the one for stale flows do."""
+        return self.clock.sleeping == 3
 
 
 @asynccontextmanager
@@ -266,3 +289,70 @@ async def test_rejections_are_published_and_logged_once(caplog: pytest.LogCaptur
             await it.until_synced(2)
             assert len(it.syncer.status.rejected) == 1
     assert caplog.text.count("127.0.0.1 is a loopback address") == 1
+
+
+STALE = Flow(
+    protocol=Protocol.UDP,
+    source="10.244.0.9",
+    source_port=4000,
+    destination="10.96.0.10",
+    port=53,
+    answerer="10.244.0.50",
+    answerer_port=53,
+)
+DNS = service("dns", "10.96.0.10", "53/UDP"), endpoint_slice("dns", "53/UDP", ["10.244.0.11"])
+
+
+async def test_stale_flows_are_ended_after_a_sync() -> None:
+    async with rig() as it:
+        it.conntrack.track(STALE)
+        it.put(*DNS)
+        it.syncer.synced()
+        await it.until(lambda: it.syncer.status.flows.runs == 1)
+        assert it.conntrack.tracked == set()
+        assert it.syncer.status.flows.deleted == 1
+        assert it.published[-1].syncs == 1
+
+
+async def test_flows_outlive_a_sync_that_failed() -> None:
+    async with rig() as it:
+        it.backend.failures = [SyncFailed("table is busy"), SyncFailed("table is busy")]
+        it.conntrack.track(STALE)
+        it.put(*DNS)
+        it.syncer.synced()
+        await it.until_synced(1)
+        assert it.conntrack.questions == []
+        await it.clock.step(30)
+        await it.until_synced(2)
+        await it.clock.step(30)
+        await it.until(lambda: not it.conntrack.entries)
+
+
+async def test_flows_that_could_not_be_looked_at_fail_no_sync_and_are_looked_at_again() -> None:
+    async with rig() as it:
+        it.conntrack.failures = [NetlinkError(1, "conntrack")]
+        it.conntrack.track(STALE)
+        it.put(*DNS)
+        it.syncer.synced()
+        await it.until(lambda: it.syncer.status.flows.failures == 1)
+        status = it.syncer.status
+        assert (status.syncs, status.failures, status.last_error, status.queued_since) == (1, 0, "", None)
+        await it.clock.step(30)
+        await it.until(lambda: not it.conntrack.entries)
+        assert it.backend.scopes == [None, frozenset()]
+        await it.clock.step(60)
+        assert it.syncer.status.syncs == 2
+
+
+async def test_a_port_in_quarantine_keeps_its_flows() -> None:
+    async with rig() as it:
+        it.backend.quarantined = {ServicePortName("default", "dns", "", Protocol.UDP): "refused"}
+        it.conntrack.track(STALE)
+        it.put(*DNS)
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.quarantined = {}
+        assert it.conntrack.entries
+        it.put(msgspec.structs.replace(DNS[0], session_affinity=True))
+        await it.clock.step(1)
+        await it.until(lambda: not it.conntrack.entries)
