@@ -16,6 +16,7 @@ from kubeproxy.kernel.netlink_messages import (
     PROTOCOL_NUMBER,
     attribute,
     attributes,
+    whole_attributes,
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import Flow, FlowMatch
@@ -39,6 +40,7 @@ _LAYOUT = {
     family: struct.Struct(">" + _TUPLE.format(size=size) * 2 + "2x2s") for family, size in _ADDRESS_BYTES.items()
 }
 """The two tuples of an entry, and the kind of the attribute after them."""
+_IDENTITY = frozenset({CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID})
 _ZONE_KIND = struct.pack("=H", CTA_ZONE)
 
 _End = tuple[bytes, int]
@@ -80,10 +82,7 @@ def encode_delete(family: Family, flow: Flow) -> bytes:
 
     (The kernel derives the number from memory addresses: a successor in the same place may share it.)
     """
-    fields = dict(attributes(flow.handle[4:]))
-    kept = [attribute(CTA_TUPLE_ORIG | NLA_F_NESTED, fields[CTA_TUPLE_ORIG])]
-    kept += [attribute(kind, fields[kind]) for kind in (CTA_ZONE, CTA_ID) if kind in fields]
-    return encode_head(family) + b"".join(kept)
+    return encode_head(family) + b"".join(whole_attributes(flow.handle[4:], _IDENTITY))
 
 
 class Decoder:

@@ -5,7 +5,7 @@ hot paths pack their own. Numbers are those of linux/netlink.h, in the byte orde
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -43,6 +43,19 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield kind & 0x3FFF, data[offset + 4 : offset + length]
         offset += length + (-length % 4)
+
+
+def whole_attributes(data: bytes, kinds: Collection[int]) -> Iterator[bytes]:
+    """Pick attributes of some kinds, each as it stands: with its head, flags and padding."""
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        end = offset + length + (-length % 4)
+        if length < 4 or end > len(data):
+            return
+        if kind & 0x3FFF in kinds:
+            yield data[offset:end]
+        offset = end
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

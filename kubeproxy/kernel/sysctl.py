@@ -1,5 +1,6 @@
 """Kernel parameters under /proc/sys, of the network namespace of the calling thread."""
 
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,10 @@ class Sysctls(Protocol):
         """Set a parameter unless it has the value already. Raises SysctlRefused."""
         ...
 
+    def is_settable(self, name: str) -> bool:
+        """Return whether this network namespace has a say in a parameter: some are the whole machine's."""
+        ...
+
 
 class ProcSysctls:
     """The kernel's own."""
@@ -43,12 +48,23 @@ class ProcSysctls:
         except OSError as error:
             raise SysctlRefused(f"sysctl {name}={value}: {error.strerror}; set it before the start") from error
 
+    def is_settable(self, name: str) -> bool:
+        """See `Sysctls.is_settable`. The kernel shows by the file's mode what it keeps for its first namespace."""
+        try:
+            return bool((ROOT / name).stat().st_mode & stat.S_IWUSR)
+        except OSError:
+            return False
+
 
 class FakeSysctls:
     """Parameters in a dictionary."""
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
         self.values = dict(values or {})
+        self.fixed: set[str] = set()
+        """Parameters that this namespace can read only."""
+        self.refused: set[str] = set()
+        """Parameters whose writing the kernel refuses (a read-only /proc/sys)."""
 
     def read(self, name: str) -> str:
         """See `Sysctls.read`."""
@@ -56,4 +72,12 @@ class FakeSysctls:
 
     def ensure(self, name: str, value: str) -> None:
         """See `Sysctls.ensure`."""
+        if self.read(name) == value:
+            return
+        if name in self.fixed | self.refused:
+            raise SysctlRefused(f"sysctl {name}={value}: Read-only file system; set it before the start")
         self.values[name] = value
+
+    def is_settable(self, name: str) -> bool:
+        """See `Sysctls.is_settable`."""
+        return name in self.values and name not in self.fixed

@@ -2,6 +2,13 @@
 
 from kubeproxy.model.objects import Record
 
+_PREFIX = "net/netfilter/nf_conntrack_"
+MAX = f"{_PREFIX}max"
+"""How many connections may be tracked."""
+
+MOST = 1 << 20
+"""However many CPUs: 320 bytes each, and more are a matter for an administrator (upstream's cap)."""
+
 
 class ConntrackLimits(Record, frozen=True, kw_only=True):
     """The configuration's `conntrack` block: times in seconds, upstream's defaults; 0 leaves a limit as it is."""
@@ -18,3 +25,23 @@ class ConntrackLimits(Record, frozen=True, kw_only=True):
     """Of a flow that was never answered."""
     udp_stream_timeout: float = 0.0
     """Of a flow that has gone both ways."""
+
+    def entries(self, cpus: int) -> int:
+        """Return how many connections there is to be room for, 0 for as many as now."""
+        if self.max_per_core <= 0:
+            return 0
+        scaled = self.max_per_core * cpus
+        return MOST if scaled > MOST else max(scaled, self.min)
+
+    def sysctls(self) -> dict[str, str]:
+        """Return the parameters of a network namespace that are to be set."""
+        timeouts = {
+            "tcp_timeout_established": self.tcp_established,
+            "tcp_timeout_close_wait": self.tcp_close_wait,
+            "udp_timeout": self.udp_timeout,
+            "udp_timeout_stream": self.udp_stream_timeout,
+        }
+        found = {_PREFIX + name: str(int(seconds)) for name, seconds in timeouts.items() if seconds >= 1}
+        if self.tcp_be_liberal:
+            found[f"{_PREFIX}tcp_be_liberal"] = "1"
+        return found

@@ -18,6 +18,7 @@ import agent_list
 import api
 import dataplane
 import first_answer
+import flows
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +31,7 @@ WHATS = {
     "agent-list": (),
     "first-answer": (),
     "api": (),
+    "flows": (),
 }
 
 
@@ -87,6 +89,23 @@ def api_rows(sizes: list[int]) -> list[dict[str, Any]]:
     ]
 
 
+def flows_rows(sizes: list[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": "so many UDP flows ended",
+            "mode": "any",
+            "flavour": "",
+            "services": size,
+            "p50_ms": result["ours"] * 1000,
+            "floor_ms": result["bare"] * 1000,
+            "ratio": result["ours"] / result["bare"],
+            "rss_mib": None,
+        }
+        for size in sizes
+        for result in (flows.in_own_namespace(size),)
+    ]
+
+
 def first_answer_rows() -> list[dict[str, Any]]:
     return [
         {
@@ -116,7 +135,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     console.print(
         "floor: the bare iptables-restore of the same text, in the same run; "
         "for kubectl apply, the start of kubectl itself; for the API, the bare store doing the same; "
-        "for a list, the reader's own CPU time"
+        "for a list, the reader's own CPU time; for flows, conntrack -D"
     )
 
 
@@ -147,6 +166,8 @@ def main() -> int:
         rows += first_answer_rows()
     if "api" in only:
         rows += api_rows(sizes)
+    if "flows" in only:
+        rows += flows_rows(sizes)
     show(rows)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))

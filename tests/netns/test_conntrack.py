@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -12,9 +13,12 @@ from kubeproxy.kernel import conntrack as conntrack_module
 from kubeproxy.kernel import conntrack_messages as messages
 from kubeproxy.kernel import netlink
 from kubeproxy.kernel.conntrack import ConntrackUnavailable, KernelConntrack
+from kubeproxy.kernel.conntrack_limits import ThisMachine, ensure_limits
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.netlink_messages import attributes
+from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.conntrack_limits import MAX, ConntrackLimits
 from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.objects import Protocol
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
@@ -160,3 +164,40 @@ def test_without_the_right_to_ask_the_refusal_is_told(namespace: LoneNamespace) 
     )
     bounded = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     assert namespace.execute(*bounded, sys.executable, "-c", code).strip() == "conntrack: Operation not permitted"
+
+
+class NotThisMachine(ThisMachine):
+    """All of this machine but its hash table, which is everybody's."""
+
+    def resize(self, buckets: int) -> None:
+        raise AssertionError("a test must not touch the machine's hash table")
+
+
+def test_limits_in_a_namespace_of_its_own(namespace: LoneNamespace) -> None:
+    sysctls, machine = ProcSysctls(), NotThisMachine()
+    limits = ConntrackLimits(max_per_core=1, min=1, tcp_established=7200, tcp_be_liberal=True, udp_timeout=25)
+
+    def work() -> tuple[list[str], list[str]]:
+        before = sysctls.read(MAX)
+        notes = ensure_limits(sysctls, machine, limits)
+        found = [sysctls.read(f"net/netfilter/nf_conntrack_{name}") for name in NAMES]
+        return notes, [*found, "kept" if sysctls.read(MAX) == before else "changed"]
+
+    assert namespace.run(work) == ([], ["7200", "3600", "1", "25", "kept"])
+    greedy = msgspec.structs.replace(limits, min=1 << 30)
+    (note,) = namespace.run(lambda: ensure_limits(sysctls, machine, greedy))
+    assert "1073741824 are wanted" in note
+
+
+NAMES = ("tcp_timeout_established", "tcp_timeout_close_wait", "tcp_be_liberal", "udp_timeout")
+
+
+def test_a_user_namespace_takes_them_too() -> None:
+    code = (
+        "from tests.netns.test_conntrack import *\n"
+        "print(ensure_limits(ProcSysctls(), NotThisMachine(), ConntrackLimits(min=1, max_per_core=1)))\n"
+        "print(ProcSysctls().read('net/netfilter/nf_conntrack_tcp_timeout_close_wait'))"
+    )
+    argv = ["unshare", "-Urn", sys.executable, "-c", code]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("[]\n3600\n", "")
