@@ -9,10 +9,14 @@ from pathlib import Path
 
 from kubeproxy import __version__, cleanup, logs
 from kubeproxy.access import find_access
-from kubeproxy.app import run_agent
+from kubeproxy.app import UnfitNode, run_agent
 from kubeproxy.clock import SystemClock
+from kubeproxy.config.encode import as_yaml
+from kubeproxy.config.watch import ConfigurationChanged, watch
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.node_setup import set_oom_score_adj, set_up_node
 from kubeproxy.options import Options, parse
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.credentials import Access
@@ -22,25 +26,48 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the agent until SIGTERM or SIGINT; return the exit status."""
+    """Run the agent until SIGTERM or SIGINT, or until its configuration file changes; return the exit status."""
     options = parse(argv)
     if options.version:
         print(f"kubeproxy v{__version__}")
         return 0
-    logs.configure(options.logging_format, options.verbosity)
-    if options.cleanup:
-        return cleanup.main([])
+    chosen = options.configuration.logging
+    patterns: dict[str, int] = {}
+    for each in chosen.vmodule:
+        patterns.setdefault(each.file_pattern, each.verbosity)
+    logs.configure(chosen.format, chosen.verbosity, patterns)
+    for note in options.notes:
+        log.warning("%s", note)
     failures: list[BaseException] = []
     try:
-        access = find_access(SystemClock(), kubeconfig=options.kubeconfig, master=options.master)
-        if access is None:
-            Path(options.data_dir).mkdir(parents=True, exist_ok=True)
-        asyncio.run(_until_signalled(options, access))
-    except* (KernelError, StoreError, OSError, KubeconfigError) as group:
+        return _carry_out(options)
+    except* (KernelError, StoreError, OSError, KubeconfigError, ConfigurationChanged, UnfitNode) as group:
         failures = list(leaves(group))
     for failure in failures:
         print(f"Error: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1
+
+
+def _carry_out(options: Options) -> int:
+    if options.write_config_to:
+        Path(options.write_config_to).write_text(as_yaml(options.configuration))
+        log.info("wrote the configuration to %s", options.write_config_to)
+        return 0
+    if options.cleanup:
+        return cleanup.main([])
+    if options.init_only:
+        set_up_node(options, ProcSysctls())
+        log.info("the kernel's parameters are set; --init-only was given")
+        return 0
+    kubeconfig = options.configuration.client_connection.kubeconfig
+    access = find_access(SystemClock(), kubeconfig=kubeconfig, master=options.master)
+    # Nothing is changed on the node by a process that cannot start.
+    set_up_node(options, ProcSysctls())
+    set_oom_score_adj(options.configuration.oom_score_adj)
+    if access is None:
+        Path(options.data_dir).mkdir(parents=True, exist_ok=True)
+    asyncio.run(_until_signalled(options, access))
+    return 0
 
 
 async def _until_signalled(options: Options, access: Access | None) -> None:
@@ -50,7 +77,10 @@ async def _until_signalled(options: Options, access: Access | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     try:
-        await _run(options, access)
+        async with asyncio.TaskGroup() as tasks:
+            if options.config_file:
+                tasks.create_task(watch(Path(options.config_file), options.config_digest, SystemClock()))
+            tasks.create_task(_run(options, access))
     except asyncio.CancelledError:
         log.info("ending; what is in the kernel stays there")
 

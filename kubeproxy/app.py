@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from kubeproxy.clock import Clock, SystemClock
+from kubeproxy.config.encode import configz
+from kubeproxy.config.mismatch import mismatches, primary_family
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.health.announce import Announcer
@@ -44,9 +46,8 @@ from kubeproxy.model.decode import (
     decode_service_cidr,
 )
 from kubeproxy.model.objects import EndpointSlice, Node, Service, ServiceCIDR, key_of, name_of
-from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
-from kubeproxy.options import Options
+from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
@@ -70,18 +71,6 @@ FAMILIES = (Family.V4,)
 """The families that the agent serves; the model and the backend know both."""
 
 
-def settings_of(options: Options) -> Settings:
-    """Return what the model needs of the options."""
-    return Settings(
-        node_name=options.node_name,
-        cluster_cidrs=options.cluster_cidrs,
-        masquerade_all=options.masquerade_all,
-        masquerade_bit=options.masquerade_bit,
-        nodeport_addresses=options.nodeport_addresses,
-        localhost_nodeports=options.localhost_nodeports,
-    )
-
-
 def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
     """Return the backend of one family on this machine's real kernel."""
     return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family)
@@ -102,6 +91,10 @@ def count_packets(metrics: Metrics) -> None:
     )
 
 
+class UnfitNode(Exception):
+    """The configuration cannot be served on this node; the text says what does not fit."""
+
+
 class Agent:
     """One node's agent. Lives on one event loop; `run` until cancelled."""
 
@@ -111,13 +104,14 @@ class Agent:
         self._flavour = flavour
         self._world = World()
         self._metrics = Metrics(FAMILIES)
-        self._health = ProxyHealth(FAMILIES, options.sync_period)
+        self._health = ProxyHealth(FAMILIES, options.configuration.sync_period)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)
         self._announcer = Announcer(self._recorder.record, options.node_name)
         self._checks = {family: self._service_health(family) for family in FAMILIES}
         changes = Changes(FAMILIES, clock.wall())
         self._report = SyncReport(self._metrics, self._health, changes, self._checks, clock)
         count_packets(self._metrics)
+        self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
         self._syncers = [self._syncer(family) for family in FAMILIES]
         self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
         self._slices = self._follow(
@@ -160,10 +154,11 @@ class Agent:
         return self._services, self._slices, self._node, self._service_cidrs
 
     async def run(self) -> None:
-        """Follow the API server and program the kernel until cancelled."""
+        """Follow the API server and program the kernel until cancelled. Raises UnfitNode; OSError on hard fail."""
         self._health.away_since = self._away_since
         self._announcer.started()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._end_when_unfit())
             tasks.create_task(self._recorder.run())
             tasks.create_task(self._announcer.watch(self._health, self._clock))
             for informer in self._informers:
@@ -174,16 +169,24 @@ class Agent:
                 tasks.create_task(checks.run())
             for app, address in self._servers():
                 if address is not None:
-                    tasks.create_task(serve(app, address, self._clock))
+                    hard_fail = self._options.configuration.bind_address_hard_fail
+                    tasks.create_task(serve(app, address, self._clock, hard_fail=hard_fail))
 
     def _servers(self) -> Iterable[tuple[web.Application, tuple[str, int] | None]]:
         yield health_app(self._health, self._metrics, self._clock), self._options.healthz_address
-        about = About(mode="iptables")
+        chosen = self._options.configuration
+        about = About(
+            mode=chosen.mode,
+            configz=configz(chosen),
+            flags=self._options.flags,
+            profiling=chosen.enable_profiling,
+        )
         yield metrics_app(self._metrics, self.status, about, self._clock), self._options.metrics_address
 
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)
-        intervals = Intervals(min_sync=self._options.min_sync_period, retry=self._options.sync_period)
+        chosen = self._options.configuration
+        intervals = Intervals(min_sync=chosen.min_sync_period, retry=chosen.sync_period)
         backend = iptables_backend(family, self._flavour)
         flows = FlowReconciler(
             KernelConntrack(family), partial(local_addresses, family), settings, family, self._clock
@@ -252,8 +255,26 @@ class Agent:
     def _one_synced(self) -> None:
         if all(informer.synced for informer in self._informers):
             log.info("every informer has synced: %d Services", len(self._world.services))
-            for syncer in self._syncers:
-                syncer.synced()
+            if self._fits():
+                for syncer in self._syncers:
+                    syncer.synced()
+
+    def _fits(self) -> bool:
+        """Compare the configuration with the Node, before anything is written."""
+        node, chosen = self._world.node, self._options.configuration
+        addresses = (*node.internal_ips, *node.external_ips) if node else ()
+        primary = primary_family(chosen, addresses)
+        pod_cidrs = node.pod_cidrs if node else ()
+        found = mismatches(chosen, primary, dual_stack=len(FAMILIES) > 1, pod_cidrs=pod_cidrs)
+        for each in found:
+            log.warning("the configuration may be incomplete or wrong: %s", each.text)
+        fatal = [each.text for each in found if each.fatal]
+        if fatal:
+            self._unfit.put_nowait(UnfitNode("; ".join(fatal)))
+        return not fatal
+
+    async def _end_when_unfit(self) -> None:
+        raise await self._unfit.get()
 
     def status(self) -> AgentStatus:
         """Return what `kubeproxy status` shows."""

@@ -42,6 +42,8 @@ class Flag(msgspec.Struct, frozen=True):
     alias: str = ""
     repeatable: bool = False
     """May be given several times; the value is then a tuple of all."""
+    deprecated: str = ""
+    """What to use instead: it works, is warned about, and `--help` leaves it out."""
 
     @property
     def is_bool(self) -> bool:
@@ -90,6 +92,66 @@ def integer(text: str) -> int:
     return int(text)
 
 
+def int32(text: str) -> int:
+    """Parse a decimal integer that fits 32 bits with a sign."""
+    value = integer(text)
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(f'strconv.ParseInt: parsing "{text}": value out of range')
+    return value
+
+
+def number(text: str) -> float:
+    """Parse a decimal number."""
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
+        raise ValueError(f'strconv.ParseFloat: parsing "{text}": invalid syntax')
+    return float(text)
+
+
+def go_duration(seconds: float) -> str:
+    """Return what Go prints for a duration: `15m0s`, `1.5s`, `250ms`."""
+    nanoseconds = round(abs(seconds) * 1e9)
+    sign = "-" if seconds < 0 and nanoseconds else ""
+    if nanoseconds == 0:
+        return "0s"
+    for size, unit in ((1, "ns"), (10**3, "µs"), (10**6, "ms")):
+        if nanoseconds < size * 1000:
+            return f"{sign}{_decimal(nanoseconds, size)}{unit}"
+    text = ""
+    for size, unit in ((3600 * 10**9, "h"), (60 * 10**9, "m")):
+        if nanoseconds >= size or text:
+            text += f"{nanoseconds // size}{unit}"
+            nanoseconds %= size
+    return f"{sign}{text}{_decimal(nanoseconds, 10**9)}s"
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    fraction = str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0") if rest else ""
+    return f"{whole}.{fraction}" if fraction else str(whole)
+
+
+def flag_value(value: Any) -> str:
+    """Return a flag's value as pflag prints it, in `--help` and for others to read."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={flag_value(each)}" for name, each in sorted(value.items()))
+    if isinstance(value, tuple):
+        return f"[{','.join(map(flag_value, value))}]"
+    if type(value) is float and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+class Values(dict[str, Any]):
+    """A command line, read: {flag name: value}, defaults included."""
+
+    def __init__(self, values: Mapping[str, Any], given: Collection[str] = ()) -> None:
+        super().__init__(values)
+        self.given = frozenset(given)
+        """The flags that stood on the line."""
+
+
 class CommandLine:
     """A program's flag table, ready to parse.
 
@@ -114,14 +176,16 @@ class CommandLine:
         self._defaults = {flag.name: flag.default for flag in flags}
         self._help = argparse.ArgumentParser(prog=program, description=description, usage="%(prog)s [flags]")
         for flag in flags:
+            if flag.deprecated:
+                continue
             names = [f"--{flag.name}", *([f"--{flag.alias}"] if flag.alias else [])]
             text = flag.help.replace("%", "%%")
             if flag.default not in ("", (), None, False):
-                text += f" (default {str(flag.default).replace('%', '%%')})"
+                text += f" (default {flag_value(flag.default).replace('%', '%%')})"
             self._help.add_argument(*names, help=text, metavar="")
 
-    def parse(self, argv: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-        """Return {flag name: value}, defaults included. Raises FlagError; `--help` prints and exits with 0."""
+    def parse(self, argv: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Values:
+        """Return what the line says. Raises FlagError; `--help` prints and exits with 0."""
         values = self._defaults | (self._from(environment) if self._environment_prefix else {})
         given: set[str] = set()
         rest = list(argv)
@@ -134,8 +198,10 @@ class CommandLine:
             if flag.repeatable:
                 value = (*(values[flag.name] if flag.name in given else ()), value)
             values[flag.name] = value
+            if flag.deprecated and flag.name not in given:
+                print(f"Flag --{flag.name} has been deprecated, {flag.deprecated}", file=sys.stderr)
             given.add(flag.name)
-        return values
+        return Values(values, given)
 
     def _next(self, word: str, rest: list[str]) -> tuple[Flag, str]:
         """Return a word's flag and its text, which may be the next word."""
@@ -170,7 +236,7 @@ class CommandLine:
     def parse_or_exit(
         self,
         argv: Sequence[str],
-        check: Callable[[dict[str, Any]], T],
+        check: Callable[[Values], T],
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> T:
         """Parse and let ``check`` make the options, ending the program as Go's does on a FlagError of either.

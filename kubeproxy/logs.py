@@ -7,7 +7,9 @@ Text: `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg` (klog's header); JSON: com
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import ClassVar
 
 import msgspec
@@ -83,10 +85,38 @@ class Turns:
         return True
 
 
-def configure(logging_format: str = "text", verbosity: int = 0) -> None:
-    """Send this process' log to stderr in the given format (`text` or `json`)."""
+class VModule(logging.Filter):
+    """klog's -vmodule: another verbosity for the source files whose name, without `.py`, fits a pattern.
+
+    The first pattern that fits counts; `verbosity` is for all other files.
+    """
+
+    def __init__(self, verbosity: int, patterns: Mapping[str, int]) -> None:
+        super().__init__()
+        self.verbosity = verbosity
+        self._patterns = dict(patterns)
+
+    @property
+    def most(self) -> int:
+        """The highest verbosity of any file."""
+        return max((self.verbosity, *self._patterns.values()))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a debug line through when its file is that verbose."""
+        if record.levelno >= logging.INFO:
+            return True
+        fitting = (level for pattern, level in self._patterns.items() if fnmatchcase(record.module, pattern))
+        return next(fitting, self.verbosity) >= DEBUG_VERBOSITY
+
+
+def configure(
+    logging_format: str = "text", verbosity: int = 0, patterns: Mapping[str, int] = MappingProxyType({})
+) -> None:
+    """Send this process' log to stderr in the given format (`text` or `json`); for ``patterns`` see `VModule`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if logging_format == "json" else KlogFormatter())
+    if patterns:
+        handler.addFilter(VModule(verbosity, patterns))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_verbosity(verbosity)
@@ -96,5 +126,9 @@ def configure(logging_format: str = "text", verbosity: int = 0) -> None:
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Show debug lines from `DEBUG_VERBOSITY` on; in force at once."""
-    logging.getLogger().setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+    """Show debug lines from `DEBUG_VERBOSITY` on; in force at once, but where a `VModule` has another."""
+    root = logging.getLogger()
+    for each in (each for handler in root.handlers for each in handler.filters if isinstance(each, VModule)):
+        each.verbosity = verbosity
+        verbosity = max(verbosity, each.most)
+    root.setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kubeproxy.config.types import METRICS_PORT
 from kubeproxy.flags import CommandLine, Flag, FlagError
 from kubeproxy.health.http import AddressError, parse_address
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
-from kubeproxy.options import METRICS_PORT
 from kubeproxy.store.trouble import in_words
 from kubeproxy.sync.syncer import SyncStatus
 

@@ -4,111 +4,22 @@
 and also runs the web server that a Service leads to.
 """
 
-import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.agent_bed import API, BIN, NODE_IP, PEER_IP, Machine, serve_web, two_machines, until
+
 pytestmark = pytest.mark.e2e
-
-BIN = Path(sys.executable).parent
-NODE_IP, PEER_IP = "192.168.9.1", "192.168.9.2"
-API = "http://127.0.0.1:8001"
-
-WEB = f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: web}}
-spec: {{type: NodePort, clusterIP: 10.96.7.7, ports: [{{port: 80, nodePort: 30080}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
-addressType: IPv4
-ports: [{{name: "", port: 8000}}]
-endpoints: [{{addresses: [{PEER_IP}]}}]
-"""
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-
-
-class Machine:
-    """A network namespace, and programs run in it."""
-
-    def __init__(self, name: str, directory: Path) -> None:
-        self.name = name
-        self._directory = directory
-        self._started: list[subprocess.Popen[str]] = []
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        self.run("ip", "link", "set", "lo", "up")
-
-    def run(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        inside = ["ip", "netns", "exec", self.name, *argv]
-        environment = {**os.environ, "COLUMNS": "200", "PATH": f"{BIN}:{os.environ['PATH']}"}
-        return subprocess.run(
-            inside, input=stdin, capture_output=True, text=True, check=False, timeout=60, env=environment
-        )
-
-    def start(self, *argv: str) -> subprocess.Popen[str]:
-        inside = ["ip", "netns", "exec", self.name, *argv]
-        log = (self._directory / f"{self.name}-{len(self._started)}.log").open("w")
-        process = subprocess.Popen(inside, stdout=log, stderr=log, text=True)
-        self._started.append(process)
-        return process
-
-    def agent(self, *flags: str) -> subprocess.Popen[str]:
-        common = ("--mode=iptables", "--hostname-override=node", f"--data-dir={self._directory / 'data'}")
-        return self.start(str(BIN / "kubeproxy"), *common, *flags)
-
-    def kubectl(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return self.run("kubectl", "-s", API, *argv, stdin=stdin)
-
-    def status_of(self, url: str) -> str:
-        return self.run("curl", "-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", url).stdout
-
-    def rules(self) -> str:
-        return self.run("iptables-nft-save").stdout + self.run("iptables-legacy-save").stdout
-
-    def remove(self) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
 
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
-    node, peer = (Machine(f"kp-{role}-{os.getpid()}", tmp_path) for role in ("node", "peer"))
-    try:
-        node.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", peer.name)
-        for machine, address in ((node, NODE_IP), (peer, PEER_IP)):
-            machine.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
-            machine.run("ip", "link", "set", "eth0", "up")
-        node.run("ip", "route", "add", "default", "via", PEER_IP)
-        node.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-        peer.start(sys.executable, "-m", "http.server", "8000", "--directory", str(tmp_path))
-        yield node, peer
-    finally:
-        node.remove()
-        peer.remove()
-
-
-def serve_web(node: Machine) -> None:
-    until(lambda: node.kubectl("get", "ns", "default").returncode == 0, "the API answers")
-    applied = node.kubectl("apply", "-f", "-", stdin=WEB)
-    assert applied.returncode == 0, applied.stderr
-    until(lambda: node.status_of("http://10.96.7.7/") == "200", "the cluster IP answers")
+    with two_machines(tmp_path) as both:
+        yield both
 
 
 def test_one_machine_needs_nothing_else(machines: tuple[Machine, Machine]) -> None:
@@ -155,7 +66,7 @@ def test_a_second_agent_is_refused_and_the_first_goes_on(machines: tuple[Machine
     node, peer = machines
     node.agent()
     serve_web(node)
-    same = (str(BIN / "kubeproxy"), "--hostname-override=node", f"--data-dir={node._directory / 'data'}")
+    same = (str(BIN / "kubeproxy"), "--hostname-override=node", f"--data-dir={node.directory / 'data'}")
     for flags, complaint in (
         ((), "ddress already in use"),
         (("--api-bind-address=127.0.0.1:8002",), "is in use by"),

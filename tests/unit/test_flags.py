@@ -77,4 +77,4 @@ def test_help_names_every_flag_and_default(capsys: pytest.CaptureFixture[str]) -
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{flag.name}" in text for flag in FLAGS)
-    assert "(default 30.0)" in text
+    assert "(default 30)" in text
