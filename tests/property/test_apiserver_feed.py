@@ -67,10 +67,11 @@ class Fragile:
                     return
                 yield following.result()
         finally:
-            for task in filter(None, (following, broken)):
+            ending = [task for task in (following, broken) if task is not None]
+            for task in ending:
                 task.cancel()
-                with contextlib.suppress(BaseException):
-                    await task
+            # Lets our own cancellation through, which may come while they end.
+            await asyncio.gather(*ending, return_exceptions=True)
 
 
 class Seen:
