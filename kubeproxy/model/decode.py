@@ -1,12 +1,12 @@
 """JSON bytes of an API object → our stripped value: the only place that knows Kubernetes' JSON.
 
 Every object is hostile until it has passed here. Addresses become canonical, names are checked against the
-API's own grammar (so that no name can reach a restore text, a netlink attribute or a log line with anything
-in it but letters, digits, dots and dashes), numbers against their range. An object whose identity is bad
-raises `DecodeError` with the field's path; a bad part that the rest can do without is dropped.
+API's own grammar (so that no name can reach a restore text, a netlink attribute or a log line with anything in
+it but letters, digits, dots and dashes), numbers against their range. An object whose identity is bad raises
+`DecodeError` with the field's path; a bad part that the rest can do without is left out and noted (`door.py`).
 
-Cost: about 25 µs for a slice of 10 endpoints, a third of it parsing. Values that many objects share (nodes, zones,
-ports, conditions) are held once.
+Cost: about 25 µs for a slice of 10 endpoints, a third of it parsing. Values that many objects share (nodes,
+zones, ports, conditions) are held once.
 """
 
 import re
@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
-from kubeproxy.model.addresses import canonical_cidr, canonical_ip
+from kubeproxy.model import api_json
+from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.model.door import Door
 from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.model.objects import (
     Conditions,
@@ -24,7 +26,6 @@ from kubeproxy.model.objects import (
     EndpointSlice,
     Namespace,
     Node,
-    Protocol,
     Service,
     ServiceCIDR,
     ServicePort,
@@ -39,6 +40,8 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
+DEFAULT_AFFINITY_SECONDS = 10800
+
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?\.?", re.ASCII)
 
 
@@ -50,148 +53,11 @@ class DecodeError(ValueError):
     """An object that cannot be used at all; the text names the field and why."""
 
 
-class _Raw(msgspec.Struct, rename="camel", gc=False):
-    """Base of the JSON shapes: unknown fields are ignored, as the API's versioning rules ask."""
-
-
-class _TargetRef(_Raw):
-    kind: str = ""
-    name: str = ""
-
-
-class _Meta(_Raw):
-    name: str = ""
-    namespace: str = ""
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    creation_timestamp: str | None = None
-    deletion_timestamp: str | None = None
-
-
-class _Port(_Raw):
-    name: str | None = None
-    protocol: str | None = None
-    port: int | None = None
-    node_port: int | None = None
-
-
-class _ClientIP(_Raw):
-    timeout_seconds: int | None = None
-
-
-class _AffinityConfig(_Raw):
-    client_ip: _ClientIP | None = msgspec.field(default=None, name="clientIP")
-
-
-class _Ingress(_Raw):
-    ip: str = ""
-    ip_mode: str | None = None
-
-
-class _LoadBalancer(_Raw):
-    ingress: list[_Ingress] | None = None
-
-
-class _ServiceStatus(_Raw):
-    load_balancer: _LoadBalancer | None = None
-
-
-class _ServiceSpec(_Raw):
-    type: str | None = None
-    cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
-    cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
-    ports: list[_Port] | None = None
-    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
-    load_balancer_source_ranges: list[str] | None = None
-    session_affinity: str | None = None
-    session_affinity_config: _AffinityConfig | None = None
-    internal_traffic_policy: str | None = None
-    external_traffic_policy: str | None = None
-    health_check_node_port: int | None = None
-    external_name: str | None = None
-
-
-class _Service(_Raw):
-    metadata: _Meta
-    spec: _ServiceSpec = msgspec.field(default_factory=_ServiceSpec)
-    status: _ServiceStatus | None = None
-
-
-class _Conditions(_Raw):
-    ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
-
-
-class _Hint(_Raw):
-    name: str = ""
-
-
-class _Hints(_Raw):
-    for_zones: list[_Hint] | None = None
-    for_nodes: list[_Hint] | None = None
-
-
-class _Endpoint(_Raw):
-    addresses: list[str] | None = None
-    conditions: _Conditions | None = None
-    node_name: str | None = None
-    hostname: str | None = None
-    zone: str | None = None
-    hints: _Hints | None = None
-    target_ref: _TargetRef | None = None
-
-
-class _EndpointSlice(_Raw):
-    metadata: _Meta
-    address_type: str = "IPv4"
-    ports: list[_Port] | None = None
-    endpoints: list[_Endpoint] | None = None
-
-
-class _NodeAddress(_Raw):
-    type: str = ""
-    address: str = ""
-
-
-class _Taint(_Raw):
-    key: str = ""
-
-
-class _NodeSpec(_Raw):
-    pod_cidr: str | None = msgspec.field(default=None, name="podCIDR")
-    pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
-    taints: list[_Taint] | None = None
-
-
-class _NodeStatus(_Raw):
-    addresses: list[_NodeAddress] | None = None
-
-
-class _Node(_Raw):
-    metadata: _Meta
-    spec: _NodeSpec = msgspec.field(default_factory=_NodeSpec)
-    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
-
-
-class _Namespace(_Raw):
-    metadata: _Meta
-
-
-class _ServiceCIDRSpec(_Raw):
-    cidrs: list[str] | None = None
-
-
-class _ServiceCIDR(_Raw):
-    metadata: _Meta
-    spec: _ServiceCIDRSpec = msgspec.field(default_factory=_ServiceCIDRSpec)
-
-
-_SERVICE = msgspec.json.Decoder(_Service)
-_SLICE = msgspec.json.Decoder(_EndpointSlice)
-_NODE = msgspec.json.Decoder(_Node)
-_NAMESPACE = msgspec.json.Decoder(_Namespace)
-_SERVICE_CIDR = msgspec.json.Decoder(_ServiceCIDR)
+_SERVICE = msgspec.json.Decoder(api_json.Service)
+_SLICE = msgspec.json.Decoder(api_json.EndpointSlice)
+_NODE = msgspec.json.Decoder(api_json.Node)
+_NAMESPACE = msgspec.json.Decoder(api_json.Namespace)
+_SERVICE_CIDR = msgspec.json.Decoder(api_json.ServiceCIDR)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", data: Data) -> Any:
@@ -201,61 +67,67 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", data: Data) -> Any:
         raise DecodeError(str(error)) from None
 
 
-def _identity(meta: _Meta) -> tuple[str, str]:
+def _identity(meta: api_json.Meta) -> tuple[str, str]:
     if not is_label(meta.namespace):
         raise DecodeError(f"metadata.namespace: {meta.namespace[:80]!r} is no DNS label")
     return meta.namespace, _object_name(meta)
 
 
-def _object_name(meta: _Meta) -> str:
+def _object_name(meta: api_json.Meta) -> str:
     if not is_subdomain(meta.name):
         raise DecodeError(f"metadata.name: {meta.name[:80]!r} is no DNS subdomain")
     return meta.name
 
 
-def _ips(texts: list[str] | None) -> tuple[str, ...]:
-    found = dict.fromkeys(ip for text in texts or () if (ip := canonical_ip(text)) is not None)
-    return tuple(found)
+NOBODY = ("0.0.0.0/32", "::/128")
+"""The source ranges of a Service that has some of which none can be read: nobody comes from there."""
 
 
-def _cidrs(texts: list[str] | None) -> tuple[str, ...]:
-    found = dict.fromkeys(net for text in texts or () if (net := canonical_cidr(text)) is not None)
-    return tuple(found)
+def _source_ranges(door: Door, texts: list[str] | None) -> tuple[str, ...]:
+    found = door.cidrs("spec.loadBalancerSourceRanges", texts or ())
+    return NOBODY if texts and not found else found
 
 
-def _port_or_zero(number: int | None) -> int:
-    return number if number is not None and 0 < number < 65536 else 0
-
-
-def _protocol(text: str | None) -> Protocol | None:
-    if not text:
-        return Protocol.TCP
-    return Protocol(text) if text in Protocol.__members__ else None
-
-
-def _service_ports(ports: list[_Port] | None) -> tuple[ServicePort, ...]:
+def _service_ports(door: Door, ports: list[api_json.Port] | None) -> tuple[ServicePort, ...]:
     found = []
-    for port in ports or ():
-        protocol, name, number = _protocol(port.protocol), port.name or "", _port_or_zero(port.port)
-        if protocol is None or not number or (name and not is_label(name)):
-            continue
-        node_port = _port_or_zero(port.node_port)
-        found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=node_port))
+    for index, port in enumerate(ports or ()):
+        field = f"spec.ports[{index}]"
+        protocol = door.protocol(f"{field}.protocol", port.protocol)
+        name = door.port_name(f"{field}.name", port.name)
+        number = door.port(f"{field}.port", port.port or 0)
+        node_port = door.optional_port(f"{field}.nodePort", port.node_port)
+        if protocol is not None and name is not None and number:
+            found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=node_port))
     return tuple(found)
 
 
-def _policy(text: str | None) -> TrafficPolicy:
-    return TrafficPolicy.LOCAL if text == "Local" else TrafficPolicy.CLUSTER
+def _policy(door: Door, field: str, text: str | None) -> TrafficPolicy:
+    if text and text not in set(TrafficPolicy):
+        door.refuse(field, text, "no policy (Cluster or Local); it counts as Cluster")
+    return TrafficPolicy.LOCAL if text == TrafficPolicy.LOCAL else TrafficPolicy.CLUSTER
 
 
-def _affinity_seconds(config: _AffinityConfig | None) -> int:
+def _affinity_seconds(door: Door, config: api_json.AffinityConfig | None) -> int:
     seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
-    return seconds if seconds is not None and 0 < seconds <= 86400 else 10800
+    if seconds is not None and 0 < seconds <= 86400:
+        return seconds
+    if seconds is not None:
+        field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+        door.refuse(field, seconds, f"no timeout (1 to 86400); it counts as {DEFAULT_AFFINITY_SECONDS}")
+    return DEFAULT_AFFINITY_SECONDS
 
 
-def _load_balancer_ips(status: _ServiceStatus | None) -> tuple[str, ...]:
+def _load_balancer_ips(door: Door, status: api_json.ServiceStatus | None) -> tuple[str, ...]:
     ingress = (status.load_balancer.ingress if status and status.load_balancer else None) or []
-    return _ips([entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")])
+    own = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "VIP")]
+    return door.ips("status.loadBalancer.ingress", own)
+
+
+def _type(door: Door, text: str | None) -> ServiceType:
+    if not text or text in set(ServiceType):
+        return ServiceType(text or ServiceType.CLUSTER_IP)
+    door.refuse("spec.type", text, "no type of Service; it counts as ClusterIP")
+    return ServiceType.CLUSTER_IP
 
 
 def _external_name(text: str | None) -> str:
@@ -265,49 +137,54 @@ def _external_name(text: str | None) -> str:
 
 def decode_service(data: Data) -> Service:
     """Decode a core/v1 Service. Raises `DecodeError` when it has no usable identity."""
-    raw = _decode(_SERVICE, data)
+    raw: api_json.Service = _decode(_SERVICE, data)
     namespace, name = _identity(raw.metadata)
-    spec: _ServiceSpec = raw.spec
+    spec, door = raw.spec, Door()
     labels = raw.metadata.labels or {}
     headless = spec.cluster_ip == "None" or "None" in (spec.cluster_ips or ())
-    kind = spec.type if spec.type in set(ServiceType) else ServiceType.CLUSTER_IP
+    kind = _type(door, spec.type)
+    own_ips = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    health = spec.health_check_node_port
     return Service(
         namespace=namespace,
         name=name,
-        type=ServiceType(kind),
+        type=kind,
         headless=headless,
-        cluster_ips=() if headless else _ips(spec.cluster_ips or [spec.cluster_ip or ""]),
-        ports=_service_ports(spec.ports),
-        external_ips=_ips(spec.external_ips),
-        load_balancer_ips=_load_balancer_ips(raw.status),
-        source_ranges=_cidrs(spec.load_balancer_source_ranges),
+        cluster_ips=() if headless else door.ips("spec.clusterIPs", own_ips),
+        ports=_service_ports(door, spec.ports),
+        external_ips=door.ips("spec.externalIPs", spec.external_ips or ()),
+        load_balancer_ips=_load_balancer_ips(door, raw.status),
+        source_ranges=_source_ranges(door, spec.load_balancer_source_ranges),
         session_affinity=spec.session_affinity == "ClientIP",
-        affinity_seconds=_affinity_seconds(spec.session_affinity_config),
-        internal_policy=_policy(spec.internal_traffic_policy),
-        external_policy=_policy(spec.external_traffic_policy),
-        health_check_node_port=_port_or_zero(spec.health_check_node_port),
+        affinity_seconds=_affinity_seconds(door, spec.session_affinity_config),
+        internal_policy=_policy(door, "spec.internalTrafficPolicy", spec.internal_traffic_policy),
+        external_policy=_policy(door, "spec.externalTrafficPolicy", spec.external_traffic_policy),
+        health_check_node_port=door.optional_port("spec.healthCheckNodePort", health),
         external_name=_external_name(spec.external_name),
         proxy_name=labels.get(PROXY_NAME_LABEL, ""),
         created=raw.metadata.creation_timestamp or "",
+        faults=door.faults(),
     )
 
 
-def _slice_ports(ports: list[_Port] | None) -> tuple[SlicePort, ...]:
+def _slice_ports(door: Door, ports: list[api_json.Port] | None) -> tuple[SlicePort, ...]:
     found = []
-    for port in ports or ():
-        protocol, number = _protocol(port.protocol), _port_or_zero(port.port)
-        if port.name is None or protocol is None or not number:
-            continue
-        if port.name and not is_label(port.name):
-            continue
-        found.append(SlicePort(name=port.name, protocol=protocol, port=number))
+    for index, port in enumerate(ports or ()):
+        if port.name is None or port.port is None:
+            continue  # means all ports, which no Service of ours asks for: legal, and upstream passes it over too
+        field = f"ports[{index}]"
+        protocol = door.protocol(f"{field}.protocol", port.protocol)
+        name = door.port_name(f"{field}.name", port.name)
+        number = door.port(f"{field}.port", port.port)
+        if protocol is not None and name is not None and number:
+            found.append(SlicePort(name=name, protocol=protocol, port=number))
     return tuple(found)
 
 
 _DEFAULT_CONDITIONS = Conditions()
 
 
-def _conditions(raw: _Conditions | None) -> Conditions:
+def _conditions(raw: api_json.Conditions | None) -> Conditions:
     if raw is None:
         return _DEFAULT_CONDITIONS
     return _shared_conditions(raw.ready is not False, raw.serving is not False, raw.terminating is True)
@@ -323,13 +200,16 @@ def _shared_ports(ports: tuple[SlicePort, ...]) -> tuple[SlicePort, ...]:
     return ports
 
 
-def _names(hints: list[_Hint] | None) -> tuple[str, ...]:
+def _names(hints: list[api_json.Hint] | None) -> tuple[str, ...]:
     return tuple([sys.intern(hint.name) for hint in hints]) if hints else ()
 
 
-def _endpoint(raw: _Endpoint, names: bool) -> Endpoint | None:
-    address = canonical_ip(raw.addresses[0]) if raw.addresses else None
+def _endpoint(door: Door, raw: api_json.Endpoint, names: bool) -> Endpoint | None:
+    if not raw.addresses:
+        return None
+    address = canonical_ip(raw.addresses[0])
     if address is None:
+        door.refuse("endpoints.addresses", raw.addresses[0], "no IP address")
         return None
     hints, target = raw.hints, raw.target_ref
     hostname = (raw.hostname or "") if names else ""
@@ -356,33 +236,43 @@ def decode_proxy_slice(data: Data) -> EndpointSlice:
 
 
 def _endpoint_slice(data: Data, *, names: bool) -> EndpointSlice:
-    raw = _decode(_SLICE, data)
+    raw: api_json.EndpointSlice = _decode(_SLICE, data)
     namespace, name = _identity(raw.metadata)
-    labels = raw.metadata.labels or {}
+    labels, door = raw.metadata.labels or {}, Door()
     service = labels.get(SERVICE_NAME_LABEL, "")
-    endpoints = [_endpoint(entry, names) for entry in raw.endpoints or ()]
+    if service and not is_subdomain(service):
+        door.refuse(f"metadata.labels[{SERVICE_NAME_LABEL}]", service, "no name of a Service")
+        service = ""
+    fqdn = raw.address_type == "FQDN"
+    endpoints = () if fqdn else [_endpoint(door, entry, names) for entry in raw.endpoints or ()]
     return EndpointSlice(
         namespace=namespace,
         name=name,
-        service=service if is_subdomain(service) else "",
+        service=service,
         address_type=raw.address_type,
         headless=HEADLESS_LABEL in labels,
-        ports=_shared_ports(_slice_ports(raw.ports)),
+        ports=_shared_ports(_slice_ports(door, raw.ports)),
         endpoints=tuple([entry for entry in endpoints if entry is not None]),
         last_change_trigger_time=(raw.metadata.annotations or {}).get(TRIGGER_TIME_ANNOTATION, ""),
+        faults=door.faults(),
     )
 
 
 def decode_node(data: Data) -> Node:
     """Decode a core/v1 Node. Raises `DecodeError` when it has no usable name."""
-    raw = _decode(_NODE, data)
+    raw: api_json.Node = _decode(_NODE, data)
+    door = Door()
     addresses = raw.status.addresses or ()
     pod_cidrs = raw.spec.pod_cidrs or ([raw.spec.pod_cidr] if raw.spec.pod_cidr else [])
     return Node(
         name=_object_name(raw.metadata),
-        internal_ips=_ips([entry.address for entry in addresses if entry.type == "InternalIP"]),
-        external_ips=_ips([entry.address for entry in addresses if entry.type == "ExternalIP"]),
-        pod_cidrs=_cidrs(pod_cidrs),
+        internal_ips=door.ips(
+            "status.addresses", [each.address for each in addresses if each.type == "InternalIP"]
+        ),
+        external_ips=door.ips(
+            "status.addresses", [each.address for each in addresses if each.type == "ExternalIP"]
+        ),
+        pod_cidrs=door.cidrs("spec.podCIDRs", pod_cidrs),
         zone=(raw.metadata.labels or {}).get(ZONE_LABEL, ""),
         deleted=raw.metadata.deletion_timestamp is not None,
         taint_keys=tuple(taint.key for taint in raw.spec.taints or ()),
@@ -392,7 +282,7 @@ def decode_node(data: Data) -> Node:
 def decode_service_cidr(data: Data) -> ServiceCIDR:
     """Decode a networking.k8s.io/v1 ServiceCIDR. Raises `DecodeError` when it has no usable name."""
     raw = _decode(_SERVICE_CIDR, data)
-    return ServiceCIDR(name=_object_name(raw.metadata), cidrs=_cidrs(raw.spec.cidrs))
+    return ServiceCIDR(name=_object_name(raw.metadata), cidrs=Door().cidrs("spec.cidrs", raw.spec.cidrs or ()))
 
 
 def decode_namespace(data: Data) -> Namespace:

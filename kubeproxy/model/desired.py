@@ -15,7 +15,7 @@ import msgspec
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.claims import NOTHING_LOST, Lost, Place
-from kubeproxy.model.endpoints import PortEndpoint, PortKey, merge
+from kubeproxy.model.endpoints import PortEndpoint, merge
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record, Service, ServicePort, TrafficPolicy
@@ -152,7 +152,7 @@ def stream(
         merged = merge(world.slices_of(key), node.family)
         common = _Common(service, addresses, node)
         lost = world.claims.lost.get(key, NOTHING_LOST)
-        for index, port in _distinct(service.ports):
+        for index, port in enumerate(service.ports):
             name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
             endpoints = merged.get((port.name, port.protocol), ())
             yield name, common.state(name, port, index, lost, endpoints, where)
@@ -215,16 +215,6 @@ class _Common:
             has_endpoints=chosen.has_endpoints,
             health_check_node_port=0 if index else self._health_check,
         )
-
-
-def _distinct(ports: tuple[ServicePort, ...]) -> Iterable[tuple[int, ServicePort]]:
-    if len(ports) < 2:
-        return enumerate(ports)
-    # Two ports of one identity cannot pass the API server; of such a pair the first counts.
-    first: dict[PortKey, tuple[int, ServicePort]] = {}
-    for index, port in enumerate(ports):
-        first.setdefault((port.name, port.protocol), (index, port))
-    return first.values()
 
 
 def _targets(chosen: Categories, where: Where) -> tuple[tuple[Target, ...], tuple[Target, ...]]:

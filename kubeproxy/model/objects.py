@@ -17,6 +17,16 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Base of every value in the model: immutable, compared by content."""
 
 
+class Fault(Record, frozen=True, kw_only=True):
+    """A part of an object that the API server would not have let in; it is left out of the object."""
+
+    field: str
+    value: str
+    """Printable, and not all of it when it is long."""
+    reason: str
+    """As in `FIELD VALUE is REASON`."""
+
+
 class Protocol(StrEnum):
     """Transport protocols a Service port may have (core/v1 Protocol)."""
 
@@ -76,6 +86,7 @@ class Service(Record, frozen=True, kw_only=True):
     """Label service.kubernetes.io/service-proxy-name: somebody else proxies this Service."""
     created: str = ""
     """creationTimestamp (RFC 3339): of two Services that claim the same place, the older has it."""
+    faults: tuple[Fault, ...] = ()
 
 
 class Conditions(Record, frozen=True, kw_only=True):
@@ -121,6 +132,7 @@ class EndpointSlice(Record, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] = ()
     last_change_trigger_time: str = ""
     """Annotation endpoints.kubernetes.io/last-change-trigger-time (RFC 3339), for programming latency."""
+    faults: tuple[Fault, ...] = ()
 
 
 class Node(Record, frozen=True, kw_only=True):

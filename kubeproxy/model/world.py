@@ -24,7 +24,16 @@ import msgspec
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.claims import FIELDS, Claims
 from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Namespace, Node, Record, Service, ServiceCIDR
+from kubeproxy.model.objects import (
+    EndpointSlice,
+    Namespace,
+    Node,
+    Protocol,
+    Record,
+    Service,
+    ServiceCIDR,
+    ServicePort,
+)
 
 T = TypeVar("T", Service, EndpointSlice)
 
@@ -243,8 +252,25 @@ def _node_facts(node: Node | None) -> tuple[object, ...]:
     return () if node is None else (node.internal_ips, node.external_ips, node.zone, node.pod_cidrs)
 
 
+def _faults(kind: str, owner: Service | EndpointSlice) -> list[Rejection]:
+    return [_rejection(kind, owner, fault.field, fault.value, fault.reason) for fault in owner.faults]
+
+
+def _distinct_ports(service: Service, rejections: list[Rejection]) -> tuple[ServicePort, ...]:
+    """Leave out ports of an earlier one's name and protocol: nobody could say which endpoints are whose."""
+    first: dict[tuple[str, Protocol], ServicePort] = {}
+    for port in service.ports:
+        identity = port.name, port.protocol
+        if first.setdefault(identity, port) is not port:
+            shown = f"{port.name or '(unnamed)'}/{port.protocol} {port.port}"
+            line = _rejection("Service", service, "spec.ports", shown, "not the first of its name and protocol")
+            rejections += [] if line in rejections else [line]
+    return tuple(first.values())
+
+
 def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
-    rejections: list[Rejection] = []
+    rejections = _faults("Service", service)
+    ports = service.ports if len(service.ports) < 2 else _distinct_ports(service, rejections)
 
     def keep(field: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
         reasons = [forbidden(address) for address in addresses]
@@ -260,7 +286,7 @@ def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
     if not rejections:
         return service, rejections
     changed = msgspec.structs.replace(
-        service, cluster_ips=cluster, external_ips=external, load_balancer_ips=ingress
+        service, cluster_ips=cluster, external_ips=external, load_balancer_ips=ingress, ports=ports
     )
     return changed, rejections
 
@@ -271,10 +297,11 @@ def _admissible_slice(piece: EndpointSlice) -> tuple[EndpointSlice, list[Rejecti
     reasons = [
         forbidden(each.address) if family_of(each.address) is family else stranger for each in piece.endpoints
     ]
+    rejections = _faults("EndpointSlice", piece)
     if not any(reasons):
-        return piece, []
+        return piece, rejections
     pairs = list(zip(piece.endpoints, reasons, strict=True))
-    rejections = [
+    rejections += [
         _rejection("EndpointSlice", piece, "endpoints.addresses", endpoint.address, why)
         for endpoint, why in pairs
         if why
