@@ -1,6 +1,7 @@
-"""ipsets of (address, port, address): created, filled, read and destroyed through the kernel's own socket."""
+"""ipsets: created, filled, read and destroyed through the kernel's own socket."""
 
 import errno
+from collections.abc import Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import (
@@ -17,8 +18,8 @@ from kubeproxy.kernel.ipset_messages import (
     CMD_LIST,
     CMD_TYPE,
     SUBSYSTEM,
-    TYPE,
-    Entry,
+    Member,
+    SetType,
     decode_members,
     encode_create,
     encode_entries,
@@ -43,22 +44,22 @@ class Ipset:
     def __init__(self, family: Family) -> None:
         self._family = family
 
-    def create(self, name: str) -> None:
+    def create(self, name: str, kind: SetType) -> None:
         """Make a set; one of this name and type may exist already, whatever its size. Raises KernelError."""
-        (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family))
+        (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family, kind))
         revision = dict(attributes(answer[4:]))[ATTR_REVISION][0]
-        body = encode_create(self._family, name, revision)
+        body = encode_create(self._family, name, kind, revision)
         try:
             self._request(CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL, name, body)
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            self._check_kind(name)
+            self._check_kind(name, kind)
 
-    def _check_kind(self, name: str) -> None:
+    def _check_kind(self, name: str, kind: SetType) -> None:
         (answer,) = self._request(CMD_HEADER, 0, name, encode_head(self._family, name))
         found = dict(attributes(answer[4:]))
-        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (TYPE.encode(), AF[self._family]):
+        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (kind.encode(), AF[self._family]):
             raise KernelError(f"ipset {name}: somebody's set of another type has this name; ipset destroy {name}")
 
     def destroy(self, name: str) -> bool:
@@ -72,19 +73,19 @@ class Ipset:
                 raise
         return True
 
-    def members(self, name: str) -> set[Entry]:
+    def members(self, name: str) -> set[Member]:
         """Return the entries of a set."""
         return set(decode_members(self._request(CMD_LIST, NLM_F_DUMP, name, encode_head(self._family, name))))
 
-    def add(self, name: str, entries: list[Entry]) -> None:
+    def add(self, name: str, entries: Sequence[Member]) -> None:
         """Add entries; one that is there stays."""
         self._batches(CMD_ADD, name, entries)
 
-    def delete(self, name: str, entries: list[Entry]) -> None:
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
         """Delete entries; one that is not there is passed over."""
         self._batches(CMD_DEL, name, entries)
 
-    def _batches(self, command: int, name: str, entries: list[Entry]) -> None:
+    def _batches(self, command: int, name: str, entries: Sequence[Member]) -> None:
         for start in range(0, len(entries), BATCH):
             self._request(command, 0, name, encode_entries(self._family, name, entries[start : start + BATCH]))
 

@@ -23,6 +23,7 @@ from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
@@ -75,7 +76,8 @@ class Subject:
         ours, text = timed(lambda: self.sync(None)), self.text()
         self.lines = text.count("\n")
         self.backend.cleanup()
-        self.sets.create(names.LOCAL_ENDPOINTS[Family.V4])
+        self.sets.create(names.LOCAL_ENDPOINTS[Family.V4], SetType.ENDPOINTS)
+        self.sets.create(names.CLUSTER_IPS[Family.V4], SetType.ADDRESSES)
         bare = self.bare(text)
         self.backend.cleanup()
         return ours, bare

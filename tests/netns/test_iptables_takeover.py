@@ -10,6 +10,7 @@ import pytest
 from kubeproxy import cleanup
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired, wanted
@@ -218,11 +219,11 @@ def test_a_set_that_is_there_is_adopted_if_it_is_of_our_type(lab: PacketLab, kin
     sets = Ipset(Family.V4)
     lab.run("node", lambda: SystemExec().run(["ipset", "create", name, *kind.split()]))
     if adopted:
-        lab.run("node", lambda: (sets.create(name), sets.add(name, entries)))
+        lab.run("node", lambda: (sets.create(name, SetType.ENDPOINTS), sets.add(name, entries)))
         assert lab.run("node", lambda: sets.members(name)) == set(entries)
     else:
         with pytest.raises(KernelError, match="of another type has this name; ipset destroy KUBE-LOOP-BACK"):
-            lab.run("node", lambda: sets.create(name))
+            lab.run("node", lambda: sets.create(name, SetType.ENDPOINTS))
     assert lab.run("node", lambda: sets.destroy(name))
 
 

@@ -2,7 +2,16 @@ import struct
 
 import pytest
 
-from kubeproxy.kernel.ipset_messages import ATTR_ADT, BATCH, Entry, decode_members, encode_create, encode_entries
+from kubeproxy.kernel.ipset_messages import (
+    ATTR_ADT,
+    BATCH,
+    Entry,
+    Member,
+    SetType,
+    decode_members,
+    encode_create,
+    encode_entries,
+)
 from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.kernel.netlink_messages import attribute, attributes, message
 from kubeproxy.kernel.sysctl import FakeSysctls, ProcSysctls, SysctlRefused
@@ -15,8 +24,16 @@ V4: list[Entry] = [("10.244.0.1", Protocol.TCP, 80), ("10.244.255.254", Protocol
 V6: list[Entry] = [("fd00::1", Protocol.SCTP, 53), ("2001:db8::ffff", Protocol.TCP, 1)]
 
 
-@pytest.mark.parametrize(("family", "entries"), [(Family.V4, V4), (Family.V6, V6)])
-def test_entries_are_read_back_as_they_were_written(family: Family, entries: list[Entry]) -> None:
+@pytest.mark.parametrize(
+    ("family", "entries"),
+    [
+        (Family.V4, V4),
+        (Family.V6, V6),
+        (Family.V4, ["10.96.0.1", "0.0.0.0", "255.255.255.255"]),
+        (Family.V6, ["fd00::1", "::ffff:1:2"]),
+    ],
+)
+def test_entries_are_read_back_as_they_were_written(family: Family, entries: list[Member]) -> None:
     assert list(decode_members([encode_entries(family, "KUBE-LOOP-BACK", entries)])) == entries
 
 
@@ -44,7 +61,8 @@ def test_a_message_states_its_length() -> None:
 
 
 def test_a_create_message_names_the_type() -> None:
-    assert b"hash:ip,port,ip\0" in encode_create(Family.V4, "KUBE-LOOP-BACK", 6)
+    assert b"hash:ip,port,ip\0" in encode_create(Family.V4, "KUBE-LOOP-BACK", SetType.ENDPOINTS, 6)
+    assert b"hash:ip\0" in encode_create(Family.V6, "KUBE-6-CLUSTER-IPS", SetType.ADDRESSES, 4)
 
 
 def test_errors_say_what_they_are_about() -> None:

@@ -7,6 +7,7 @@ from kubeproxy.dataplane.iptables.backend import ROUTE_LOCALNET, TCP_BE_LIBERAL,
 from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
 from kubeproxy.dataplane.iptables.tables import JUMPS
 from kubeproxy.kernel.exec import CommandFailed
+from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RestoreFailed
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
@@ -84,7 +85,10 @@ def test_the_first_sync_makes_chains_jumps_set_and_canaries() -> None:
     for jump in JUMPS:
         assert any(rule.endswith(f"-j {jump.target}") for rule in node.rules(jump.chain, jump.table))
     assert all("KUBE-PROXY-CANARY" in node.tables.tables[table] for table in ("nat", "filter", "mangle"))
-    assert node.sets.sets == {"KUBE-LOOP-BACK": {("10.244.0.2", Protocol.TCP, 8080)}}
+    assert node.sets.sets == {
+        "KUBE-LOOP-BACK": {("10.244.0.2", Protocol.TCP, 8080)},
+        "KUBE-CLUSTER-IPS": {"10.96.0.1"},
+    }
     assert node.sysctls.values[ROUTE_LOCALNET] == "1"
 
 
@@ -132,12 +136,16 @@ def test_services_come_and_go_one_rule_at_a_time() -> None:
 def test_losing_the_last_endpoint_turns_to_refusal_and_back() -> None:
     node = Node(web(node_port=30080), web_slice())
     node.full()
+    fixed = node.rules("KUBE-SERVICES", "filter")
     node.put(endpoint_slice("web", "80>8080", ()))
-    assert len(node.rules("KUBE-SERVICES", "filter")) == len(node.rules("KUBE-EXTERNAL-SERVICES", "filter")) == 1
+    assert len(node.rules("KUBE-SERVICES", "filter")) == len(fixed) + 1
+    assert node.rules("KUBE-SERVICES", "filter")[1:] == fixed  # a Service's own refusal comes before the others'
+    assert len(node.rules("KUBE-EXTERNAL-SERVICES", "filter")) == 1
     assert node.service_chains() == {"KUBE-SERVICES"}
     assert node.sets.sets["KUBE-LOOP-BACK"] == set()
     node.put(web_slice())
-    assert node.rules("KUBE-SERVICES", "filter") == node.rules("KUBE-EXTERNAL-SERVICES", "filter") == []
+    assert node.rules("KUBE-SERVICES", "filter") == fixed
+    assert node.rules("KUBE-EXTERNAL-SERVICES", "filter") == []
     assert len(node.service_chains()) == 3
 
 
@@ -194,7 +202,7 @@ def test_foreign_rules_survive_syncs_and_cleanup() -> None:
     node = Node(web(), web_slice())
     add_foreign(node.tables)
     untouched = {table: {c: list(r) for c, r in chains.items()} for table, chains in node.tables.tables.items()}
-    node.sets.create("docker-set")
+    node.sets.create("docker-set", SetType.ADDRESSES)
     node.full()
     for table, chains in FOREIGN.items():
         for chain, rules in chains.items():

@@ -10,17 +10,19 @@ whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.cleanup import remove
-from kubeproxy.dataplane.iptables.hairpin import Hairpin, Sets
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
+from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
 from kubeproxy.dataplane.iptables.tables import CANARY_RULE, CHAINS, Saved, Skeleton, parse_save
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
+from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RestoreFailed
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
@@ -71,8 +73,10 @@ class IptablesBackend:
         self._sysctls = sysctls
         self._family = family
         self._ledger = Ledger()
-        self._hairpin = Hairpin(sets, names.LOCAL_ENDPOINTS[family])
+        self._hairpin = SharedSet(sets, names.LOCAL_ENDPOINTS[family], SetType.ENDPOINTS, hairpin_entries)
+        self._cluster_ips = SharedSet(sets, names.CLUSTER_IPS[family], SetType.ADDRESSES, cluster_ips)
         self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
+        """States that no rules stand for. The ledger has them, so they are left alone until they change."""
         self._intact: dict[str, bytes] = {}
         """Fingerprints of tables that were found to hold what is ours."""
         self._needs_full = True
@@ -86,8 +90,7 @@ class IptablesBackend:
         """See `Backend.diff`."""
         if scope is not None and self._needs_full:
             raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
-        held = {name for name in self._quarantine if scope is None or name.key in scope}
-        return self._ledger.plan(Wanted(wanted.node, self._admitted(wanted, held)), scope)
+        return self._ledger.plan(wanted, scope)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
@@ -97,12 +100,14 @@ class IptablesBackend:
             if plan.full and not _is_transient(refused.error):
                 self._isolate(refused, plan.node)
             raise SyncFailed(f"{refused.error}; a full sync will follow") from refused.error
+        self._release()
         no_local_internal, no_local_external = self._ledger.no_local()
+        left_out = [state for state, _ in self._quarantine.values()]
         return Applied(
             full=plan.full,
             changed=len(changes),
-            ports=len(self._ledger.states),
-            endpoints=self._ledger.endpoints,
+            ports=len(self._ledger.states) - len(left_out),
+            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state in left_out),
             quarantined={name: why for name, (_, why) in self._quarantine.items()},
             no_local_internal=no_local_internal,
             no_local_external=no_local_external,
@@ -128,16 +133,10 @@ class IptablesBackend:
         self._ledger.clear()
         remove(self._tables, self._sets, self._family)
 
-    def _admitted(
-        self, wanted: Wanted, held: set[ServicePortName]
-    ) -> Iterator[tuple[ServicePortName, ServiceState]]:
-        """Yield what is not in quarantine; let go of ports there that have changed or are not wanted any more."""
-        for name, state in wanted.ports:
-            if name in held and self._quarantine[name][0] == state:
-                held.discard(name)
-                continue
-            yield name, state
-        for name in held:
+    def _release(self) -> None:
+        """Let go of ports in quarantine that have changed, or are not wanted any more."""
+        states = self._ledger.states
+        for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
             del self._quarantine[name]
 
     def _prepare(self, node: NodeState) -> None:
@@ -145,6 +144,7 @@ class IptablesBackend:
         if node.nodeports_on_loopback:
             self._sysctls.ensure(ROUTE_LOCALNET, "1")
         self._hairpin.adopt()
+        self._cluster_ips.adopt()
 
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
@@ -154,19 +154,28 @@ class IptablesBackend:
                 if plan.full:
                     observer.start()
                     self._prepare(plan.node)
-                changes = self._restore(plan, observer)
-            self._hairpin.sweep(None if plan.full else changes)
+                changes, written = self._restore(plan, observer)
+            self._hairpin.sweep(None if plan.full else written)
+            self._cluster_ips.sweep(None if plan.full else changes)
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
         self._needs_full = False
         return changes
 
-    def _restore(self, plan: Plan, observer: "_Observer") -> list[Change]:
+    def _restore(self, plan: Plan, observer: "_Observer") -> tuple[list[Change], list[Change]]:
+        """Run a plan's restore; return its changes, and what of them is written."""
         changes: list[Change] = []
+        written: list[Change] = []
 
-        def on_change(change: Change) -> None:
+        def on_change(change: Change, with_rules: Change) -> None:
             changes.append(change)
-            self._hairpin.change(change)
+            written.append(with_rules)
+            self._hairpin.change(with_rules)
+            self._cluster_ips.change(change)
+
+        def before_commit() -> None:
+            self._hairpin.flush()
+            self._cluster_ips.flush()
 
         def text() -> Iterator[str]:
             yield from script.pieces()
@@ -180,18 +189,19 @@ class IptablesBackend:
         drop_invalid = plan.full and self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
         skeleton = Skeleton(plan.node, drop_invalid=drop_invalid)
         renderer = Renderer(plan.node)
-        script = Script(plan, renderer, skeleton, observer.saved, on_change, self._hairpin.flush)
+        held = {name: state for name, (state, _) in self._quarantine.items()}
+        fill = partial(Script, renderer=renderer, skeleton=skeleton, observed=observer.saved, held=held)
+        script = fill(plan, on_change=on_change, before_commit=before_commit)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
         except RestoreFailed as error:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
-                again = Script(Plan(True, plan.node, iter(changes)), renderer, skeleton, observer.saved)
-                self._blame(error, again, changes)
+                self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
         for change, why in script.unsafe:
             self._hold(change, why)
-        return changes
+        return changes, written
 
     def _blame(self, error: RestoreFailed, script: Script, changes: list[Change]) -> None:
         """Put the port whose line was refused into quarantine and raise SyncFailed, if there is one."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.hairpin import Sets
+from kubeproxy.dataplane.iptables.sets import Sets
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Saved, is_ours, parse_save, target
 from kubeproxy.model.addresses import Family
 
@@ -31,14 +31,15 @@ class SaveAndRestore(Protocol):
 
 
 def remove(tables: SaveAndRestore, sets: Sets, family: Family) -> None:
-    """Remove chains, jumps and the set, of one family and one flavour. Raises KernelError, OSError."""
+    """Remove chains, jumps and sets, of one family and one flavour. Raises KernelError, OSError."""
     # A table that nobody uses, or that this kernel does not even have, must not be made by looking into it.
     present = tables.in_use()
     text = "".join(removal(table, parse_save(table, tables.save(table))) for table in CHAINS if table in present)
     if text:
         tables.restore(text)
-    # While the other flavour's rules refer to the set it stays; removing those takes it along.
-    sets.destroy(names.LOCAL_ENDPOINTS[family])
+    # While the other flavour's rules refer to a set it stays; removing those takes it along.
+    for set_names in (names.LOCAL_ENDPOINTS, names.CLUSTER_IPS):
+        sets.destroy(set_names[family])
 
 
 def removal(table: str, saved: Saved) -> str:

@@ -8,10 +8,10 @@ match on a set that nobody made. Rules are kept as text: what a packet does is t
 
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kubeproxy.kernel.exec import Result
-from kubeproxy.kernel.ipset_messages import Entry
+from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.iptables import RestoreFailed
 
 BUILT_IN = {
@@ -34,27 +34,27 @@ class FakeSets:
     """ipsets in memory; a set that a rule refers to cannot be destroyed."""
 
     def __init__(self) -> None:
-        self.sets: dict[str, set[Entry]] = {}
+        self.sets: dict[str, set[Member]] = {}
         self.in_use: Callable[[str], bool] = lambda name: False
 
-    def create(self, name: str) -> None:
-        """See `hairpin.Sets.create`."""
+    def create(self, name: str, kind: SetType) -> None:
+        """See `sets.Sets.create`."""
         self.sets.setdefault(name, set())
 
-    def members(self, name: str) -> set[Entry]:
-        """See `hairpin.Sets.members`."""
+    def members(self, name: str) -> set[Member]:
+        """See `sets.Sets.members`."""
         return set(self.sets[name])
 
-    def add(self, name: str, entries: list[Entry]) -> None:
-        """See `hairpin.Sets.add`."""
+    def add(self, name: str, entries: Sequence[Member]) -> None:
+        """See `sets.Sets.add`."""
         self.sets[name].update(entries)
 
-    def delete(self, name: str, entries: list[Entry]) -> None:
-        """See `hairpin.Sets.delete`."""
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
+        """See `sets.Sets.delete`."""
         self.sets[name].difference_update(entries)
 
     def destroy(self, name: str) -> bool:
-        """See `hairpin.Sets.destroy`."""
+        """See `sets.Sets.destroy`."""
         if self.in_use(name):
             return False
         self.sets.pop(name, None)
@@ -182,4 +182,5 @@ class FakeTables:
         self.tables[table] = chains
 
     def _refers_to_set(self, name: str) -> bool:
-        return any(name in rule.split() for rules in self.tables["nat"].values() for rule in rules)
+        every = (rule for chains in self.tables.values() for rules in chains.values() for rule in rules)
+        return any(name in rule.split() for rule in every)

@@ -11,7 +11,7 @@ from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.objects import Protocol
 
 # Chains of the nat table.
-SERVICES = "KUBE-SERVICES"  # all virtual addresses; node ports last (also in filter: no endpoints)
+SERVICES = "KUBE-SERVICES"  # all virtual addresses; node ports last (also in filter: cluster IPs without answer)
 NODEPORTS = "KUBE-NODEPORTS"  # node ports (also in filter: what may reach the node itself)
 POSTROUTING = "KUBE-POSTROUTING"  # masquerading
 MARK_MASQ = "KUBE-MARK-MASQ"  # marks a connection for it
@@ -25,12 +25,12 @@ PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"  # load balancer traffic that no source r
 CANARY = "KUBE-PROXY-CANARY"
 
 # Chains of one Service port (nat); the same hash follows each.
-SERVICE_PREFIX = "KUBE-SVC-"  # chooses an endpoint
-EXTERNAL_PREFIX = "KUBE-EXT-"  # traffic from outside the cluster: mark, then choose
+SERVICE_PREFIX = "KUBE-SVC-"  # chooses among the cluster's endpoints
+LOCAL_PREFIX = "KUBE-SVL-"  # chooses among this node's
+EXTERNAL_PREFIX = "KUBE-EXT-"  # traffic to external addresses: mark, or tell whose it is; then choose
 FIREWALL_PREFIX = "KUBE-FW-"  # source ranges of a load balancer
 ENDPOINT_PREFIX = "KUBE-SEP-"  # one endpoint; only where affinity needs to remember it
-LOCAL_PREFIX = "KUBE-SVL-"  # upstream's chain for Local traffic policies, not written yet
-SERVICE_CHAINS = (SERVICE_PREFIX, EXTERNAL_PREFIX, FIREWALL_PREFIX, ENDPOINT_PREFIX, LOCAL_PREFIX)
+SERVICE_CHAINS = (SERVICE_PREFIX, LOCAL_PREFIX, EXTERNAL_PREFIX, FIREWALL_PREFIX, ENDPOINT_PREFIX)
 """Chains that begin so belong to the proxy; those that no wanted port has are stale and deleted."""
 
 NAT_CHAINS = (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY)
@@ -47,6 +47,9 @@ CT_INVALID_COUNTER = "ct_state_invalid_dropped_pkts"
 LOCALHOST_NODEPORTS_COUNTER = "localhost_nps_accepted_pkts"
 COUNTERS = (CT_INVALID_COUNTER, LOCALHOST_NODEPORTS_COUNTER)
 """nfacct objects, one of each for both families."""
+
+CLUSTER_IPS = {Family.V4: "KUBE-CLUSTER-IPS", Family.V6: "KUBE-6-CLUSTER-IPS"}
+"""ipset of every cluster IP, whatever becomes of its ports."""
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 

@@ -1,7 +1,7 @@
 """Plan → the text of one iptables-restore, as a stream.
 
 The kernel commits a table when its COMMIT line has been read, so everything that must precede the commit (the
-hairpin set's new entries) is done while the text streams, through the ``before_commit`` hook. Full and
+sets' new entries) is done while the text streams, through the ``before_commit`` hook. Full and
 changed text come out of the same code; a full one has the fixed chains in front, and in the end deletes what it
 found in the kernel and does not know, where a partial one deletes what the plan's ports have given up. What
 was found is asked for late (``observed`` may still be reading it while the first half of the text streams).
@@ -9,12 +9,14 @@ was found is asked for late (``observed`` may still be reading it while the firs
 A script is run once. Pure but for its hooks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
-from kubeproxy.dataplane.iptables.render import NOTHING, Renderer, Unrenderable
+from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
+from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps, target
+from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
 PIECE = 64
@@ -33,18 +35,25 @@ class Script:
         renderer: Renderer,
         skeleton: Skeleton,
         observed: Callable[[str], Saved],
-        on_change: Callable[[Change], None] = lambda change: None,
+        *,
+        held: Mapping[ServicePortName, ServiceState] | None = None,
+        on_change: Callable[[Change, Change], None] = lambda change, written: None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
+        """See `backend`; ``held`` are states that no rules may stand for (quarantine).
+
+        ``on_change`` is told each change, and what of it is written: with None where no rules stand for a state.
+        """
         self._plan = plan
         self._renderer = renderer
         self._skeleton = skeleton
         self._observed = observed
+        self._held = held or {}
         self._on_change = on_change
         self._before_commit = before_commit
         self._filter: list[Part] = []
         self.unsafe: list[tuple[Change, str]] = []
-        """Ports that were left out because they cannot be rendered."""
+        """Ports whose new state cannot be rendered, and so has no rules."""
 
     def pieces(self) -> Iterator[str]:
         """Yield the text."""
@@ -85,19 +94,14 @@ class Script:
         gone: list[str] = []
         needed: set[str] = set()
         for change in self._plan.changes:
-            try:
-                before = self._renderer.render(change.before) if change.before else NOTHING
-                after = self._renderer.render(change.after) if change.after else NOTHING
-            except Unrenderable as error:
-                self.unsafe.append((change, str(error)))
-                continue
+            before, after = self._rendered(change.before), self._rendered(change.after, change)
             body = after.body if after.body != before.body else ""
             yield change.name, body + dispatch.moved(before.nat_rules, after.nat_rules)
             written += after.chains
             gone += [chain for chain in before.chains if chain not in after.chains]
             if before.filter_rules != after.filter_rules:
                 self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
-            self._on_change(change)
+            self._on_change(change, _written(change, before, after))
         if full:
             found = self._observed("nat")
             yield None, missing_jumps("nat", found)
@@ -106,6 +110,26 @@ class Script:
         yield None, _removal(gone, needed)
         self._before_commit()
         yield None, "COMMIT\n"
+
+    def _rendered(self, state: ServiceState | None, wanted_by: Change | None = None) -> Fragment:
+        if state is None or (self._held and self._held.get(state.name) == state):
+            return UNWRITTEN
+        try:
+            return self._renderer.render(state)
+        except Unrenderable as error:
+            if wanted_by is not None:
+                self.unsafe.append((wanted_by, str(error)))
+            return UNWRITTEN
+
+
+def _written(change: Change, before: Fragment, after: Fragment) -> Change:
+    if (before is UNWRITTEN) is (change.before is None) and (after is UNWRITTEN) is (change.after is None):
+        return change
+    return Change(
+        change.name,
+        None if before is UNWRITTEN else change.before,
+        None if after is UNWRITTEN else change.after,
+    )
 
 
 def _removal(chains: list[str], needed: set[str]) -> str:

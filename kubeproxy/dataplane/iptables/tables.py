@@ -5,10 +5,9 @@ there; they are recognised by where they start and where they lead, since iptabl
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.model.addresses import Family
+from kubeproxy.dataplane.iptables.matches import nodeport_matches
 from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import Record
 
@@ -36,6 +35,7 @@ class Jump(Record, frozen=True):
 JUMPS = (
     Jump("filter", "INPUT", names.EXTERNAL_SERVICES, _NEW, _OUTSIDE),
     Jump("filter", "FORWARD", names.EXTERNAL_SERVICES, _NEW, _OUTSIDE),
+    Jump("filter", "OUTPUT", names.EXTERNAL_SERVICES, _NEW, _OUTSIDE),
     Jump("filter", "INPUT", names.NODEPORTS, "", "kubernetes health check service ports"),
     Jump("filter", "FORWARD", names.SERVICES, _NEW, _PORTALS),
     Jump("filter", "OUTPUT", names.SERVICES, _NEW, _PORTALS),
@@ -47,7 +47,11 @@ JUMPS = (
     Jump("nat", "PREROUTING", names.SERVICES, "", _PORTALS),
     Jump("nat", "POSTROUTING", names.POSTROUTING, "", "kubernetes postrouting rules"),
 )
-"""In the order in which upstream makes sure of them; each is put at the head of its chain."""
+"""In the order in which upstream makes sure of them; each is put at the head of its chain.
+
+Upstream has no jump from OUTPUT to KUBE-EXTERNAL-SERVICES: there the node's own processes wait for a time-out
+where everybody else is refused.
+"""
 
 CHAINS = {"nat": names.NAT_CHAINS, "filter": names.FILTER_CHAINS, "mangle": names.MANGLE_CHAINS}
 """The fixed chains of each table."""
@@ -147,15 +151,8 @@ class Skeleton:
         """Yield the end of KUBE-SERVICES; every later rule is inserted before these."""
         why = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
         local = f"-m addrtype --dst-type LOCAL -j {names.NODEPORTS}\n"
-        v4 = self._family is Family.V4
-        loopback_too = self._node.nodeports_on_loopback
-        cidrs = self._node.nodeport_cidrs
-        for cidr in cidrs:
-            if loopback_too or not ip_network(cidr).is_loopback:
-                yield f"-A {names.SERVICES} -d {cidr} {why} {local}"
-        if not cidrs:
-            skip = "" if loopback_too else f"! -d {'127.0.0.0/8' if v4 else '::1/128'} "
-            yield f"-A {names.SERVICES} {skip}{why} {local}"
+        for match in nodeport_matches(self._node):
+            yield f"-A {names.SERVICES} {match}{why} {local}"
 
     def _filter_rules(self) -> Iterator[str]:
         mark, forward = self._mark, names.FORWARD
@@ -165,6 +162,7 @@ class Skeleton:
                 f"-A {names.NODEPORTS} ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "
                 '"block incoming localnet connections" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP\n'
             )
+        yield from self._cluster_ip_rules()
         if self._drop_invalid:
             # A packet outside the window is not translated back; its sender would be reset by the client.
             yield f"-A {forward} -m conntrack --ctstate INVALID -j DROP\n"
@@ -174,3 +172,11 @@ class Skeleton:
             f'-A {forward} -m comment --comment "kubernetes forwarding conntrack rule" '
             "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
         )
+
+    def _cluster_ip_rules(self) -> Iterator[str]:
+        """Yield the end of KUBE-SERVICES: a packet that is still addressed to a cluster IP has no place to go."""
+        comment = "-m comment --comment"
+        held = f"-m set --match-set {names.CLUSTER_IPS[self._family]} dst"
+        yield f'-A {names.SERVICES} {comment} "kubernetes cluster IPs: no such port" {held} -j REJECT\n'
+        for cidr in self._node.service_cidrs:
+            yield f'-A {names.SERVICES} -d {cidr} {comment} "kubernetes service CIDRs: no such address" -j DROP\n'

@@ -1,15 +1,16 @@
-"""The set of endpoints that may be clients of their own Service, kept as the union over all ports.
+"""ipsets whose entries are the union over all Service ports: endpoints that may be their own clients, cluster IPs.
 
-Several Services may have the same endpoint, so entries are counted. An entry is in the kernel before the rule
-that could send somebody to it, and leaves after that rule is gone.
+Several ports may have the same entry, so entries are counted. An entry is in the kernel before the rules that
+rely on it, and leaves after they are gone.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Change
-from kubeproxy.dataplane.iptables.render import local_targets
-from kubeproxy.kernel.ipset_messages import Entry
+from kubeproxy.kernel.ipset_messages import Entry, Member, SetType
+from kubeproxy.model.desired import ServiceState
 
 BATCH = 800
 
@@ -17,19 +18,19 @@ BATCH = 800
 class Sets(Protocol):
     """The kernel's ipsets, as far as this page needs them."""
 
-    def create(self, name: str) -> None:
-        """Make a set of (address, port, address); it may exist already."""
+    def create(self, name: str, kind: SetType) -> None:
+        """Make a set; one of this name and type may exist already."""
         ...
 
-    def members(self, name: str) -> set[Entry]:
+    def members(self, name: str) -> set[Member]:
         """Return what is in a set."""
         ...
 
-    def add(self, name: str, entries: list[Entry]) -> None:
+    def add(self, name: str, entries: Sequence[Member]) -> None:
         """Put entries in; those that are in already do no harm."""
         ...
 
-    def delete(self, name: str, entries: list[Entry]) -> None:
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
         """Take entries out; those that are not in do no harm."""
         ...
 
@@ -38,27 +39,42 @@ class Sets(Protocol):
         ...
 
 
-class Hairpin:
-    """What should be in the set, and what is."""
+def hairpin_entries(state: ServiceState) -> Sequence[Entry]:
+    """Return the endpoints of a port that may be clients of their own Service."""
+    protocol = state.name.protocol
+    return [(each.address, protocol, each.port) for each in state.reachable if each.may_be_local]
 
-    def __init__(self, sets: Sets, name: str) -> None:
+
+def cluster_ips(state: ServiceState) -> Sequence[str]:
+    """Return a port's cluster IP, if it owns one."""
+    return (state.cluster_ip,) if state.cluster_ip else ()
+
+
+class SharedSet:
+    """What should be in one set, and what is."""
+
+    def __init__(
+        self, sets: Sets, name: str, kind: SetType, entries: Callable[[ServiceState], Sequence[Member]]
+    ) -> None:
         self._sets = sets
         self._name = name
-        self._uses: Counter[Entry] = Counter()
-        self._present: set[Entry] = set()
-        self._missing: list[Entry] = []
+        self._kind = kind
+        self._entries = entries
+        self._uses: Counter[Member] = Counter()
+        self._present: set[Member] = set()
+        self._missing: list[Member] = []
 
     def adopt(self) -> None:
         """Make sure of the set and learn what it holds; forget every use."""
-        self._sets.create(self._name)
+        self._sets.create(self._name, self._kind)
         self._present = self._sets.members(self._name)
         self._uses.clear()
         self._missing.clear()
 
     def change(self, change: Change) -> None:
         """Count a change's entries, adding new ones to the kernel a batch at a time."""
-        before = local_targets(change.before) if change.before else []
-        after = local_targets(change.after) if change.after else []
+        before = self._entries(change.before) if change.before else ()
+        after = self._entries(change.after) if change.after else ()
         if before == after:
             return
         for entry in after:
@@ -77,12 +93,12 @@ class Hairpin:
             self._sets.add(self._name, self._missing)
             self._missing = []
 
-    def sweep(self, changes: list[Change] | None) -> None:
+    def sweep(self, changes: Iterable[Change] | None) -> None:
         """Take out entries that no port uses any more: those of ``changes``, or (None) all."""
         if changes is None:
             candidates = self._present
         else:
-            candidates = {entry for each in changes if each.before for entry in local_targets(each.before)}
+            candidates = {entry for each in changes if each.before for entry in self._entries(each.before)}
         stale = [entry for entry in candidates if self._uses[entry] <= 0]
         for entry in stale:
             del self._uses[entry]

@@ -1,0 +1,34 @@
+"""What tells packets apart whatever the Service: pods' traffic, and addresses that have node ports. Pure."""
+
+from ipaddress import ip_network
+
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
+
+LOOPBACK = {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
+
+
+def pod_matches(local: LocalTraffic) -> tuple[str, str]:
+    """Return the match for packets of this cluster's pods, and that for all others; "" when nobody can tell.
+
+    An interface is matched where packets come in; what the node itself sends comes from none, so it is no pod's.
+    """
+    match local.kind:
+        case LocalKind.NONE:
+            return "", ""
+        case LocalKind.SOURCE:
+            test = f"-s {local.value} "
+        case LocalKind.INTERFACE:
+            test = f"-i {local.value} "
+        case LocalKind.PREFIX:
+            test = f"-i {local.value}+ "
+    return test, f"! {test}"
+
+
+def nodeport_matches(node: NodeState) -> tuple[str, ...]:
+    """Return the matches for where node ports answer, beside "a local address"; a packet passes one of them."""
+    loopback = LOOPBACK[node.family]
+    if not node.nodeport_cidrs:
+        return ("",) if node.nodeports_on_loopback else (f"! -d {loopback} ",)
+    everywhere = node.nodeports_on_loopback
+    return tuple(f"-d {cidr} " for cidr in node.nodeport_cidrs if everywhere or not ip_network(cidr).is_loopback)
