@@ -32,6 +32,9 @@ LOCK_WAIT_SECONDS = 5
 RESTORE_TIMEOUT_SECONDS = 300
 """iptables-nft takes minutes for a table that legacy loads in seconds."""
 
+TIMED_OUT, RESOURCE_PROBLEM = -1, 4
+"""Exit statuses: killed after too long; the lock is held, or another writer was first."""
+
 HINT_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Made in the mangle table by a kubelet, in the flavour that the host is meant to use."""
 
@@ -107,6 +110,20 @@ class Iptables:
         """Run `iptables ARGUMENTS` under the lock."""
         argv = [_program(self.family, self.flavour), "--wait", str(LOCK_WAIT_SECONDS), *arguments]
         return self._execute.run(argv, check=check)
+
+
+def can_nat(execute: Exec, family: Family, flavour: Flavour) -> str:
+    """Return why one family's nat table cannot be used, "" when it can."""
+    program = _program(family, flavour)
+    try:
+        result = execute.run(
+            [program, "--wait", str(LOCK_WAIT_SECONDS), "-t", "nat", "-S", "POSTROUTING"], check=False
+        )
+    except CommandMissing as error:
+        return str(error)
+    if result.status in (0, RESOURCE_PROBLEM):
+        return ""
+    return f"{program} -t nat: {' '.join(result.stderr.split())[:300]} (exit status {result.status})"
 
 
 def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) -> Flavour:

@@ -20,15 +20,11 @@ class Family(Enum):
     V4 = 4
     V6 = 6
 
-    @property
-    def label(self) -> str:
+    def __init__(self, version: int) -> None:
+        self.label = f"IPv{version}"
         """The value of the ``ip_family`` metric label and of EndpointSlice addressType."""
-        return f"IPv{self.value}"
-
-    @property
-    def host_bits(self) -> int:
+        self.host_bits = 32 if version == 4 else 128
         """The prefix length of a single address."""
-        return 32 if self is Family.V4 else 128
 
 
 def _without_leading_zeros(text: str) -> str:

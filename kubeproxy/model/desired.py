@@ -18,10 +18,10 @@ from kubeproxy.model.claims import NOTHING_LOST, Lost, Place
 from kubeproxy.model.endpoints import PortEndpoint, merge
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
-from kubeproxy.model.objects import Record, Service, ServicePort, TrafficPolicy
+from kubeproxy.model.objects import Record, ServicePort, TrafficPolicy
 from kubeproxy.model.services import VirtualAddresses, health_check_port, virtual_addresses
 from kubeproxy.model.settings import Settings
-from kubeproxy.model.topology import Categories, Where, categorize
+from kubeproxy.model.topology import Where, categorize
 from kubeproxy.model.world import World
 
 
@@ -141,7 +141,7 @@ def stream(
     world: World, settings: Settings, node: NodeState, only: Iterable[Key] | None = None
 ) -> Iterator[tuple[ServicePortName, ServiceState]]:
     """Yield the ports of Services one after the other."""
-    where = Where(node.name, node.zone)
+    where, own = Where(node.name, node.zone), (node.name, "")
     for key in world.services if only is None else only:
         service = world.services.get(key)
         addresses = virtual_addresses(service, node.family) if service is not None else None
@@ -150,80 +150,65 @@ def stream(
         if not settings.allow_external_ips and addresses.external_ips:
             addresses = msgspec.structs.replace(addresses, external_ips=())
         merged = merge(world.slices_of(key), node.family)
-        common = _Common(service, addresses, node)
+        loops = world.loops_of(key)
         lost = world.claims.lost.get(key, NOTHING_LOST)
+        in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, node.node_ip)
+        affinity = service.affinity_seconds if service.session_affinity else 0
+        health_check = health_check_port(service)
+        internal_local = service.internal_policy is TrafficPolicy.LOCAL
         for index, port in enumerate(service.ports):
             name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
+            places = _won(addresses, port, index, lost) if lost else addresses
+            node_port = port.node_port
+            if lost and (index, Place("", port.protocol, node_port)) in lost:
+                node_port = 0
+            is_external = bool(node_port or places.external_ips or places.load_balancer_ips)
+            external_local = is_external and service.external_policy is TrafficPolicy.LOCAL
             endpoints = merged.get((port.name, port.protocol), ())
-            yield name, common.state(name, port, index, lost, endpoints, where)
+            chosen = categorize(
+                [each for each in endpoints if each.endpoint.address not in loops] if loops else endpoints,
+                where,
+                uses_cluster=is_external or not internal_local,
+                uses_local=internal_local or external_local,
+            )
+            yield (
+                name,
+                ServiceState(
+                    name=name,
+                    cluster_ip=places.cluster_ip,
+                    port=port.port,
+                    node_port=node_port,
+                    external_ips=places.external_ips,
+                    load_balancer_ips=places.load_balancer_ips,
+                    source_ranges=places.source_ranges,
+                    node_in_ranges=in_ranges,
+                    affinity_seconds=affinity,
+                    internal_local=internal_local,
+                    external_local=external_local,
+                    cluster=_targets(chosen.cluster, own),
+                    local=_targets(chosen.local, own),
+                    has_endpoints=chosen.has_endpoints,
+                    health_check_node_port=0 if index else health_check,
+                ),
+            )
 
 
-class _Common:
-    """What all ports of one Service have in common."""
+def _won(addresses: VirtualAddresses, port: ServicePort, index: int, lost: Lost) -> VirtualAddresses:
+    """Return the addresses of a port without those that another Service owns."""
 
-    def __init__(self, service: Service, addresses: VirtualAddresses, node: NodeState) -> None:
-        self._addresses = addresses
-        self._own_ips = addresses.all
-        self._in_ranges = bool(addresses.source_ranges) and _admits(addresses.source_ranges, node.node_ip)
-        self._affinity = service.affinity_seconds if service.session_affinity else 0
-        self._internal_local = service.internal_policy is TrafficPolicy.LOCAL
-        self._external_local = service.external_policy is TrafficPolicy.LOCAL
-        self._health_check = health_check_port(service)
+    def is_won(ip: str) -> bool:
+        return (index, Place(ip, port.protocol, port.port)) not in lost
 
-    def state(
-        self,
-        name: ServicePortName,
-        port: ServicePort,
-        index: int,
-        lost: Lost,
-        endpoints: Iterable[PortEndpoint],
-        where: Where,
-    ) -> ServiceState:
-        """Return the state of one of the ports."""
-        addresses = self._addresses
-        external, balanced = addresses.external_ips, addresses.load_balancer_ips
-        cluster_ip, node_port = addresses.cluster_ip, port.node_port
-        if lost:
-            taken = {place for (loser, place) in lost if loser == index}
-            cluster_ip = "" if Place(cluster_ip, port.protocol, port.port) in taken else cluster_ip
-            external = tuple(ip for ip in external if Place(ip, port.protocol, port.port) not in taken)
-            balanced = tuple(ip for ip in balanced if Place(ip, port.protocol, port.port) not in taken)
-            node_port = 0 if Place("", port.protocol, node_port) in taken else node_port
-        is_external = bool(node_port or external or balanced)
-        external_local = self._external_local and is_external
-        chosen = categorize(
-            [each for each in endpoints if each.endpoint.address not in self._own_ips],
-            where,
-            uses_cluster=not self._internal_local or is_external,
-            uses_local=self._internal_local or external_local,
-        )
-        cluster, local = _targets(chosen, where)
-        return ServiceState(
-            name=name,
-            cluster_ip=cluster_ip,
-            port=port.port,
-            node_port=node_port,
-            external_ips=external,
-            load_balancer_ips=balanced,
-            source_ranges=addresses.source_ranges,
-            node_in_ranges=self._in_ranges,
-            affinity_seconds=self._affinity,
-            internal_local=self._internal_local,
-            external_local=external_local,
-            cluster=cluster,
-            local=local,
-            has_endpoints=chosen.has_endpoints,
-            health_check_node_port=0 if index else self._health_check,
-        )
-
-
-def _targets(chosen: Categories, where: Where) -> tuple[tuple[Target, ...], tuple[Target, ...]]:
-    own = (where.node, "")
-    cluster = tuple(
-        [Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in chosen.cluster]
+    return msgspec.structs.replace(
+        addresses,
+        cluster_ip=addresses.cluster_ip if is_won(addresses.cluster_ip) else "",
+        external_ips=tuple(filter(is_won, addresses.external_ips)),
+        load_balancer_ips=tuple(filter(is_won, addresses.load_balancer_ips)),
     )
-    local = tuple([Target(e.text, e.endpoint.address, e.port, True) for e in chosen.local])
-    return cluster, local
+
+
+def _targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tuple[Target, ...]:
+    return tuple([Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in endpoints])
 
 
 def _admits(ranges: tuple[str, ...], node_ip: str) -> bool:

@@ -46,9 +46,9 @@ def categorize(
     Each category takes its ready endpoints, and when there is none those that still serve while they terminate;
     one that does not serve is never used. Hints count for ready endpoints under policy Cluster only.
     """
+    if uses_cluster and not uses_local and _are_plain(endpoints):
+        return Categories(cluster=tuple(endpoints), has_endpoints=bool(endpoints))  # nearly every Service
     ready = [each for each in endpoints if each.endpoint.conditions.ready]
-    if uses_cluster and not uses_local and len(ready) == len(endpoints) and not _has_hints(ready):
-        return Categories(cluster=tuple(ready), has_endpoints=bool(ready))  # nearly every Service
     leaving = [each for each in endpoints if _is_leaving(each)]
     topology, near = _near(ready, where) if uses_cluster else (Topology.NONE, ())
     cluster = near or (tuple(leaving) if uses_cluster else ())
@@ -99,8 +99,13 @@ def _is_leaving(each: PortEndpoint) -> bool:
     return conditions.serving and conditions.terminating
 
 
-def _has_hints(endpoints: Sequence[PortEndpoint]) -> bool:
-    return any(each.endpoint.hint_zones or each.endpoint.hint_nodes for each in endpoints)
+def _are_plain(endpoints: Sequence[PortEndpoint]) -> bool:
+    """Return whether all are ready and none has a hint."""
+    for each in endpoints:
+        endpoint = each.endpoint
+        if not endpoint.conditions.ready or endpoint.hint_zones or endpoint.hint_nodes:
+            return False
+    return True
 
 
 def _near(ready: Sequence[PortEndpoint], where: Where) -> tuple[Topology, tuple[PortEndpoint, ...]]:

@@ -91,11 +91,14 @@ class World:
         """By kind, namespace and name."""
         self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
         self._loops: dict[Key, tuple[str, ...]] = {}
-        """Endpoint addresses that are their own Service's: nobody is there."""
 
     def slices_of(self, service: Key) -> tuple[EndpointSlice, ...]:
         """Return the EndpointSlices of a Service, in no particular order."""
         return self._slices_of.get(service, ())
+
+    def loops_of(self, service: Key) -> tuple[str, ...]:
+        """Return the endpoint addresses of a Service that are its own: nobody is there."""
+        return self._loops.get(service, ())
 
     def services_with_slices(self) -> Collection[Key]:
         """Return the keys of every Service that has a slice, existing or not."""
@@ -186,6 +189,7 @@ class World:
         if keys is None:
             part.services = dict(self.services)
             part._slices_of = dict(self._slices_of)
+            part._loops = dict(self._loops)
             part.claims.lost = {key: dict(lost) for key, lost in self.claims.lost.items()}
             return part
         for key in keys:
@@ -196,6 +200,8 @@ class World:
                 part.services[key] = service
             if pieces is not None:
                 part._slices_of[key] = pieces
+            if key in self._loops:
+                part._loops[key] = self._loops[key]
         return part
 
     def rejections(self) -> tuple[Rejection, ...]:

@@ -23,7 +23,7 @@ from kubeproxy.dataplane.iptables.tables import CANARY_RULE, CHAINS, Saved, Skel
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
-from kubeproxy.kernel.iptables import RestoreFailed
+from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted
@@ -32,9 +32,6 @@ from kubeproxy.model.node import NodeState
 
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
-
-TIMED_OUT, RESOURCE_PROBLEM = -1, 4
-"""Exit statuses: killed after too long; the lock is held, or another writer was first."""
 
 MAX_CULPRITS = 16
 """More refused ports than this are no matter of single Services."""

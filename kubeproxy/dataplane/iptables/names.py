@@ -60,7 +60,8 @@ _PAIRS = [first + second for first in _BASE32 for second in _BASE32]
 _SHIFTS = range(70, -1, -10)
 
 
-def _hash16(text: str) -> str:
+def hash16(text: str) -> str:
+    """Return upstream's hash of a text."""
     # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to. A table of pairs
     # is four times as fast as base64.b32encode, and this is the dearest step of rendering a Service.
     number = int.from_bytes(sha256(text.encode()).digest()[:10], "big")
@@ -69,12 +70,12 @@ def _hash16(text: str) -> str:
 
 def port_hash(name: ServicePortName) -> str:
     """Return the hash in the names of a Service port's own chains."""
-    return _hash16(f"{name}{LOWER[name.protocol]}")
+    return hash16(f"{name}{LOWER[name.protocol]}")
 
 
 def endpoint_chain(name: ServicePortName, endpoint: str) -> str:
     """Return the chain (and xt_recent list) of one endpoint, given as `ip:port`."""
-    return ENDPOINT_PREFIX + _hash16(f"{name}{LOWER[name.protocol]}{endpoint}")
+    return ENDPOINT_PREFIX + hash16(f"{name}{LOWER[name.protocol]}{endpoint}")
 
 
 def part_chain(chain: str, index: int) -> str:

@@ -84,15 +84,15 @@ class Renderer:
         """Write the way to the cluster IP."""
         state = port.state
         match = self._match(state.cluster_ip, port)
-        refusal = state.internal_refusal
-        if refusal:
+        targets = state.internal
+        if not targets and (refusal := state.internal_refusal):
             port.filter_rules.append(f"{names.SERVICES} {match} {port.why(refusal)}")
             return
         chain = port.service_chain(local=state.internal_local)
         mark = ""
         if self._masqueraded is not None:
             mark = f"-A {chain} {self._masqueraded}-d {state.cluster_ip}/{self._bits} -j {names.MARK_MASQ}\n"
-        port.fill(chain, state.internal, mark)
+        port.fill(chain, targets, mark)
         port.nat_rules.append(
             f'{names.SERVICES} {match} -m comment --comment "{port.label} cluster IP" -j {chain}'
         )
@@ -176,13 +176,12 @@ class Renderer:
         for ip in (*state.external_ips, *state.load_balancer_ips):
             port.filter_rules.append(f"{names.EXTERNAL_SERVICES} {self._match(ip, port)} {why}")
         if state.node_port:
-            protocol = names.LOWER[state.name.protocol]
-            match = f"-p {protocol} -m addrtype --dst-type LOCAL -m {protocol} --dport {state.node_port}"
-            port.filter_rules += [f"{names.EXTERNAL_SERVICES} {where}{match} {why}" for where in self._nodeports]
+            own = f"-p {port.protocol} -m addrtype --dst-type LOCAL -m {port.protocol} --dport {state.node_port}"
+            port.filter_rules += [f"{names.EXTERNAL_SERVICES} {where}{own} {why}" for where in self._nodeports]
 
 
 class _Port:
-    """One Service port, and the lines about it as they are being written."""
+    """One Service port, and the lines about it as they are being written. Raises Unrenderable."""
 
     __slots__ = (
         "chains",
@@ -191,16 +190,19 @@ class _Port:
         "lines",
         "match",
         "nat_rules",
+        "protocol",
         "state",
         "suffix",
     )
 
     def __init__(self, state: ServiceState) -> None:
+        name = str(state.name)
+        _check(state, name)
         self.state = state
-        self.suffix = names.port_hash(state.name)
-        self.label = _label(state, self.suffix)
-        protocol = names.LOWER[state.name.protocol]
-        self.match = f"-p {protocol} -m {protocol}"
+        self.protocol = names.LOWER[state.name.protocol]
+        self.suffix = names.hash16(name + self.protocol)  # names.port_hash, whose texts are at hand
+        self.label = name if len(name) <= LABEL_MAX else f"{name[:LABEL_MAX]}~{self.suffix}"
+        self.match = f"-p {self.protocol} -m {self.protocol}"
         self.chains: list[str] = []
         self.lines: list[str] = []
         self.nat_rules: list[str] = []
@@ -220,14 +222,13 @@ class _Port:
             return
         self.chains.append(chain)
         self.lines.append(f":{chain} - [0:0]\n{first}")
-        protocol = names.LOWER[self.state.name.protocol]
         if self.state.affinity_seconds:
-            self._remember(chain, protocol, targets)
+            self._remember(chain, targets)
             return
         ways = [f"-j DNAT --to-destination {target.text}" for target in targets]
-        choose(chain, f"-p {protocol} ", ways, self.chains, self.lines)
+        choose(chain, f"-p {self.protocol} ", ways, self.chains, self.lines)
 
-    def _remember(self, chain: str, protocol: str, targets: Sequence[Target]) -> None:
+    def _remember(self, chain: str, targets: Sequence[Target]) -> None:
         """Send a client to the endpoint that it had; xt_recent remembers, one list an endpoint."""
         ways, returning = [], []
         known = set(self.chains)
@@ -239,17 +240,16 @@ class _Port:
             if own not in known:  # the other policy's chain may have it already
                 self.chains.append(own)
                 dnat = f"-j DNAT --to-destination {target.text}"
-                self.lines.append(f":{own} - [0:0]\n-A {own} -p {protocol} -m recent --name {own} --set {dnat}\n")
+                self.lines.append(
+                    f":{own} - [0:0]\n-A {own} -p {self.protocol} -m recent --name {own} --set {dnat}\n"
+                )
         self.lines += returning
         choose(chain, "", ways, self.chains, self.lines)
 
 
-def _label(state: ServiceState, suffix: str) -> str:
-    """Return what comments call a port. Raises Unrenderable when it is no name, or has too many endpoints."""
-    label = str(state.name)
-    if _SAFE.fullmatch(label) is None:
-        raise Unrenderable(f"{label[:80]!r} is no name of a Service port")
-    count = max(len(state.cluster), len(state.local))
-    if count > ENDPOINTS_MAX:
+def _check(state: ServiceState, name: str) -> None:
+    if _SAFE.fullmatch(name) is None:
+        raise Unrenderable(f"{name[:80]!r} is no name of a Service port")
+    if len(state.cluster) > ENDPOINTS_MAX or len(state.local) > ENDPOINTS_MAX:
+        count = max(len(state.cluster), len(state.local))
         raise Unrenderable(f"{count} endpoints are more than the {ENDPOINTS_MAX} that rules are for")
-    return label if len(label) <= LABEL_MAX else f"{label[:LABEL_MAX]}~{suffix}"
