@@ -29,6 +29,7 @@ from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.families import HostFamilies, host_families
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
 from kubeproxy.kernel.local_addresses import local_addresses
@@ -67,9 +68,6 @@ INFORMERS = ("services", "endpointslices", "node", "servicecidrs")
 RESERVED_FILES = 256
 """What is kept of the files that this process may have open, for programs, watches and sockets of netlink."""
 
-FAMILIES = (Family.V4,)
-"""The families that the agent serves; the model and the backend know both."""
-
 
 def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
     """Return the backend of one family on this machine's real kernel."""
@@ -98,21 +96,24 @@ class UnfitNode(Exception):
 class Agent:
     """One node's agent. Lives on one event loop; `run` until cancelled."""
 
-    def __init__(self, options: Options, client: KubeClient, flavour: Flavour, clock: Clock) -> None:
+    def __init__(
+        self, options: Options, client: KubeClient, flavour: Flavour, host: HostFamilies, clock: Clock
+    ) -> None:
         self._options = options
+        self._host = host
         self._clock = clock
         self._flavour = flavour
         self._world = World()
-        self._metrics = Metrics(FAMILIES)
-        self._health = ProxyHealth(FAMILIES, options.configuration.sync_period)
+        self._metrics = Metrics(host.served)
+        self._health = ProxyHealth(host.served, options.configuration.sync_period)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)
         self._announcer = Announcer(self._recorder.record, options.node_name)
-        self._checks = {family: self._service_health(family) for family in FAMILIES}
-        changes = Changes(FAMILIES, clock.wall())
+        self._checks = {family: self._service_health(family) for family in host.served}
+        changes = Changes(host.served, clock.wall())
         self._report = SyncReport(self._metrics, self._health, changes, self._checks, clock)
         count_packets(self._metrics)
         self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
-        self._syncers = [self._syncer(family) for family in FAMILIES]
+        self._syncers = [self._syncer(family) for family in host.served]
         self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
         self._slices = self._follow(
             client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OURS
@@ -204,7 +205,7 @@ class Agent:
         )
 
     def _service_health(self, family: Family) -> ServiceHealth:
-        sockets = max(most_files() - RESERVED_FILES, 0) // len(FAMILIES)
+        sockets = max(most_files() - RESERVED_FILES, 0) // len(self._host.served)
         checks = ServiceHealth(family, self._clock, self._is_healthy, self._announcer.not_listening, sockets)
         self._metrics.silent_health_checks.labels(family.label).set_function(lambda: checks.silent)
         return checks
@@ -265,10 +266,15 @@ class Agent:
         addresses = (*node.internal_ips, *node.external_ips) if node else ()
         primary = primary_family(chosen, addresses)
         pod_cidrs = node.pod_cidrs if node else ()
-        found = mismatches(chosen, primary, dual_stack=len(FAMILIES) > 1, pod_cidrs=pod_cidrs)
+        found = mismatches(chosen, primary, dual_stack=len(self._host.served) > 1, pod_cidrs=pod_cidrs)
         for each in found:
             log.warning("the configuration may be incomplete or wrong: %s", each.text)
         fatal = [each.text for each in found if each.fatal]
+        fatal += [
+            f"{each.label}, this node's own family, cannot be served: {why}"
+            for each, why in self._host.missing
+            if each is primary
+        ]
         if fatal:
             self._unfit.put_nowait(UnfitNode("; ".join(fatal)))
         return not fatal
@@ -297,13 +303,20 @@ class Agent:
                 for name, informer in zip(INFORMERS, self._informers, strict=True)
             },
             families=tuple(syncer.status for syncer in self._syncers),
+            not_served=self._host.missing,
+            hints=self._host.hints,
             health_checks=tuple(check for each in self._checks.values() for check in each.status()),
         )
 
 
 async def run_agent(options: Options, access: Access) -> None:
-    """Run the agent against an API server until cancelled. Raises CommandMissing without iptables."""
+    """Run the agent against an API server until cancelled. Raises CommandMissing (no iptables), NoFamily."""
     flavour = await asyncio.to_thread(detect_flavour, SystemExec(), names.CANARY)
+    host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour)
+    for family, why in host.missing:
+        log.info("%s is not served: %s", family.label, why)
+    for hint in host.hints:
+        log.warning("%s", hint)
     log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, access.server)
     async with KubeClient(access) as client:
-        await Agent(options, client, flavour, SystemClock()).run()
+        await Agent(options, client, flavour, host, SystemClock()).run()

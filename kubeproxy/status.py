@@ -72,7 +72,8 @@ def show(status: AgentStatus, console: Console) -> int:
     console.print("", _informers(status.informers), "", _families(status), "", sep="\n")
     if status.health_checks:
         console.print(_health_checks(status.health_checks), "", sep="\n")
-    for line in _no_local(status.families):
+    absent = [f"{family.label} is not served: {why}" for family, why in status.not_served]
+    for line in (*absent, *status.hints, *_no_local(status.families)):
         console.print(Text(one_line(line)), soft_wrap=True)
     complaints = list(_complaints(status))
     for line in complaints:

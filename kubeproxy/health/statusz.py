@@ -1,6 +1,7 @@
 """What `/statusz.json` says and `kubeproxy status` shows: one shape, for the agent that writes and the command."""
 
 from kubeproxy.health.service_health import HealthCheckStatus
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 from kubeproxy.sync.syncer import SyncStatus
 
@@ -32,4 +33,8 @@ class AgentStatus(Record, frozen=True, kw_only=True):
     """The same by Clock.now: what `SyncStatus.queued_since` counts in."""
     informers: dict[str, InformerStatus]
     families: tuple[SyncStatus, ...]
+    not_served: tuple[tuple[Family, str], ...] = ()
+    """Families that this host cannot do, and why."""
+    hints: tuple[str, ...] = ()
+    """What is likely to be wrong with the host, and is not ours to change."""
     health_checks: tuple[HealthCheckStatus, ...] = ()

@@ -19,32 +19,27 @@ DISABLED = "net/ipv6/conf/all/disable_ipv6"
 FORWARDING = {Family.V4: "net/ipv4/ip_forward", Family.V6: "net/ipv6/conf/all/forwarding"}
 
 
-class FamilyMissing(KernelError):
-    """The host cannot do without this family; the text says why it is missing and what to do."""
+class NoFamily(KernelError):
+    """The host can do neither; the text says why."""
 
 
 class HostFamilies(Record, frozen=True, kw_only=True):
     """What the host can do."""
 
     served: tuple[Family, ...]
-    """The primary one first."""
     missing: tuple[tuple[Family, str], ...] = ()
     """The others, and why."""
     hints: tuple[str, ...] = ()
     """What is likely to be wrong with the host, and is not ours to change."""
 
 
-def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour, primary: Family) -> HostFamilies:
-    """Find out what iptables mode can serve here. Blocking. Raises FamilyMissing for the primary family."""
-    served, missing = [], []
-    for family in (primary, *(each for each in Family if each is not primary)):
-        trouble = _trouble(execute, sysctls, flavour, family)
-        if not trouble:
-            served.append(family)
-        elif family is primary:
-            raise FamilyMissing(f"{family.label}, the node's primary family, cannot be served: {trouble}")
-        else:
-            missing.append((family, trouble))
+def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour) -> HostFamilies:
+    """Find out what iptables mode can serve here. Blocking. Raises NoFamily."""
+    troubles = {family: _trouble(execute, sysctls, flavour, family) for family in Family}
+    served = [family for family, trouble in troubles.items() if not trouble]
+    missing = [(family, trouble) for family, trouble in troubles.items() if trouble]
+    if not served:
+        raise NoFamily("; ".join(f"{family.label} cannot be served: {trouble}" for family, trouble in missing))
     hints = [
         f"{family.label} packets are not forwarded: Services will not work for pods; "
         f"sysctl -w {FORWARDING[family].replace('/', '.')}=1"
