@@ -10,7 +10,7 @@ from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Record, Service, ServiceCIDR
+from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Record, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import service, world
@@ -35,7 +35,6 @@ class Row(Record, frozen=True, kw_only=True):
     probes: dict[str, str]
     settings: Settings = SETTINGS
     node_ips: tuple[str, ...] = (NODE_IP,)
-    service_cidrs: tuple[str, ...] = ()
 
 
 def everywhere(**fields: object) -> Service:
@@ -62,7 +61,6 @@ def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Setti
 def programmed(lab: PacketLab, row: Row, flavour: Flavour) -> Iterator[IptablesBackend]:
     built = world(*row.objects)
     built.apply_node(Node(name="node1", internal_ips=row.node_ips))
-    built.apply_service_cidrs({("", "kubernetes"): ServiceCIDR(name="kubernetes", cidrs=row.service_cidrs)})
     backend = backend_in(flavour)
     sync(lab, backend, built, row.settings)
     try:
