@@ -271,6 +271,25 @@ def test_a_change_that_fails_because_of_a_flush_is_not_its_services_fault() -> N
     assert (applied.ports, applied.quarantined) == (1, {})
 
 
+def test_a_cluster_ip_is_known_as_long_as_a_service_has_it_whatever_becomes_of_its_rules() -> None:
+    bad = [service("bad", "10.96.6.6", "80,x=81"), endpoint_slice("bad", "80,x=81", ["10.244.6.6@node1"])]
+    node = Node(web(), web_slice(), *bad, service("idle", "10.96.7.7"))
+    node.tables.refuse = "10.244.6.6:80"
+    with pytest.raises(SyncFailed):
+        node.full()
+    applied = node.full()
+    assert (applied.ports, applied.endpoints) == (3, 3)  # web's two, and bad's other port's
+    known = node.sets.sets["KUBE-CLUSTER-IPS"]
+    assert known == {"10.96.0.1", "10.96.6.6", "10.96.7.7"}
+    node.remove("idle")
+    assert known == {"10.96.0.1", "10.96.6.6"}
+    applied_later = node.remove("bad")
+    assert applied_later is not None
+    assert applied_later.quarantined == {}
+    assert known == {"10.96.0.1"}
+    assert node.sets.sets["KUBE-LOOP-BACK"] == {("10.244.0.2", Protocol.TCP, 8080)}
+
+
 def test_a_deleted_service_leaves_quarantine() -> None:
     node = Node(service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"]))
     node.tables.refuse = "10.244.6.6"

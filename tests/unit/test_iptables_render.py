@@ -5,12 +5,13 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables import dispatch, names
+from kubeproxy.dataplane.iptables.matches import pod_matches
 from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, Fragment, Renderer, Unrenderable
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
-from kubeproxy.model.node import node_state
+from kubeproxy.model.node import LocalKind, LocalTraffic, node_state
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
@@ -151,6 +152,113 @@ def test_affinity_remembers_the_endpoint_before_it_chooses_one() -> None:
         f"-A {SVC} -m statistic --mode random --probability 0.5000000000 -j {seps[0]}",
         f"-A {SVC} -j {seps[1]}",
     ]
+
+
+SVL = "KUBE-SVL-XPGD46QRK7WJZT7O"
+LOCAL = changed(cluster=targets(2), local=targets(1), external_local=True, external_ips=("1.2.3.4",))
+
+
+def chain(fragment: Fragment, name: str) -> list[str]:
+    return [
+        line.removeprefix(f"-A {name} ") for line in fragment.body.splitlines() if line.startswith(f"-A {name} ")
+    ]
+
+
+def test_policy_local_tells_pods_and_the_node_from_strangers() -> None:
+    fragment = render(LOCAL)
+    assert fragment.chains == (SVC, SVL, EXT)
+    assert chain(fragment, EXT) == [
+        f"-s 10.244.0.0/16 -j {SVC}",
+        "-m addrtype --src-type LOCAL -j KUBE-MARK-MASQ",
+        f"-m addrtype --src-type LOCAL -j {SVC}",
+        f"-j {SVL}",
+    ]
+    assert chain(fragment, SVL) == ["-p tcp -j DNAT --to-destination 10.180.0.0:80"]
+    assert fragment.filter_rules == ()
+
+
+def test_policy_local_without_an_endpoint_here_falls_through_to_a_drop() -> None:
+    fragment = render(msgspec.structs.replace(LOCAL, local=()))
+    assert fragment.chains == (SVC, EXT)
+    assert chain(fragment, EXT)[-1] == f"-m addrtype --src-type LOCAL -j {SVC}"
+    (dropped,) = fragment.filter_rules
+    assert dropped.startswith("KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 ")
+    assert dropped.endswith('"ns1/svc1:p80 has no local endpoints" -j DROP')
+
+
+def test_internal_policy_local_needs_no_chain_of_the_cluster() -> None:
+    fragment = render(changed(cluster=(), local=targets(1), internal_local=True))
+    assert fragment.chains == (SVL,)
+    assert chain(fragment, SVL)[0] == "! -s 10.244.0.0/16 -d 172.30.0.41/32 -j KUBE-MARK-MASQ"
+    assert fragment.nat_rules[0].endswith(f"-j {SVL}")
+
+
+def test_a_cluster_ip_that_is_anothers_has_no_rule() -> None:
+    lost = changed(cluster_ip="")
+    assert render(lost) == Fragment(chains=(), body="", nat_rules=(), filter_rules=())
+    assert all("172.30" not in rule for rule in render(changed(cluster_ip="", node_port=30080)).nat_rules)
+
+
+def test_who_is_admitted_comes_before_the_drop_when_nobody_is_there() -> None:
+    state = changed(
+        cluster=(), has_endpoints=False, load_balancer_ips=("5.6.7.8",), source_ranges=("9.0.0.0/8", "8.0.0.0/8")
+    )
+    lines = dispatch.moved((), render(state).filter_rules).splitlines()
+    order = [line.rpartition("-j ")[2] for line in reversed(lines) if "KUBE-PROXY-FIREWALL" in line]
+    assert order == ["RETURN", "RETURN", "DROP"]
+    # The same DROP stands while endpoints come and go: a blocked client never gets through in between.
+    assert set(render(msgspec.structs.replace(state, cluster=targets(1), has_endpoints=True)).filter_rules) < set(
+        render(state).filter_rules
+    )
+
+
+def test_affinity_under_both_policies_shares_the_endpoints_chains() -> None:
+    fragment = render(msgspec.structs.replace(LOCAL, affinity_seconds=60))
+    assert len(set(fragment.chains)) == len(fragment.chains) == 5
+    assert sum(line.startswith(":KUBE-SEP-") for line in fragment.body.splitlines()) == 2
+
+
+def test_many_endpoints_with_affinity_branch_too() -> None:
+    fragment = render(changed(cluster=targets(1000), affinity_seconds=60))
+    parts = [name for name in fragment.chains if name.startswith(SVC) and name != SVC]
+    assert len(parts) == len(set(parts)) > 10
+    assert len(chain(fragment, SVC)) == 1 + 1000 + 16  # the mark, who returns, and 16 parts
+
+
+@pytest.mark.parametrize(
+    ("local", "pods", "strangers"),
+    [
+        (LocalTraffic(), "", ""),
+        (LocalTraffic(LocalKind.SOURCE, "10.0.0.0/8"), "-s 10.0.0.0/8 ", "! -s 10.0.0.0/8 "),
+        (LocalTraffic(LocalKind.INTERFACE, "cni0"), "-i cni0 ", "! -i cni0 "),
+        (LocalTraffic(LocalKind.PREFIX, "veth"), "-i veth+ ", "! -i veth+ "),
+    ],
+)
+def test_pods_are_known_by_what_the_detector_says(local: LocalTraffic, pods: str, strangers: str) -> None:
+    assert pod_matches(local) == (pods, strangers)
+
+
+@pytest.mark.parametrize("endpoints", [0, 1])
+def test_the_longest_names_fit_a_comment_and_stay_apart(endpoints: int) -> None:
+    found = []
+    for end in "xy":
+        name = ServicePortName("n" * 63, "s" * 252 + end, "p" * 63, Protocol.SCTP)
+        fragment = render(
+            changed(
+                name=name,
+                cluster=targets(endpoints),
+                has_endpoints=bool(endpoints),
+                load_balancer_ips=("5.6.7.8",),
+                source_ranges=("9.0.0.0/8",),
+                node_port=30080,
+                health_check_node_port=30081,
+            )
+        )
+        rules = (*fragment.nat_rules, *fragment.filter_rules)
+        comments = [rule.split('"')[1] for rule in rules if '"' in rule]
+        assert max(map(len, comments)) <= 255
+        found += [rule for rule in rules if '"' in rule]
+    assert len(set(found)) == len(found)
 
 
 def shares(fragment: Fragment) -> dict[str, Fraction]:
