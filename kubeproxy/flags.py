@@ -60,6 +60,9 @@ def boolean(text: str) -> bool:
     raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
 
 
+LONGEST_DURATION = (2**63 - 1) / 1e9
+"""Seconds: Go counts nanoseconds in 64 bits, with a sign."""
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -77,6 +80,8 @@ def duration(text: str) -> float:
     if not body or end != len(body):
         missing = bool(re.fullmatch(r"\d+\.?\d*", body))
         raise ValueError(f'time: {"missing unit in" if missing else "invalid"} duration "{text}"')
+    if seconds > LONGEST_DURATION:
+        raise ValueError(f'time: invalid duration "{text}"')
     return sign * seconds
 
 

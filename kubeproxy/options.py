@@ -69,7 +69,13 @@ OWN_FLAGS = [
         deprecated=f"{_GOES_AWAY} Please use --metrics-bind-address instead.",
     ),
     Flag("boot-id-file", str, "/proc/sys/kernel/random/boot_id", "None", deprecated="it has no effect here."),
-    Flag("machine-id-file", str, "/etc/machine-id", "None", deprecated="it has no effect here."),
+    Flag(
+        "machine-id-file",
+        str,
+        "/etc/machine-id,/var/lib/dbus/machine-id",
+        "None",
+        deprecated="it has no effect here.",
+    ),
 ]
 """What kube-proxy takes beside its configuration."""
 

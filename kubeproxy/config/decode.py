@@ -195,6 +195,8 @@ def _prune(value: Any, kind: Any, path: str, complaints: list[str]) -> Any:
 
 def _hook(kind: type, value: Any) -> Any:
     if kind is FlushFrequency and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 2**63:
+            raise TypeError("Expected nanoseconds in 64 bits")
         return FlushFrequency(value / 1e9)
     if issubclass(kind, Duration):
         if not isinstance(value, str):

@@ -50,6 +50,7 @@ def test_pflag_takes(argv: list[str], name: str, value: object) -> None:
         (["--masquerade-all=yes"], 'strconv.ParseBool: parsing "yes": invalid syntax'),
         (["--sync-period=5"], 'time: missing unit in duration "5"'),
         (["--sync-period=5 minutes"], 'time: invalid duration "5 minutes"'),
+        (["--sync-period=2562048h"], 'time: invalid duration "2562048h"'),
         (["--v=four"], 'invalid argument "four" for "--v" flag'),
     ],
 )

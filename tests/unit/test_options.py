@@ -73,7 +73,7 @@ UPSTREAM = {
     "conntrack-udp-timeout": "0s",
     "conntrack-udp-timeout-stream": "0s",
     "boot-id-file": "/proc/sys/kernel/random/boot_id",
-    "machine-id-file": "/etc/machine-id",
+    "machine-id-file": "/etc/machine-id,/var/lib/dbus/machine-id",
 }
 """Every flag of kube-proxy 1.36 on Linux and its default (reference/kube-proxy.md §4.1)."""
 OURS = {"data-dir", "api-bind-address", "service-cluster-ip-range", "service-node-port-range"}
