@@ -17,6 +17,7 @@ from kubeproxy.config.encode import configz
 from kubeproxy.config.mismatch import mismatches, primary_family
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.changes import Changes
 from kubeproxy.health.debug import About, metrics_app
@@ -55,6 +56,9 @@ from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.trace.condition import condition_of
+from kubeproxy.trace.explainer import Explainer
+from kubeproxy.trace.http import answering
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +186,22 @@ class Agent:
             flags=self._options.flags,
             profiling=chosen.enable_profiling,
         )
-        yield metrics_app(self._metrics, self.status, about, self._clock), self._options.metrics_address
+        debug = metrics_app(self._metrics, self.status, about, self._clock)
+        debug.router.add_get("/trace", answering(self._explainer()))
+        yield debug, self._options.metrics_address
+
+    def _explainer(self) -> Explainer:
+        syncers = {syncer.status.family: syncer for syncer in self._syncers}
+        return Explainer(
+            self._world,
+            settings_of(self._options),
+            mode=self._options.configuration.mode,
+            flavour=self._flavour,
+            locator=IptablesLocator(),
+            families=tuple(syncers),
+            condition=lambda family: condition_of(syncers[family].status, self._clock.now()),
+            local_addresses=local_addresses,
+        )
 
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)

@@ -13,6 +13,7 @@ COMMANDS = {
     "apiserver": ("kubeproxy.apiserver.cli", "serve the Kubernetes API over a store"),
     "lab": ("kubeproxy.lab.cli", "run a multi-node lab on this machine"),
     "status": ("kubeproxy.status", "show what the agent on this node has programmed"),
+    "trace": ("kubeproxy.trace.cli", "say what becomes of a packet on this node, and why"),
     "cleanup": ("kubeproxy.cleanup", "remove all of kubeproxy's kernel state from this node"),
 }
 

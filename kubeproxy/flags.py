@@ -161,7 +161,8 @@ class CommandLine:
     """A program's flag table, ready to parse.
 
     With ``environment_prefix`` a flag is also read from the environment (`FLANNELD_ETCD_PREFIX` for
-    etcd-prefix); the command line wins. Names in ``not_built`` are known and refused as such.
+    etcd-prefix); the command line wins. Names in ``not_built`` are known and refused as such. With ``arguments``,
+    which `--help` shows, words that are no flags may stand anywhere and are the value "arguments".
     """
 
     def __init__(
@@ -173,13 +174,16 @@ class CommandLine:
         *,
         environment_prefix: str = "",
         not_built: Collection[str] = (),
+        arguments: str = "",
     ) -> None:
         self._style = style
         self._environment_prefix = environment_prefix
         self._not_built = frozenset(not_built)
         self._flags = {flag.name: flag for flag in flags} | {flag.alias: flag for flag in flags if flag.alias}
         self._defaults = {flag.name: flag.default for flag in flags}
-        self._help = argparse.ArgumentParser(prog=program, description=description, usage="%(prog)s [flags]")
+        usage = f"%(prog)s {arguments.replace('%', '%%')} [flags]" if arguments else "%(prog)s [flags]"
+        self._help = argparse.ArgumentParser(prog=program, description=description, usage=usage)
+        self._takes_arguments = bool(arguments)
         for flag in flags:
             if flag.deprecated:
                 continue
@@ -194,8 +198,12 @@ class CommandLine:
         values = self._defaults | (self._from(environment) if self._environment_prefix else {})
         given: set[str] = set()
         rest = list(argv)
+        words: list[str] = []
         while rest:
             word = rest.pop(0)
+            if self._takes_arguments and not word.startswith("-"):
+                words.append(word)
+                continue
             if not word.startswith("-") or word in ("-", "--"):
                 raise FlagError(f"unexpected argument: {word!r}")
             flag, text = self._next(word, rest)
@@ -206,7 +214,7 @@ class CommandLine:
             if flag.deprecated and flag.name not in given:
                 print(f"Flag --{flag.name} has been deprecated, {flag.deprecated}", file=sys.stderr)
             given.add(flag.name)
-        return Values(values, given)
+        return Values(values | {"arguments": tuple(words)} if self._takes_arguments else values, given)
 
     def _next(self, word: str, rest: list[str]) -> tuple[Flag, str]:
         """Return a word's flag and its text, which may be the next word."""

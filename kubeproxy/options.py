@@ -89,7 +89,7 @@ EMBEDDED_FLAGS = [
 COMMAND_LINE = CommandLine(
     "kubeproxy",
     "The node agent: carries Services and EndpointSlices into the kernel. "
-    "Other commands: kubeproxy apiserver | lab | status | cleanup.",
+    "Other commands: kubeproxy apiserver | lab | status | trace | cleanup.",
     [*OWN_FLAGS, *FLAGS, *LOG_FLAGS, *EMBEDDED_FLAGS],
 )
 

@@ -20,7 +20,6 @@ class Endpoint(Record, frozen=True, kw_only=True):
 
     text: str
     """`ip:port`, or the address alone when it has no such port."""
-    pod: str = ""
     node: str = ""
     unused: str = ""
     """Why the traffic in question does not go there; "" when it does."""
@@ -43,7 +42,6 @@ def endpoints_of(world: World, node: NodeState, name: ServicePortName, *, local:
     found = [
         Endpoint(
             text=each.text,
-            pod=each.endpoint.pod_name,
             node=each.endpoint.node_name,
             unused=_reason(unused, topology, each.endpoint.node_name),
         )
@@ -78,4 +76,4 @@ def _never(
             continue
         for endpoint in piece.endpoints:
             if endpoint.address not in known:
-                yield Endpoint(text=endpoint.address, pod=endpoint.pod_name, node=endpoint.node_name, unused=why)
+                yield Endpoint(text=endpoint.address, node=endpoint.node_name, unused=why)

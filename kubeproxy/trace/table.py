@@ -66,6 +66,8 @@ class Table:
         self._health: dict[int, ServiceState] = {}
         self._left_out: dict[Place, list[LeftOut]] = {}
         for name, state in found.ports:
+            if state.cluster_ip:
+                self._cluster_ips.setdefault(state.cluster_ip, name.key)
             why = quarantined.get(name, "") if quarantined else ""
             if why:
                 for place, _ in places(state):
@@ -73,8 +75,6 @@ class Table:
                 continue
             for place, way in places(state):
                 self._places[place] = Found(way, state)
-            if state.cluster_ip:
-                self._cluster_ips.setdefault(state.cluster_ip, name.key)
             if state.health_check_node_port:
                 self._health.setdefault(state.health_check_node_port, state)
         self._note_lost(world, only)

@@ -9,6 +9,7 @@ Cost: about 10 µs.
 
 from enum import StrEnum
 
+from kubeproxy.dataplane.locate import Subject
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import LocalKind, NodeState
 from kubeproxy.model.objects import Record
@@ -27,25 +28,6 @@ class Outcome(StrEnum):
     """Nothing comes back."""
     NOT_OURS = "NOT OURS"
     """No Service is concerned; the plain kernel does with it what it does."""
-
-
-class Subject(StrEnum):
-    """What a step is about; with the state, it says which kernel object does it."""
-
-    ADDRESS = "address"
-    LEFT_OUT = "left out"
-    RANGES = "source ranges"
-    POLICY = "policy"
-    SHORT_CIRCUIT = "short circuit"
-    ENDPOINTS = "endpoints"
-    AFFINITY = "affinity"
-    MASQUERADE = "masquerade"
-    HAIRPIN = "hairpin"
-    REFUSAL = "refusal"
-    UNDEFINED_PORT = "undefined port"
-    UNALLOCATED = "unallocated"
-    MARTIAN = "martian"
-    KERNEL = "kernel"
 
 
 class Step(Record, frozen=True):
@@ -195,7 +177,7 @@ class _Path:
         if mark and any(each.masquerade for each in destinations):
             self._note(Subject.MASQUERADE, f"masqueraded: {mark}")
         elif not mark:
-            self._note(Subject.MASQUERADE, "not masqueraded: endpoints see the client's address")
+            self._note(Subject.NO_MASQUERADE, "not masqueraded: endpoints see the client's address")
         if any(each.masquerade and each.masquerade != mark for each in destinations):
             self._note(Subject.HAIRPIN, "but masqueraded where the endpoint is the client itself (hairpin)")
         if mark and not all(each.masquerade for each in destinations):
@@ -266,7 +248,8 @@ def _nobodys(table: Table, packet: Packet) -> Verdict:
     owner = table.cluster_ip_owner(packet.destination)
     if owner is not None and not comes_in:
         port = f"{packet.port}/{packet.protocol}"
-        text = f"{packet.destination} is the cluster IP of {'/'.join(owner)}, which has no port {port}: refused"
+        whose = f"{packet.destination} is the cluster IP of {'/'.join(owner)}"
+        text = f"{whose}, and no such port {port} is served: refused"
         return Verdict(outcome=Outcome.REFUSED, steps=(*steps, Step(Subject.UNDEFINED_PORT, text)))
     if not comes_in and table.is_unallocated(packet.destination):
         text = f"{packet.destination} is of a ServiceCIDR, and no Service has it: dropped"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
+from kubeproxy.dataplane.locate import Subject
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
@@ -25,7 +26,7 @@ from kubeproxy.testing.build import endpoint, endpoint_slice, service, world
 from kubeproxy.trace.endpoints import endpoints_of
 from kubeproxy.trace.packet import Origin, Packet
 from kubeproxy.trace.table import Table, concerned
-from kubeproxy.trace.verdict import Outcome, Subject, Verdict, judge
+from kubeproxy.trace.verdict import Outcome, Verdict, judge
 
 pytestmark = pytest.mark.unit
 
@@ -235,7 +236,7 @@ CASES = [
         objects=(everywhere(), BOTH),
         ask=("pod", VIP, 81),
         outcome=Outcome.REFUSED,
-        says="has no port 81/TCP",
+        says="no such port 81/TCP is served",
     ),
     Case(
         name="nobody's cluster IP",
@@ -334,7 +335,7 @@ def test_a_port_in_quarantine_is_as_good_as_absent() -> None:
     table = Table(built, SETTINGS, Family.V4, quarantined={name: "line 7 failed"})
     packet = Packet(origin=Origin.POD, source=POD, destination=VIP, port=80)
     verdict = judge(table, packet)
-    assert verdict.outcome is Outcome.DROPPED
+    assert verdict.outcome is Outcome.REFUSED
     assert "default/web has it, but is left out: the kernel interface refused it: line 7 failed" in texts(verdict)
 
 

@@ -1,0 +1,117 @@
+"""Answers → text, for people. What the cluster named is escaped: it may be markup, or a terminal's command."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kubeproxy.logs import one_line
+from kubeproxy.trace.answer import Answer, Candidate, PortAnswer, ServiceAnswer
+
+MOST_ENDPOINTS = 50
+"""So many endpoints are shown of a kind: JSON has all."""
+_STYLES = {"FORWARD": "green", "REFUSED": "red", "DROPPED": "red", "NOT OURS": "yellow"}
+
+
+def show_packet(answer: Answer, findings: Sequence[str], console: Console) -> None:
+    """Print a verdict, and what was found beside it."""
+    packet = answer.packet
+    by = f", by {packet.interface}" if packet.interface else ""
+    host = f"[{packet.destination}]" if ":" in packet.destination else packet.destination
+    _line(
+        console,
+        f"{packet.source} ({packet.origin}{by}) → {host}:{packet.port}/{packet.protocol}   "
+        f"node {answer.node}, {answer.mode} ({answer.flavour}), {answer.family}",
+    )
+    console.print()
+    for number, step in enumerate(answer.steps, 1):
+        _line(console, f"{number:2} {step.text}")
+        if step.rule:
+            _line(console, f"     {step.rule}", "dim")
+    console.print()
+    if answer.endpoints:
+        console.print(_endpoints(answer.endpoints), "")
+    console.print(Text.assemble((answer.outcome, _STYLES.get(answer.outcome, "")), one_line(_summary(answer))))
+    for text in (*answer.warnings, *findings):
+        console.print(Text.assemble(("• ", "red"), one_line(text)), soft_wrap=True)
+
+
+def show_service(answer: ServiceAnswer, console: Console) -> None:
+    """Print everything about a Service."""
+    _line(console, f"service {answer.service}   node {answer.node}, {answer.mode} ({answer.flavour})")
+    for port in answer.ports:
+        console.print()
+        _show_port(port, console)
+    console.print()
+    if answer.health_check:
+        _line(console, f"health-check node port {answer.health_check}")
+    for text in (*answer.notes, *answer.warnings):
+        console.print(Text.assemble(("• ", "red"), one_line(text)), soft_wrap=True)
+
+
+def _show_port(port: PortAnswer, console: Console) -> None:
+    _line(console, f"port {port.port}, {port.family}", "bold")
+    for text in (*port.addresses, *port.policies):
+        _line(console, f"  {text}")
+    for text in port.left_out:
+        console.print(Text.assemble(("  • ", "red"), one_line(text)), soft_wrap=True)
+    if not (port.inside or port.outside):
+        _line(console, "  no endpoints")
+    for title, found in (("", port.inside), ("for clients outside the cluster:", port.outside)):
+        if found:
+            if title:
+                _line(console, f"  {title}")
+            console.print(_endpoints(found))
+    for text in port.objects:
+        _line(console, f"  {text}", "dim")
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(one_line(text), style), soft_wrap=True)
+
+
+def _endpoints(found: Sequence[Candidate]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 1), show_edge=False)
+    columns: dict[str, list[str]] = {"endpoint": [], "pod": [], "node": [], "chance": [], " ": []}
+    for row in found[:MOST_ENDPOINTS]:
+        chance = f"{row.chance:.1%}" if row.chance else "-"
+        note = row.left_out or (f"masqueraded: {row.masquerade}" if row.masquerade else "")
+        for column, text in zip(columns, (row.endpoint, row.pod, row.node, chance, note), strict=True):
+            columns[column].append(text)
+    shown = {column: texts for column, texts in columns.items() if any(texts)}
+    for column in shown:
+        table.add_column(column, overflow="fold")
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*(Text(one_line(each)) for each in cells))
+    if len(found) > MOST_ENDPOINTS:
+        table.add_row(f"and {len(found) - MOST_ENDPOINTS} more")
+    return table
+
+
+def _summary(answer: Answer) -> str:
+    if answer.outcome == "FORWARD":
+        used = [each for each in answer.endpoints if each.chance]
+        masked = sum(bool(each.masquerade) for each in used)
+        how = (
+            "masqueraded"
+            if masked == len(used)
+            else "with the client's own address"
+            if not masked
+            else "in part masqueraded"
+        )
+        where = used[0].endpoint if len(used) == 1 else f"one of {len(used)} endpoints"
+        return f" to {where}, {how}"
+    if answer.outcome == "NOT OURS":
+        return ": the plain kernel does with it what it does"
+    left = list(_counted(each.left_out for each in answer.endpoints if each.left_out))
+    return f": {'; '.join(left)}" if left else ""
+
+
+def _counted(reasons: Iterable[str]) -> Iterator[str]:
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    for reason, count in counts.items():
+        yield f"{count} endpoint{'s are' if count > 1 else ' is'} left out: {reason}"
