@@ -14,6 +14,7 @@ from kubeproxy.clock import SystemClock
 from kubeproxy.config.encode import as_yaml
 from kubeproxy.config.watch import ConfigurationChanged, watch
 from kubeproxy.groups import leaves
+from kubeproxy.kernel.conntrack_limits import ThisMachine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
@@ -56,13 +57,13 @@ def _carry_out(options: Options) -> int:
     if options.cleanup:
         return cleanup.main([])
     if options.init_only:
-        set_up_node(options, ProcSysctls())
+        set_up_node(options, ProcSysctls(), ThisMachine())
         log.info("the kernel's parameters are set; --init-only was given")
         return 0
     kubeconfig = options.configuration.client_connection.kubeconfig
     access = find_access(SystemClock(), kubeconfig=kubeconfig, master=options.master)
     # Nothing is changed on the node by a process that cannot start.
-    set_up_node(options, ProcSysctls())
+    set_up_node(options, ProcSysctls(), ThisMachine())
     set_oom_score_adj(options.configuration.oom_score_adj)
     if access is None:
         Path(options.data_dir).mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,22 @@ import logging
 from pathlib import Path
 
 from kubeproxy.dataplane.iptables.backend import ROUTE_LOCALNET
+from kubeproxy.kernel.conntrack_limits import Machine, ensure_limits
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import node_state
 from kubeproxy.model.world import World
-from kubeproxy.options import Options, settings_of
+from kubeproxy.options import Options, conntrack_limits_of, settings_of
 
 log = logging.getLogger(__name__)
 
 OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 
 
-def set_up_node(options: Options, sysctls: Sysctls) -> None:
+def set_up_node(options: Options, sysctls: Sysctls, machine: Machine) -> None:
     """Set the kernel's parameters that the configuration asks for. Raises SysctlRefused."""
+    for note in ensure_limits(sysctls, machine, conntrack_limits_of(options.configuration)):
+        log.warning("%s", note)
     mode = options.configuration.mode
     if mode == "iptables" and node_state(World(), settings_of(options), Family.V4).nodeports_on_loopback:
         sysctls.ensure(ROUTE_LOCALNET, "1")

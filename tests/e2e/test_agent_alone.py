@@ -188,3 +188,58 @@ def test_load_balancers_are_told_whether_this_node_has_endpoints(machines: tuple
     assert "kubeproxy_sync_proxy_rules_service_changes_pending 0.0" in metrics
     assert "process_resident_memory_bytes" in metrics
     assert "kube-proxy statusz" in node.run("curl", "-s", "http://127.0.0.1:10249/statusz").stdout
+
+
+def dns(target: int) -> str:
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: dns}}
+spec: {{clusterIP: 10.96.7.8, ports: [{{port: 53, protocol: UDP}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: dns-1, labels: {{kubernetes.io/service-name: dns}}}}
+addressType: IPv4
+ports: [{{name: "", port: {target}, protocol: UDP}}]
+endpoints: [{{addresses: [{PEER_IP}]}}]
+"""
+
+
+ANSWER = """
+import selectors, socket
+chosen = selectors.DefaultSelector()
+for port in (5301, 5302):
+    server = socket.socket(type=socket.SOCK_DGRAM)
+    server.bind(("0.0.0.0", port))
+    chosen.register(server, selectors.EVENT_READ)
+while True:
+    for key, _ in chosen.select():
+        key.fileobj.sendto(str(key.fileobj.getsockname()[1]).encode(), key.fileobj.recvfrom(9)[1])
+"""
+ASK = """
+import socket
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.bind(("0.0.0.0", 40053))
+client.settimeout(1)
+client.connect(("10.96.7.8", 53))
+client.send(b"?")
+print(client.recv(9).decode())
+"""
+
+
+def test_a_udp_client_that_keeps_its_port_follows_its_service(machines: tuple[Machine, Machine]) -> None:
+    node, peer = machines
+    agent = node.agent()
+    peer.start(sys.executable, "-c", ANSWER)
+    until(lambda: node.kubectl("get", "ns", "default").returncode == 0, "the API answers")
+    for target in (5301, 5302):
+        applied = node.kubectl("apply", "-f", "-", stdin=dns(target))
+        assert applied.returncode == 0, applied.stderr
+        until(lambda: node.run(sys.executable, "-c", ASK).stdout == f"{target}\n", f"port {target} answers")  # noqa: B023
+    metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
+    (line,) = (each for each in metrics.splitlines() if each.startswith("kubeproxy_conntrack_reconciler_deleted"))
+    assert float(line.split()[-1]) >= 1
+    close_wait = node.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").stdout
+    assert close_wait == "3600\n"
+    assert agent.poll() is None

@@ -4,6 +4,7 @@ import errno
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -201,3 +202,24 @@ def test_a_user_namespace_takes_them_too() -> None:
     argv = ["unshare", "-Urn", sys.executable, "-c", code]
     ran = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (ran.stdout, ran.stderr) == ("[]\n3600\n", "")
+
+
+def test_a_half_closed_connection_is_kept_for_an_hour(namespace: LoneNamespace) -> None:
+    # reference/kube-proxy.md §6.3 row 81
+    namespace.run(lambda: ensure_limits(ProcSysctls(), NotThisMachine(), ConntrackLimits(max_per_core=0)))
+
+    def sockets() -> tuple[socket.socket, socket.socket]:
+        return socket.create_server(("127.0.0.2", 6000)), socket.socket()
+
+    server, client = namespace.run(sockets)
+    with server, client:
+        client.connect(("127.0.0.2", 6000))
+        with server.accept()[0]:
+            client.shutdown(socket.SHUT_WR)
+            for _ in range(100):  # the other side's acknowledgement may be delayed
+                listed = namespace.execute("conntrack", "-L", "-p", "tcp", "--dport", "6000").split()
+                if listed[3] == "CLOSE_WAIT":
+                    break
+                time.sleep(0.02)
+            assert listed[3] == "CLOSE_WAIT"
+            assert 3540 <= int(listed[2]) <= 3600

@@ -9,7 +9,9 @@ from aiohttp import web
 from kubeproxy import agent, logs
 from kubeproxy.clock import ManualClock
 from kubeproxy.health.http import serve
+from kubeproxy.kernel.conntrack_limits import FakeMachine
 from kubeproxy.kernel.sysctl import FakeSysctls
+from kubeproxy.model.conntrack_limits import MAX
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
 from kubeproxy.options import parse
 
@@ -29,9 +31,31 @@ ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
     ],
 )
 def test_route_localnet_is_set_when_node_ports_answer_there(flags: list[str], wanted: bool) -> None:
-    sysctls = FakeSysctls()
-    set_up_node(parse(flags), sysctls)
+    sysctls = FakeSysctls({MAX: "262144"})
+    set_up_node(parse(flags), sysctls, FakeMachine())
     assert (sysctls.read(ROUTE_LOCALNET) == "1") is wanted
+
+
+def test_the_limits_of_connection_tracking_are_set() -> None:
+    sysctls, machine = FakeSysctls({MAX: "65536"}), FakeMachine(cpus=4, buckets=16384)
+    flags = ["--conntrack-max-per-core=50000", "--conntrack-udp-timeout=45s", "--conntrack-tcp-be-liberal"]
+    set_up_node(parse(flags), sysctls, machine)
+    found = {name.removeprefix("net/netfilter/nf_conntrack_"): value for name, value in sysctls.values.items()}
+    assert {name: value for name, value in found.items() if "/" not in name} == {
+        "max": "200000",
+        "tcp_timeout_established": "86400",
+        "tcp_timeout_close_wait": "3600",
+        "tcp_be_liberal": "1",
+        "udp_timeout": "45",
+    }
+    assert machine.size == 50000
+
+
+def test_too_little_room_that_is_not_ours_to_change_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sysctls = FakeSysctls({MAX: "65536"})
+    sysctls.fixed = {MAX}
+    set_up_node(parse([]), sysctls, FakeMachine())
+    assert "65536, 131072 are wanted" in caplog.text
 
 
 def test_a_start_that_fails_changes_nothing_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
