@@ -285,7 +285,7 @@ class Agent:
         addresses = (*node.internal_ips, *node.external_ips) if node else ()
         primary = primary_family(chosen, addresses)
         pod_cidrs = node.pod_cidrs if node else ()
-        found = mismatches(chosen, primary, dual_stack=len(self._host.served) > 1, pod_cidrs=pod_cidrs)
+        found = mismatches(chosen, addresses, dual_stack=len(self._host.served) > 1, pod_cidrs=pod_cidrs)
         for each in found:
             log.warning("the configuration may be incomplete or wrong: %s", each.text)
         fatal = [each.text for each in found if each.fatal]

@@ -11,6 +11,8 @@ from kubeproxy.model.addresses import Family, canonical_cidr, canonical_ip, fami
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import PRIMARY, LocalMode
 
+UNSPECIFIED = ("0.0.0.0", "::")
+
 
 class Mismatch(Record, frozen=True):
     """One thing that does not fit; a fatal one cannot be served at all."""
@@ -20,14 +22,16 @@ class Mismatch(Record, frozen=True):
 
 
 def mismatches(
-    configuration: Configuration, primary: Family, *, dual_stack: bool, pod_cidrs: Sequence[str] = ()
+    configuration: Configuration, node_addresses: Sequence[str], *, dual_stack: bool, pod_cidrs: Sequence[str] = ()
 ) -> list[Mismatch]:
     """Compare a resolved configuration with a node.
 
-    ``primary`` is the family of the node's first address, ``dual_stack`` whether its kernel serves both families,
-    ``pod_cidrs`` what the Node object says.
+    ``node_addresses`` and ``pod_cidrs`` are what the Node object says, its best address first; ``dual_stack`` is
+    whether both families are served.
     """
+    primary = primary_family(configuration, node_addresses)
     return [
+        *_node_address(configuration, node_addresses),
         *_node_ports(configuration, primary, pod_cidrs),
         *_nobody_local(configuration, primary, pod_cidrs),
         *_families(configuration, primary, dual_stack, pod_cidrs),
@@ -36,10 +40,22 @@ def mismatches(
 
 def primary_family(configuration: Configuration, node_addresses: Sequence[str]) -> Family:
     """Return the family of bindAddress when it names one, else of the node's first address, else IPv4."""
-    bound = canonical_ip(configuration.bind_address) or ""
-    if bound and bound not in ("0.0.0.0", "::"):
+    if bound := _bound(configuration):
         return family_of(bound)
     return next(map(family_of, node_addresses), Family.V4)
+
+
+def _bound(c: Configuration) -> str:
+    bound = canonical_ip(c.bind_address) or ""
+    return "" if bound in UNSPECIFIED else bound
+
+
+def _node_address(c: Configuration, node_addresses: Sequence[str]) -> Iterator[Mismatch]:
+    if not _bound(c) and not node_addresses:
+        yield Mismatch(
+            "can't determine this node's IP, assuming loopback; if this is incorrect, "
+            "please set the --bind-address flag"
+        )
 
 
 def _node_ports(c: Configuration, primary: Family, pod_cidrs: Sequence[str]) -> Iterator[Mismatch]:
@@ -81,19 +97,21 @@ def _nobody_local(c: Configuration, primary: Family, pod_cidrs: Sequence[str]) -
 def _families(c: Configuration, primary: Family, dual_stack: bool, pod_cidrs: Sequence[str]) -> Iterator[Mismatch]:
     bad = _other(primary)
     cluster = f"cluster is {primary.label}-{'primary' if dual_stack else 'only'} but"
-    lists = (
+    lists = [
         ("clusterCIDRs", c.cluster_cidrs, c.detect_local_mode == LocalMode.CLUSTER_CIDR and not dual_stack),
         ("node.spec.podCIDRs", pod_cidrs, c.detect_local_mode == LocalMode.NODE_CIDR),
-        ("ipvs.excludeCIDRs", c.ipvs.exclude_cidrs, False),
-    )
+    ]
+    addresses = {}
+    # These only matter where the other family is not there at all.
+    if not dual_stack:
+        lists.append(("ipvs.excludeCIDRs", c.ipvs.exclude_cidrs, False))
+        addresses = {"healthzBindAddress": c.healthz_bind_address, "metricsBindAddress": c.metrics_bind_address}
     for name, cidrs, fatal in lists:
         if cidrs and len(_of(cidrs, bad)) == len(cidrs):
             yield Mismatch(f"{cluster} {name} contains only {bad.label} addresses", fatal)
-    addresses = {"healthzBindAddress": c.healthz_bind_address, "metricsBindAddress": c.metrics_bind_address}
     for name, text in addresses.items():
-        host = canonical_ip(text.rpartition(":")[0].strip("[]"))
-        # `[::]` answers in both families, and every machine has both loopbacks.
-        if host not in (None, "::", "::1", "127.0.0.1") and family_of(host) is bad:
+        host = canonical_ip(text.rpartition(":")[0].strip("[]")) or ""
+        if host not in ("", *UNSPECIFIED) and family_of(host) is bad:
             yield Mismatch(f"{cluster} {name} is {bad.label}")
 
 

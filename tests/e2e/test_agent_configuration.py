@@ -165,6 +165,7 @@ def test_bind_address_hard_fail_ends_it_when_the_port_is_taken(machines: tuple[M
 
 def test_a_cluster_cidr_of_the_family_that_is_not_served_ends_it(machines: tuple[Machine, Machine]) -> None:
     node, _ = machines
+    node.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     agent = node.agent("--cluster-cidr=fd00::/56")
     assert agent.wait(20) == 1
     log = node.log_of(agent)

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from kubeproxy.config.decode import DecodeError, decode, resolved
 from kubeproxy.config.encode import as_object, as_yaml
 from kubeproxy.config.flags import DEFAULTS
-from kubeproxy.config.mismatch import mismatches, primary_family
+from kubeproxy.config.mismatch import mismatches
 from kubeproxy.config.types import Configuration
 from kubeproxy.config.validation import validate
 from kubeproxy.flags import duration, go_duration
-from kubeproxy.model.addresses import Family
 
 pytestmark = pytest.mark.unit
 
@@ -89,9 +88,8 @@ def test_a_file_is_read_or_refused_by_name(content: dict[str, Any]) -> None:
     assert all(error.startswith("KubeProxyConfiguration.") for error in validate(configuration))
     chosen = resolved(configuration)
     if not validate(chosen):
-        for family in Family:
-            mismatches(chosen, family, dual_stack=False, pod_cidrs=())
-        primary_family(chosen, ())
+        for addresses in ((), ("192.0.2.1",), ("fd00::1",)):
+            assert all(each.text for each in mismatches(chosen, addresses, dual_stack=False))
     again = decode(as_yaml(configuration).encode())
     assert (again.configuration, again.strict_error) == (configuration, "")
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 V4, V6 = Family.V4, Family.V6
 FITS = ("--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary")
-V6_HEALTHZ = "--healthz-bind-address=::"
+OTHERS = (*FITS, "--ipvs-exclude-cidrs=fd00::/8", "--healthz-bind-address=fd00::1", "--metrics-bind-address=::1")
 ALL_IPV6 = "NodePort connections will be accepted on all local IPv6 IPs"
 
 
@@ -22,8 +22,8 @@ ALL_IPV6 = "NodePort connections will be accepted on all local IPv6 IPs"
         (FITS, {}, []),
         (("--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=192.0.2.0/24"), {}, []),
         (
-            ("--cluster-cidr=fd00::/56,10.244.0.0/16", "--nodeport-addresses=::/0,0.0.0.0/0", V6_HEALTHZ),
-            {"primary": V6},
+            ("--cluster-cidr=fd00::/56,10.244.0.0/16", "--nodeport-addresses=::/0,0.0.0.0/0"),
+            {"addresses": ("fd00::1",)},
             [],
         ),
         (
@@ -37,8 +37,8 @@ ALL_IPV6 = "NodePort connections will be accepted on all local IPv6 IPs"
             [f"cluster appears to be dual-stack but nodePortAddresses contains only IPv4 addresses; {ALL_IPV6}"],
         ),
         (
-            ("--cluster-cidr=fd00::/56", "--nodeport-addresses=192.0.2.0/24", V6_HEALTHZ),
-            {"primary": V6},
+            ("--cluster-cidr=fd00::/56", "--nodeport-addresses=192.0.2.0/24"),
+            {"addresses": ("fd00::1",)},
             [f"cluster appears to be IPv6-primary but nodePortAddresses contains only IPv4 addresses; {ALL_IPV6}"],
         ),
         (
@@ -69,25 +69,23 @@ ALL_IPV6 = "NodePort connections will be accepted on all local IPv6 IPs"
             {"pod_cidrs": ("fd00::/64",)},
             ["cluster is IPv4-primary but node.spec.podCIDRs contains only IPv6 addresses"],
         ),
+        (OTHERS, {}, []),
         (
-            (*FITS, "--healthz-bind-address=fd00::1", "--metrics-bind-address=[fd00::1]:1"),
-            {},
+            OTHERS,
+            {"dual_stack": False},
             [
-                "cluster is IPv4-primary but healthzBindAddress is IPv6",
-                "cluster is IPv4-primary but metricsBindAddress is IPv6",
+                "cluster is IPv4-only but ipvs.excludeCIDRs contains only IPv6 addresses",
+                "cluster is IPv4-only but healthzBindAddress is IPv6",
+                "cluster is IPv4-only but metricsBindAddress is IPv6",
             ],
         ),
-        ((*FITS, V6_HEALTHZ, "--metrics-bind-address=::1"), {}, []),
         (
             ("--cluster-cidr=fd00::/56", "--nodeport-addresses=primary"),
-            {"primary": V6},
-            ["cluster is IPv6-primary but healthzBindAddress is IPv4"],
+            {"addresses": ("fd00::1",), "dual_stack": False},
+            ["cluster is IPv6-only but metricsBindAddress is IPv4"],
         ),
-        (
-            (*FITS, "--ipvs-exclude-cidrs=fd00::/8"),
-            {},
-            ["cluster is IPv4-primary but ipvs.excludeCIDRs contains only IPv6 addresses"],
-        ),
+        (FITS, {"addresses": ()}, ["can't determine this node's IP, assuming loopback"]),
+        ((*FITS, "--bind-address=192.0.2.7"), {"addresses": ()}, []),
         (("--nodeport-addresses=primary",), {}, ["detectLocalMode is ClusterCIDR and no clusterCIDR is set"]),
         (
             (*FITS, "--detect-local-mode=NodeCIDR"),
@@ -97,7 +95,12 @@ ALL_IPV6 = "NodePort connections will be accepted on all local IPv6 IPs"
     ],
 )
 def test_found(flags: tuple[str, ...], node: dict[str, Any], found: list[str]) -> None:
-    told = mismatches(parse(flags).configuration, **{"primary": V4, "dual_stack": True, **node})
+    told = mismatches(
+        parse(flags).configuration,
+        node.get("addresses", ("192.0.2.1",)),
+        dual_stack=node.get("dual_stack", True),
+        pod_cidrs=node.get("pod_cidrs", ()),
+    )
     lines = [("fatal: " if each.fatal else "") + each.text for each in told]
     assert len(lines) == len(found)
     assert all(line.startswith(start) for line, start in zip(lines, found, strict=True)), lines
