@@ -131,6 +131,13 @@ class Decoder:
         return flow if self._match.admits(flow) else None
 
 
+def seen_source(family: Family, flow: Flow) -> str:
+    """Return the client's address as the answerer sees it: its own, unless it was masqueraded; "" if not told."""
+    fields = dict(attributes(flow.handle[4:]))
+    back = _decode_tuple(family, fields.get(CTA_TUPLE_REPLY, b""))
+    return _text(back.destination[0]) if back is not None else ""
+
+
 @lru_cache(maxsize=65536)
 def _text(packed: bytes) -> str:
     return str(ip_address(packed))

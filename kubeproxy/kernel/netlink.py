@@ -22,6 +22,7 @@ RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 PIPELINE = 100
 """Requests in one send: the answers to all of them, should each be an error, still fit the usual buffer."""
 
@@ -60,6 +61,21 @@ class NetlinkSocket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def join(self, group: int) -> None:
+        """Listen to a multicast group too. Raises OSError."""
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def listen(self, seconds: float) -> bytes:
+        """Return the next datagram that nobody asked for, b"" when none comes within ``seconds``."""
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            return b""
+        finally:
+            self._socket.settimeout(TIMEOUT_SECONDS)
 
     def request(self, kind: int, flags: int, body: bytes, what: str = "netlink") -> list[bytes]:
         """Send one message, which is about ``what``; return the bodies of all answers. Raises NetlinkError."""

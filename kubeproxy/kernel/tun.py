@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import struct
 
 from kubeproxy.kernel.exec import KernelError
@@ -11,6 +12,7 @@ _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
 class TunError(KernelError):
@@ -28,6 +30,17 @@ def open_tun(name: str) -> int:
             raise TunError(f"TUN device {name} is in use by another program") from error
         raise TunError(f"TUN device {name}: {error.strerror}; CAP_NET_ADMIN is needed") from error
     return descriptor
+
+
+def switch_on(name: str) -> None:
+    """Set a link up. Raises TunError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            known = fcntl.ioctl(asked, _SIOCGIFFLAGS, struct.pack("16sH22x", name.encode(), 0))
+            (flags,) = struct.unpack_from("H", known, 16)
+            fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP))
+        except OSError as error:
+            raise TunError(f"TUN device {name} cannot be set up: {error.strerror}") from error
 
 
 def check_tun() -> None:

@@ -42,6 +42,15 @@ class Asked(Record, frozen=True, kw_only=True):
     protocol: str
 
 
+class Live(Record, frozen=True, kw_only=True):
+    """What the kernel did with a packet that was really sent."""
+
+    path: str
+    outcome: str
+    differences: tuple[str, ...] = ()
+    """To the model's verdict; none when they agree."""
+
+
 class Answer(Record, frozen=True, kw_only=True):
     """A packet's verdict."""
 
@@ -57,6 +66,10 @@ class Answer(Record, frozen=True, kw_only=True):
     endpoints: tuple[Candidate, ...] = ()
     warnings: tuple[str, ...] = ()
     """Why the kernel may not do what is said here: the agent is late, or could not write."""
+    findings: tuple[str, ...] = ()
+    """What on this node may keep the packet from faring as the model says; put in by the command."""
+    live: Live | None = None
+    """Put in by the command when it was asked to send a packet."""
     pods_by_interface: str = ""
     """What the interfaces of pods begin with, where that tells them from others."""
 

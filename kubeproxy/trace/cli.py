@@ -13,9 +13,12 @@ from rich.console import Console
 from kubeproxy.access import find_access
 from kubeproxy.clock import SystemClock
 from kubeproxy.config.types import METRICS_PORT
-from kubeproxy.flags import CommandLine, Flag, FlagError
+from kubeproxy.flags import CommandLine, Flag, FlagError, boolean
 from kubeproxy.health.http import AddressError, parse_address
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.conntrack import KernelConntrack
+from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.objects import Record
 from kubeproxy.options import API_PORT
@@ -24,7 +27,11 @@ from kubeproxy.store.credentials import Access
 from kubeproxy.store.kubeconfig import KubeconfigError
 from kubeproxy.store.trouble import in_words
 from kubeproxy.trace.answer import Answer, Candidate, ServiceAnswer
+from kubeproxy.trace.compare import compare
+from kubeproxy.trace.diagnose import findings
 from kubeproxy.trace.ends import FORMS, End, EndError, Kind, parse_end
+from kubeproxy.trace.facts import read_facts
+from kubeproxy.trace.live import observe
 from kubeproxy.trace.report import show_packet, show_service
 from kubeproxy.trace.resolve import Resolver
 
@@ -36,6 +43,7 @@ COMMAND_LINE = CommandLine(
     f"Service (kubeproxy trace service/NAME). SRC and DST are {FORMS}; a Service's port may be left out.",
     [
         Flag("from", str, "", "Where the packet comes from: pod/NAME[.NS], node or outside; else SRC tells"),
+        Flag("live", boolean, False, "Send one such packet and compare what the kernel does with it; as root"),
         Flag("output", str, "text", "text or json", "o"),
         Flag("metrics-address", str, f"127.0.0.1:{METRICS_PORT}", "Where the agent's --metrics-bind-address is"),
         Flag("kubeconfig", str, "", "Path of the kubeconfig by which pods and nodes are looked up"),
@@ -56,6 +64,7 @@ class Request(Record, frozen=True, kw_only=True):
     """None: everything about the Service that ``destination`` is."""
     destination: End
     comes_from: str
+    live: bool
     output: str
     agent: tuple[str, int]
     kubeconfig: str
@@ -98,6 +107,7 @@ def _request(values: dict[str, Any]) -> Request:
         source=source,
         destination=destination,
         comes_from=comes_from,
+        live=values["live"],
         output=values["output"],
         agent=agent,
         kubeconfig=values["kubeconfig"],
@@ -123,11 +133,26 @@ async def _run(request: Request, console: Console) -> int:
     if answer.endpoints:
         pods = await _pods(request, answer.service)
         answer = msgspec.structs.replace(answer, endpoints=_with(pods, answer.endpoints))
+    answer = await asyncio.to_thread(_examined, answer, request.live)
     if request.output == "json":
         _print_json(answer)
     else:
-        show_packet(answer, (), console)
-    return 0 if answer.outcome in ("FORWARD", "NOT OURS") else 3
+        show_packet(answer, console)
+    differs = answer.live is not None and answer.live.differences
+    return 0 if answer.outcome in ("FORWARD", "NOT OURS") and not differs else 3
+
+
+def _examined(answer: Answer, live: bool) -> Answer:
+    """Put in what the node itself shows."""
+    family = family_of(answer.packet.destination)
+    tables = Iptables(SystemExec(), family, Flavour(answer.flavour))
+    sysctls, conntrack = ProcSysctls(), KernelConntrack(family)
+    found = findings(answer, read_facts(answer, tables, sysctls, conntrack))
+    compared = None
+    if live:
+        seen = observe(answer.packet, tables, sysctls, conntrack, pods_by_interface=answer.pods_by_interface)
+        compared = compare(answer, seen)
+    return msgspec.structs.replace(answer, findings=found, live=compared)
 
 
 async def _packet(request: Request, source: End) -> Answer:

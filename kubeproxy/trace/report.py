@@ -15,7 +15,7 @@ MOST_ENDPOINTS = 50
 _STYLES = {"FORWARD": "green", "REFUSED": "red", "DROPPED": "red", "NOT OURS": "yellow"}
 
 
-def show_packet(answer: Answer, findings: Sequence[str], console: Console) -> None:
+def show_packet(answer: Answer, console: Console) -> None:
     """Print a verdict, and what was found beside it."""
     packet = answer.packet
     by = f", by {packet.interface}" if packet.interface else ""
@@ -34,7 +34,11 @@ def show_packet(answer: Answer, findings: Sequence[str], console: Console) -> No
     if answer.endpoints:
         console.print(_endpoints(answer.endpoints), "")
     console.print(Text.assemble((answer.outcome, _STYLES.get(answer.outcome, "")), one_line(_summary(answer))))
-    for text in (*answer.warnings, *findings):
+    if answer.live is not None:
+        agrees = "" if answer.live.differences else "; model agrees"
+        _line(console, f"kernel: {answer.live.path}{agrees}")
+    differences = answer.live.differences if answer.live else ()
+    for text in (*differences, *answer.warnings, *answer.findings):
         console.print(Text.assemble(("• ", "red"), one_line(text)), soft_wrap=True)
 
 

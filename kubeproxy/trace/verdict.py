@@ -62,19 +62,21 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 def judge(table: Table, packet: Packet) -> Verdict:
     """Return what becomes of a packet. It is of the table's family."""
-    if packet.origin is not Origin.NODE and is_loopback(packet.destination):
-        why = "loopback addresses are not reachable from the wire"
-        return Verdict(outcome=Outcome.DROPPED, steps=(Step(Subject.MARTIAN, why),))
     found = table.virtual(packet.destination, packet.protocol, packet.port)
-    if found is None and table.is_local(packet.destination):
+    if found is not None:
+        return _Path(table, packet, found.way, found.state).verdict()
+    if table.is_local(packet.destination):
         found = table.node_port(packet.protocol, packet.port)
-        if found is not None:
-            why = _node_port_elsewhere(table.node, packet.destination)
-            if why:
-                whose = _whose(packet, found.way, found.state)
-                return _kernel(table, packet, Step(Subject.ADDRESS, f"{whose}, but {why}"))
+    why = _node_port_elsewhere(table.node, packet.destination)
+    if packet.origin is not Origin.NODE and is_loopback(packet.destination) and (found is None or why):
+        # Where node ports answer on loopback, the kernel routes such packets, and rules meet them like others.
+        text = "loopback addresses are not reachable from the wire"
+        return Verdict(outcome=Outcome.DROPPED, steps=(Step(Subject.MARTIAN, text),))
     if found is None:
         return _nobodys(table, packet)
+    if why:
+        whose = _whose(packet, found.way, found.state)
+        return _kernel(table, packet, Step(Subject.ADDRESS, f"{whose}, but {why}"))
     return _Path(table, packet, found.way, found.state).verdict()
 
 
@@ -100,7 +102,11 @@ class _Path:
         if not targets:
             return self._refuse()
         n = len(targets)
-        some = "the only endpoint" if n == 1 else f"one of {n} endpoints, each with a chance of 1/{n}"
+        some = (
+            "the only endpoint that may have it"
+            if n == 1
+            else f"one of {n} endpoints, each with a chance of 1/{n}"
+        )
         self._note(Subject.ENDPOINTS, some)
         if self._state.affinity_seconds:
             text = "session affinity: a client stays with the endpoint that it had less than "

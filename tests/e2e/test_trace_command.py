@@ -53,6 +53,21 @@ def test_the_command_says_where_packets_go_and_why(node: Machine) -> None:
     assert found.returncode == 0
     assert "cluster IP 10.96.7.7:80" in found.stdout
 
+    # And what it says is what happens, by the kernel's own word.
+    for client in ("outside", "node"):
+        found = trace(node, client, f"{NODE_IP}:30080", "--live")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert f"{PEER_IP}:8000, masqueraded as {NODE_IP}" in found.stdout
+        assert "model agrees" in found.stdout
+    reject = ("OUTPUT", "-p", "tcp", "-d", PEER_IP, "-j", "REJECT")
+    node.run("iptables-nft", "-I", *reject)
+    found = trace(node, "node", "service/web", "--live")
+    assert found.returncode == 3
+    assert "the kernel stops it, by somebody else's rule: filter OUTPUT -d" in found.stdout
+    answer = json.loads(trace(node, "node", "service/web", "--live", "-o", "json").stdout)
+    assert answer["live"]["outcome"] == "REFUSED"
+    node.run("iptables-nft", "-D", *reject)
+
     node.kubectl("delete", "endpointslice", "web-1")
     until(lambda: "no endpoints: refused" in trace(node, "localhost", "localhost:30080").stdout, "nobody is there")
 

@@ -157,6 +157,6 @@ ROWS = [
     row(
         "all ranges are nonsense: nobody is let in by a slip",
         [ranged("no range", "10.0.0.0/99"), eps("be1")],
-        "outside balancer:80 -> be1 masq",
+        "outside,pod,node balancer:80 -> DROPPED",
     ),
 ]

@@ -276,9 +276,24 @@ CASES = [
     Case(
         name="loopback from the wire",
         objects=(everywhere(), BOTH),
+        ask=("outside", "127.0.0.1", 30081),
+        outcome=Outcome.DROPPED,
+        says="not reachable from the wire",
+    ),
+    Case(
+        name="loopback from the wire, where node ports answer elsewhere",
+        objects=(everywhere(), BOTH),
         ask=("outside", "127.0.0.1", 30080),
         outcome=Outcome.DROPPED,
         says="not reachable from the wire",
+        settings=msgspec.structs.replace(SETTINGS, localhost_nodeports=False),
+    ),
+    Case(
+        name="a node port that answers on loopback does so to the wire",
+        objects=(everywhere(), BOTH),
+        ask=("outside", "127.0.0.1", 30080),
+        who=ALL,
+        masked=True,
     ),
     Case(
         name="node ports on chosen addresses",

@@ -1,0 +1,133 @@
+"""What the model says against what the kernel did with a packet: the differences, in words. Pure."""
+
+from collections.abc import Iterator
+
+from kubeproxy.kernel.paths import Hop, Path
+from kubeproxy.model.objects import Record
+from kubeproxy.trace.answer import Answer, Live
+from kubeproxy.trace.verdict import Outcome
+
+_OURS = "KUBE-"
+_ROUTED = frozenset(("FORWARD", "INPUT", "OUTPUT", "POSTROUTING"))
+
+
+class Translation(Record, frozen=True, kw_only=True):
+    """What connection tracking holds of the packet."""
+
+    answerer: str
+    port: int
+    seen_as: str
+    """The client's address as the answerer sees it."""
+
+
+class Seen(Record, frozen=True, kw_only=True):
+    """What became of a packet that was really sent."""
+
+    path: Path
+    translation: Translation | None = None
+    heard: str = ""
+    """What the sender heard, if it can hear: connected, refused or silence."""
+
+
+def compare(answer: Answer, seen: Seen) -> Live:
+    """Return what the kernel did and every difference to the verdict."""
+    outcome = _outcome(answer, seen)
+    differences = tuple(_differences(answer, seen, outcome))
+    return Live(path=_path(answer, seen, outcome), outcome=outcome, differences=differences)
+
+
+def _stop(seen: Seen) -> Hop | None:
+    return next((hop for hop in seen.path.hops if hop.stopped), None)
+
+
+def _outcome(answer: Answer, seen: Seen) -> str:
+    stop = _stop(seen)
+    if stop is not None:
+        return Outcome.REFUSED if "-j REJECT" in stop.rule else Outcome.DROPPED
+    if seen.translation is not None:
+        there = (seen.translation.answerer, seen.translation.port)
+        same = there == (answer.packet.destination, answer.packet.port)
+        return Outcome.NOT_OURS if same else Outcome.FORWARD
+    return Outcome.DROPPED
+
+
+def _differences(answer: Answer, seen: Seen, outcome: str) -> Iterator[str]:
+    stop = _stop(seen)
+    if stop is not None and answer.outcome != outcome:
+        whose = "kubeproxy's" if stop.chain.startswith(_OURS) else "somebody else's"
+        yield f"the kernel stops it, by {whose} rule: {stop.table} {stop.chain} {stop.rule}"
+    elif outcome == Outcome.DROPPED and answer.outcome != outcome:
+        yield from _lost(answer, seen)
+    elif outcome != answer.outcome:
+        yield f"the model says {answer.outcome}, the kernel {_done(answer, seen, outcome)}"
+    elif outcome == Outcome.FORWARD:
+        yield from _endpoint(answer, seen)
+
+
+def _lost(answer: Answer, seen: Seen) -> Iterator[str]:
+    if answer.outcome == Outcome.NOT_OURS and seen.heard != "connected":
+        return  # nobody promised anything
+    if not seen.path.chains:
+        yield "the kernel told of no packet: it was lost before the tables (rp_filter, a route, tc or XDP)"
+    elif not any(chain in _ROUTED for _, chain in seen.path.chains):
+        yield "it was lost between PREROUTING and FORWARD: no route, ip_forward off, or rp_filter"
+    else:
+        yield f"the model says {answer.outcome}, and the kernel tracks no such connection: it was lost"
+
+
+def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
+    found = seen.translation
+    assert found is not None
+    text = _place(found.answerer, found.port)
+    candidate = next((each for each in answer.endpoints if each.endpoint == text), None)
+    if candidate is None or not candidate.chance:
+        why = f" ({candidate.left_out})" if candidate is not None else ""
+        yield f"the kernel sends it to {text}, which is none of the model's endpoints{why}"
+        return
+    masked = _masked(seen)
+    if masked != bool(candidate.masquerade):
+        yield f"the kernel {'masquerades it' if masked else 'does not masquerade it'}, the model says otherwise"
+
+
+def _masked(seen: Seen) -> bool:
+    return any(hop.chain != "OUTPUT" and "-j MASQUERADE" in hop.rule for hop in seen.path.hops)
+
+
+def _done(answer: Answer, seen: Seen, outcome: str) -> str:
+    if outcome == Outcome.FORWARD:
+        assert seen.translation is not None
+        return f"sends it to {_place(seen.translation.answerer, seen.translation.port)}"
+    return "leaves it as it is: no rule of kubeproxy's translated it" if outcome == Outcome.NOT_OURS else outcome
+
+
+def _path(answer: Answer, seen: Seen, outcome: str) -> str:
+    """Return the chains that it came through, and its end."""
+    parts: list[str] = []
+    known: set[tuple[str, str]] = set()
+    table = ""
+    for hop in seen.path.hops:
+        if hop.stopped:
+            break
+        if not hop.chain.startswith(_OURS):
+            continue
+        if (hop.table, hop.chain) not in known:
+            known.add((hop.table, hop.chain))
+            parts.append(hop.chain if hop.table == table else f"{hop.table} {hop.chain}")
+            table = hop.table
+    stop = _stop(seen)
+    if stop is not None:
+        parts.append(f"{stop.table} {stop.chain} {stop.rule}")
+    elif outcome == Outcome.FORWARD and seen.translation is not None:
+        masked = f", masqueraded as {seen.translation.seen_as}" if _masked(seen) else ""
+        parts.append(f"{_place(seen.translation.answerer, seen.translation.port)}{masked}")
+    elif outcome == Outcome.NOT_OURS:
+        parts.append("not translated")
+    else:
+        parts.append("lost")
+    if seen.heard:
+        parts.append(seen.heard)
+    return " → ".join(parts)
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,219 @@
+"""`kubeproxy trace --live`: one packet is sent, and the kernel's word compared with the model's."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.kernel.conntrack import KernelConntrack
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.flows import FlowMatch
+from kubeproxy.model.objects import Protocol
+from kubeproxy.trace.answer import Answer, Live
+from kubeproxy.trace.compare import compare
+from kubeproxy.trace.diagnose import findings
+from kubeproxy.trace.explainer import Condition, Explainer
+from kubeproxy.trace.facts import read_facts
+from kubeproxy.trace.live import observe
+from tests.scenarios.asking import disagreement, question_of
+from tests.scenarios.history import Moment, moments
+from tests.scenarios.lab import Lab, lab
+from tests.scenarios.modes import MODES
+from tests.scenarios.runner import Programmed
+from tests.scenarios.scene import Case
+from tests.scenarios.table import eps, row, svc
+
+pytestmark = pytest.mark.netns
+
+LOCAL = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
+WAYS = "nodeport external balancer"
+DNS = "dns=53/UDP,dns-sctp=53/SCTP"
+RANGED = svc("80", "balancer", loadBalancerSourceRanges=["$outside/host"])
+
+ROWS = [
+    row("cluster", [svc("80", WAYS), eps("be1", "be3")], "pod,outside,node cluster:80 -> be1,be3 any"),
+    row("outside", [svc("80", WAYS), eps("be1", "be3")], "pod,outside external,nodeport:80 -> be1,be3 masq"),
+    row("hairpin", [svc(), eps("be1")], "be1 cluster:80 -> be1 masq\nbe2 cluster:80 -> be1 same"),
+    row("local", [svc("80", WAYS, **LOCAL), eps("be1", "be3")], "outside,blocked balancer:80 -> be1 same"),
+    row(
+        "short",
+        [svc("80", WAYS, **LOCAL), eps("be3")],
+        "pod external:80 -> be3 same\nnode external:80 -> be3 masq",
+    ),
+    row(
+        "far", [svc("80", WAYS, **LOCAL), eps("be3")], "outside external:80 -> DROPPED\npod cluster:80 -> DROPPED"
+    ),
+    row("nobody", [svc("80", WAYS)], "pod,node cluster:80 -> REFUSED\noutside,node external:80 -> REFUSED"),
+    row("undefined", [svc(), eps("be1")], "pod,node cluster:81 -> REFUSED\npod,node unallocated:80 -> DROPPED"),
+    row("ranges", [RANGED, eps("be1")], "outside balancer:80 -> be1 masq\nblocked balancer:80 -> DROPPED"),
+    row(
+        "datagrams",
+        [svc(DNS), eps("be1", ports=DNS)],
+        "pod UDP cluster:53 -> be1 same\npod SCTP cluster:53 -> be1 same",
+    ),
+    row("host", [svc(), eps("node", ports="80>8088")], "pod cluster:80 -> node same\nnode cluster:80 -> node any"),
+    row("sticky", [svc(sessionAffinity="ClientIP"), eps("be1", "be3")], "pod cluster:80 -> sticky be1,be3 same"),
+    row("plain", [svc("80", "external"), eps("be1")], "pod,node external:81 -> IGNORED\npod be1:80 -> be1 same"),
+]
+
+
+class Scene:
+    """A programmed lab, and what trace says of it."""
+
+    def __init__(self, place: Lab, moment: Moment, flavour: Flavour) -> None:
+        self.place = place
+        self.cases = moment.cases
+        self._flavour = flavour
+        self._explainer = Explainer(
+            moment.world,
+            moment.settings,
+            mode="iptables",
+            flavour=flavour,
+            locator=IptablesLocator(),
+            families=tuple(Family),
+            condition=lambda _: Condition(),
+            local_addresses=lambda family: place.run("node", lambda: local_addresses(family)),
+        )
+
+    def case(self, words: str, family: Family = Family.V4) -> Case:
+        return next(each for each in self.cases if words in each.text and each.family is family)
+
+    def answer(self, case: Case) -> Answer:
+        found = self._explainer.answer(question_of(case))
+        assert isinstance(found, Answer)
+        return found
+
+    def live(self, case: Case) -> Live:
+        answer = self.answer(case)
+        tables = self.tables(case.family)
+
+        def work() -> Live:
+            return compare(answer, observe(answer.packet, tables, ProcSysctls(), KernelConntrack(case.family)))
+
+        return self.place.run("node", work)
+
+    def findings(self, case: Case) -> str:
+        answer = self.answer(case)
+        tables, conntrack = self.tables(case.family), KernelConntrack(case.family)
+        facts = self.place.run("node", lambda: read_facts(answer, tables, ProcSysctls(), conntrack))
+        return "\n".join(findings(answer, facts))
+
+    def tables(self, family: Family) -> Iptables:
+        return Iptables(SystemExec(), family, self._flavour)
+
+    def iptables(self, *words: str, family: Family = Family.V4) -> None:
+        self.place.run("node", lambda: self.tables(family).run(*words))
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Lab]:
+    with lab() as built:
+        yield built
+
+
+@contextmanager
+def programmed(place: Lab, flavour: Flavour) -> Iterator[Scene]:
+    mode = MODES[f"iptables-{flavour}"]
+    with Programmed(place, mode, tuple(Family)) as node:
+        (moment,) = moments(ROWS, "usual", mode.word, tuple(Family))
+        assert node.sync(moment) == {}
+        yield Scene(place, moment, flavour)
+
+
+@pytest.fixture(params=list(Flavour))
+def scene(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
+    with programmed(place, request.param) as built:
+        yield built
+
+
+def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Scene) -> None:
+    wrong = []
+    for case in scene.cases:
+        answer, live = scene.answer(case), scene.live(case)
+        assert not disagreement(case, answer)
+        if live.differences or live.outcome != answer.outcome:
+            wrong.append(f"{case}: {answer.outcome}, {live}")
+    assert len(scene.cases) > 2 * 2 * len(ROWS)
+    assert not wrong, "\n".join(wrong)
+    for family in Family:
+        raw = scene.place.run("node", lambda family=family: scene.tables(family).save("raw"))  # type: ignore[misc]
+        assert "TRACE" not in raw
+    left = scene.place.run("node", lambda: subprocess.run(["ip", "-br", "link"], capture_output=True, text=True))
+    assert "kptrace" not in left.stdout
+    logger = scene.place.run("node", lambda: Path("/proc/thread-self/net/netfilter/nf_log").read_text())
+    assert " 2 nfnetlink_log" not in logger
+
+
+def test_a_rule_of_somebody_else_is_named(scene: Scene) -> None:
+    case = scene.case("pod,outside,node cluster:80")
+    rule = ("FORWARD", "-s", case.source, "-p", "tcp", "-j", "DROP")
+    scene.iptables("-I", *rule)
+    try:
+        live = scene.live(case)
+        assert live.outcome == "DROPPED"
+        assert f"somebody else's rule: filter FORWARD -s {case.source}/32 -p tcp -j DROP" in live.differences[0]
+        assert f"filter FORWARD -s {case.source}/32 -p tcp -j DROP" in scene.findings(case)
+    finally:
+        scene.iptables("-D", *rule)
+    assert scene.live(case).differences == ()
+    assert scene.findings(case) == ""
+
+
+def test_a_chain_that_somebody_emptied_is_noticed(scene: Scene) -> None:
+    case = scene.case("be2 cluster:80 -> be1")
+    chain = next(step.rule for step in scene.answer(case).steps if step.about == "endpoints").split()[1]
+    scene.iptables("-t", "nat", "-F", chain)
+    live = scene.live(case)
+    assert live.differences, live
+    assert live.outcome != "FORWARD"
+
+
+def test_a_stale_connection_is_named(scene: Scene) -> None:
+    case = scene.case("pod UDP cluster:53")
+    place = scene.place
+    assert scene.findings(case) == ""
+    # An entry from before there was a Service: the packet was let through untranslated.
+    nat = ["-t", "nat", "-I", "PREROUTING", "-d", case.address, "-j", "ACCEPT"]
+    scene.iptables(*nat)
+    allow = ["-I", "FORWARD", "-d", case.address, "-j", "ACCEPT"]
+    scene.iptables(*allow)
+    with place.socket("pod", socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((case.source, 0))
+        client.sendto(b"?", (case.address, case.port))
+        found = scene.findings(case)
+    for words in (nat, allow):
+        scene.iptables(*["-D" if word == "-I" else word for word in words])
+    conntrack = KernelConntrack(Family.V4)
+    match = FlowMatch(protocol=Protocol.UDP, destination=case.address)
+    place.run("node", lambda: conntrack.delete(list(conntrack.flows(match))))
+    assert scene.findings(case) == ""
+    assert f"stale conntrack entry: UDP {case.source}:" in found, found
+    assert f"→ {case.address}:53" in found
+    assert "a rule of somebody else comes before kubeproxy's: nat PREROUTING" in found
+
+
+def test_a_killed_predecessors_rule_is_removed(scene: Scene) -> None:
+    comment = ("-m", "comment", "--comment", "kubeproxy trace")
+    scene.iptables("-t", "raw", "-A", "PREROUTING", "-s", "192.0.2.1", *comment, "-j", "TRACE")
+    scene.live(scene.case("pod,outside,node cluster:80"))
+    assert "TRACE" not in scene.place.run("node", lambda: scene.tables(Family.V4).save("raw"))
+
+
+def test_forwarding_off_is_named_and_seen(scene: Scene) -> None:
+    case = scene.case("be2 cluster:80 -> be1")
+    assert case.protocol is Protocol.TCP
+    switch = Path("/proc/sys/net/ipv4/ip_forward")
+    scene.place.run("node", lambda: switch.write_text("0"))
+    try:
+        assert "forwarding is off" in scene.findings(case)
+        assert "lost" in scene.live(case).differences[0]
+    finally:
+        scene.place.run("node", lambda: switch.write_text("1"))

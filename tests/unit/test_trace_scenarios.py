@@ -1,0 +1,37 @@
+"""trace explains every row of the scenario table: its verdict is what packets are expected to do there."""
+
+import pytest
+
+from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.trace.answer import Answer
+from kubeproxy.trace.explainer import Condition, Explainer
+from tests.scenarios.asking import OWN, disagreement, question_of
+from tests.scenarios.history import questions
+from tests.scenarios.rows import ROWS
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_verdict_is_what_the_row_expects() -> None:
+    wrong, asked, rows = [], 0, set()
+    for each in questions(ROWS, "iptables"):
+        explainer = Explainer(
+            each.world,
+            each.settings,
+            mode="iptables",
+            flavour="nft",
+            locator=IptablesLocator(),
+            families=tuple(Family),
+            condition=lambda _: Condition(),
+            local_addresses=lambda family: [own for own in OWN if family_of(own) is family],
+        )
+        answer = explainer.answer(question_of(each.case))
+        assert isinstance(answer, Answer)
+        assert answer.steps, each.case
+        asked += 1
+        rows.add(each.case.row)
+        if told := disagreement(each.case, answer):
+            wrong.append(told)
+    assert rows == {row.name for row in ROWS}
+    assert not wrong, f"{len(wrong)} of {asked}:\n" + "\n".join(wrong)
