@@ -75,7 +75,7 @@ RESERVED_FILES = 256
 
 def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
     """Return the backend of one family on this machine's real kernel."""
-    return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family)
+    return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family, Nfacct())
 
 
 def count_packets(metrics: Metrics) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
+from kubeproxy.model.objects import Record
 
 
 class SyncFailed(Exception):
@@ -51,6 +52,15 @@ class Plan(msgspec.Struct, frozen=True):
     changes: Iterator[Change]
 
 
+class RuleCount(Record, frozen=True, kw_only=True):
+    """A table of rules after a plan was applied."""
+
+    table: str
+    standing: int
+    written: int
+    """How many of them the plan wrote."""
+
+
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What a successful `apply` did, and what stands now."""
 
@@ -65,6 +75,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """Ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
     no_local_external: tuple[str, ...] = ()
     """Ports whose traffic from outside is."""
+    rules: tuple[RuleCount, ...] = ()
+    """By table; none for a backend that has no tables of rules."""
 
 
 class Backend(Protocol):

@@ -85,6 +85,9 @@ class SyncReport:
         metrics.last_sync.labels(label).set(status.last_success or 0)
         metrics.no_local_endpoints.labels("internal", label).set(len(status.no_local_internal))
         metrics.no_local_endpoints.labels("external", label).set(len(status.no_local_external))
+        for count in status.rules:
+            metrics.rules.labels(count.table, label).set(count.standing)
+            metrics.rules_written.labels(count.table, label).set(count.written)
 
     def _took(self, seconds: float, label: str, *, full: bool) -> None:
         """Count a sync, successful or not."""

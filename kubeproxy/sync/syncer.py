@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.dataplane.base import Applied, Backend, SyncFailed
+from kubeproxy.dataplane.base import Applied, Backend, RuleCount, SyncFailed
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
@@ -71,6 +71,8 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     """Service ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
     no_local_external: tuple[str, ...] = ()
     """Service ports whose traffic from outside is."""
+    rules: tuple[RuleCount, ...] = ()
+    """After the last sync that wrote any."""
     flows: FlowStatus = FlowStatus()
     """How the flows that syncs made stale are ended."""
 
@@ -272,6 +274,7 @@ class Syncer:
             quarantined=_listed(applied.quarantined) if applied else status.quarantined,
             no_local_internal=applied.no_local_internal if applied else status.no_local_internal,
             no_local_external=applied.no_local_external if applied else status.no_local_external,
+            rules=applied.rules if applied else status.rules,
         )
         self._report()
 

@@ -7,6 +7,7 @@ from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
@@ -45,7 +46,7 @@ def everywhere(**fields: object) -> Service:
 
 def backend_in(flavour: Flavour) -> IptablesBackend:
     tables = Iptables(SystemExec(), Family.V4, flavour)
-    return IptablesBackend(tables, Ipset(Family.V4), ProcSysctls(), Family.V4)
+    return IptablesBackend(tables, Ipset(Family.V4), ProcSysctls(), Family.V4, Nfacct())
 
 
 def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Settings = SETTINGS) -> None:

@@ -1,15 +1,19 @@
 """nfacct counters on the real kernel: made, counted into by rules of both flavours and families, read."""
 
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 
+from kubeproxy.dataplane.iptables import names
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.model.addresses import Family
-from tests.netns.packet_lab import PacketLab, packet_lab
+from kubeproxy.testing.build import endpoint_slice
+from tests.netns.iptables_bed import BE1, NODE_PORT, Row, check, everywhere, programmed
+from tests.netns.packet_lab import NODE_IP, OUTSIDE, PODS, PacketLab, packet_lab
 
 pytestmark = pytest.mark.netns
 
@@ -59,3 +63,41 @@ def test_a_refusal_names_the_counter(lab: PacketLab, monkeypatch: pytest.MonkeyP
     with pytest.raises(KernelError, match="nfacct mine: Invalid argument"):
         lab.run("node", lambda: Nfacct().ensure("mine"))
     assert lab.run("node", lambda: Nfacct().packets("mine")) is None
+
+
+WEB = Row(name="web", objects=(everywhere(), endpoint_slice("web", "80", [BE1])), probes={})
+
+
+def counted(lab: PacketLab, counter: str) -> int:
+    found = lab.run("node", lambda: Nfacct().packets(counter))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_connections_to_node_ports_on_loopback_are_counted_and_no_others(lab: PacketLab, flavour: Flavour) -> None:
+    with programmed(lab, WEB, flavour):
+        before = counted(lab, names.LOCALHOST_NODEPORTS_COUNTER)
+        for _ in range(3):
+            check(lab, f"localhost 127.0.0.1:{NODE_PORT}", "be1 masq")
+        check(lab, f"outside {NODE_IP}:{NODE_PORT}", "be1 masq")
+        check(lab, f"localhost {NODE_IP}:{NODE_PORT}", "be1 masq")
+        check(lab, "localhost 127.0.0.1:8088", "node same")
+        assert counted(lab, names.LOCALHOST_NODEPORTS_COUNTER) == before + 3
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_forwarded_packets_that_belong_to_no_connection_are_counted(lab: PacketLab, flavour: Flavour) -> None:
+    answer_to_nothing = struct.pack("!HHIIBBHHH", 4000, 80, 1, 1, 5 << 4, 0x12, 1000, 0, 0)
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as client:
+            client.bind((OUTSIDE, 0))
+            for _ in range(4):
+                client.sendto(answer_to_nothing, (PODS["be1"], 0))
+
+    with programmed(lab, WEB, flavour):
+        before = counted(lab, names.CT_INVALID_COUNTER)
+        lab.run("outside", send)
+        check(lab, "outside 10.244.0.11:80", "be1 same")  # and so all of them have passed
+        assert counted(lab, names.CT_INVALID_COUNTER) == before + 4

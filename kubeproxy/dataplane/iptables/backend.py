@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 
-from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
+from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.cleanup import remove
+from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
@@ -52,6 +53,10 @@ class Tables(Protocol):
         """Return the tables that somebody uses."""
         ...
 
+    def has_match(self, match: str) -> bool:
+        """Return whether the kernel takes rules with `-m MATCH`."""
+        ...
+
     def fingerprint(self, table: str) -> bytes:
         """Return, cheaply, a value that differs once rules of a table have been removed."""
         ...
@@ -64,7 +69,15 @@ class Tables(Protocol):
 class IptablesBackend:
     """See `dataplane.base.Backend`."""
 
-    def __init__(self, tables: Tables, sets: Sets, sysctls: Sysctls, family: Family) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        sets: Sets,
+        sysctls: Sysctls,
+        family: Family,
+        nfacct: Nfacct | None = None,
+    ) -> None:
+        """See the class; without ``nfacct`` no packets are counted."""
         self._tables = tables
         self._sets = sets
         self._sysctls = sysctls
@@ -76,6 +89,8 @@ class IptablesBackend:
         """States that no rules stand for. The ledger has them, so they are left alone until they change."""
         self._intact: dict[str, bytes] = {}
         """Fingerprints of tables that were found to hold what is ours."""
+        self._nfacct = nfacct
+        self._rules: tuple[RuleCount, ...] = ()
         self._needs_full = True
 
     @property
@@ -108,6 +123,7 @@ class IptablesBackend:
             quarantined={name: why for name, (_, why) in self._quarantine.items()},
             no_local_internal=no_local_internal,
             no_local_external=no_local_external,
+            rules=self._rules,
         )
 
     def observe(self) -> str:
@@ -184,7 +200,8 @@ class IptablesBackend:
 
         # Only a full plan writes the chain that this sysctl decides about.
         drop_invalid = plan.full and self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
-        skeleton = Skeleton(plan.node, drop_invalid=drop_invalid)
+        counters = usable(self._tables, self._nfacct) if plan.full and self._nfacct else frozenset[str]()
+        skeleton = Skeleton(plan.node, drop_invalid=drop_invalid, counters=counters)
         renderer = Renderer(plan.node)
         held = {name: state for name, (state, _) in self._quarantine.items()}
         fill = partial(Script, renderer=renderer, skeleton=skeleton, observed=observer.saved, held=held)
@@ -196,6 +213,7 @@ class IptablesBackend:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
                 self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
+        self._rules = script.tally.after(self._rules)
         for change, why in script.unsafe:
             self._hold(change, why)
         return changes, written

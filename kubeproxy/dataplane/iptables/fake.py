@@ -6,6 +6,7 @@ deletion of a chain that is not empty or is still referred to, the deletion of a
 match on a set that nobody made. Rules are kept as text: what a packet does is the netns tests' business.
 """
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,9 @@ class FakeTables:
         self.fail_next = ""
         self.refuse = ""
         self.refuse_at_commit = ""
+        self.counters: dict[str, int] = {}
+        """The nfacct objects of the namespace."""
+        self.has_nfacct = True
         """Like ``refuse``, but found out by the kernel and not by the program: no line is named."""
 
     def restore(self, text: str | Iterable[str]) -> None:
@@ -114,6 +118,14 @@ class FakeTables:
     def in_use(self) -> frozenset[str]:
         """See `backend.Tables.in_use`."""
         return frozenset(self.tables)
+
+    def has_match(self, match: str) -> bool:
+        """See `backend.Tables.has_match`."""
+        return match != "nfacct" or self.has_nfacct
+
+    def ensure(self, name: str) -> None:
+        """See `counters.Nfacct.ensure`."""
+        self.counters.setdefault(name, 0)
 
     def fingerprint(self, table: str) -> bytes:
         """See `backend.Tables.fingerprint`."""
@@ -161,11 +173,14 @@ class FakeTables:
         words = shlex.split(rule)
         if self.refuse and self.refuse in rule:
             raise Refusal(f"refused: {rule}")
-        if words.count("-j") != 1:
+        targets = [after for word, after in itertools.pairwise(words) if word == "-j"]
+        if len(targets) != 1 and not (targets == [] and "nfacct" in words):
             raise Refusal(f"not exactly one target in {rule}")
-        target = words[words.index("-j") + 1]
-        if target not in TARGETS and target not in chains:
-            raise Refusal(f"couldn't load target {target}")
+        for target in targets:
+            if target not in TARGETS and target not in chains:
+                raise Refusal(f"couldn't load target {target}")
+        if "--nfacct-name" in words and words[words.index("--nfacct-name") + 1] not in self.counters:
+            raise Refusal("No such file or directory")
         if "--match-set" in words and words[words.index("--match-set") + 1] not in self._sets.sets:
             raise Refusal("set does not exist")
 

@@ -16,6 +16,7 @@ from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps, target
+from kubeproxy.dataplane.iptables.tally import Tally
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
@@ -52,6 +53,7 @@ class Script:
         self._on_change = on_change
         self._before_commit = before_commit
         self._filter: list[Part] = []
+        self.tally = Tally(full=plan.full)
         self.unsafe: list[tuple[Change, str]] = []
         """Ports whose new state cannot be rendered, and so has no rules."""
 
@@ -78,7 +80,7 @@ class Script:
         full = self._plan.full
         yield from self._nat()
         if full or self._filter:
-            yield None, "*filter\n" + (self._skeleton.filter() if full else "")
+            yield None, "*filter\n" + (self._fixed("filter", self._skeleton.filter()) if full else "")
             yield from self._filter
             if full:
                 yield None, missing_jumps("filter", self._observed("filter"))
@@ -89,18 +91,23 @@ class Script:
 
     def _nat(self) -> Iterator[Part]:
         full = self._plan.full
-        yield None, "*nat\n" + (self._skeleton.nat() if full else "")
+        yield None, "*nat\n" + (self._fixed("nat", self._skeleton.nat()) if full else "")
         written: list[str] = []
         gone: list[str] = []
         needed: set[str] = set()
         for change in self._plan.changes:
             before, after = self._rendered(change.before), self._rendered(change.after, change)
             body = after.body if after.body != before.body else ""
-            yield change.name, body + dispatch.moved(before.nat_rules, after.nat_rules)
+            text = body + dispatch.moved(before.nat_rules, after.nat_rules)
+            self.tally.fragment(before, after)
+            self.tally.wrote("nat", text)
+            yield change.name, text
             written += after.chains
             gone += [chain for chain in before.chains if chain not in after.chains]
             if before.filter_rules != after.filter_rules:
-                self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
+                text = dispatch.moved(before.filter_rules, after.filter_rules)
+                self.tally.wrote("filter", text)
+                self._filter.append((change.name, text))
             self._on_change(change, _written(change, before, after))
         if full:
             found = self._observed("nat")
@@ -110,6 +117,10 @@ class Script:
         yield None, _removal(gone, needed)
         self._before_commit()
         yield None, "COMMIT\n"
+
+    def _fixed(self, table: str, lines: str) -> str:
+        self.tally.fixed(table, lines)
+        return lines
 
     def _rendered(self, state: ServiceState | None, wanted_by: Change | None = None) -> Fragment:
         if state is None or (self._held and self._held.get(state.name) == state):

@@ -114,10 +114,14 @@ def missing_jumps(table: str, saved: Saved) -> str:
 class Skeleton:
     """The fixed rules for one node and one family."""
 
-    def __init__(self, node: NodeState, *, drop_invalid: bool = True) -> None:
+    def __init__(
+        self, node: NodeState, *, drop_invalid: bool = True, counters: frozenset[str] = frozenset()
+    ) -> None:
+        """See `backend`; ``counters`` are the nfacct objects that rules may name."""
         self._node = node
         self._family = node.family
         self._drop_invalid = drop_invalid
+        self._counters = counters
         self._mark = f"{node.mark:#010x}"
 
     def nat(self) -> str:
@@ -141,6 +145,12 @@ class Skeleton:
             "-j MASQUERADE --random-fully\n"
         )
         yield f"-A {post} -m mark ! --mark {mark}/{mark} -j RETURN\n"
+        if self._node.nodeports_on_loopback and names.LOCALHOST_NODEPORTS_COUNTER in self._counters:
+            # Upstream has such a rule for every node port; one here sees the same connections, and no others pay.
+            yield (
+                f"-A {post} -m conntrack --ctstate DNAT --ctorigdst 127.0.0.0/8 "
+                f"-m nfacct --nfacct-name {names.LOCALHOST_NODEPORTS_COUNTER}\n"
+            )
         # The mark goes, lest a packet that passes the stack again (a VXLAN's) be masqueraded twice.
         yield f"-A {post} -j MARK --xor-mark {mark}\n"
         comment = '-m comment --comment "kubernetes service traffic requiring SNAT"'
@@ -165,7 +175,9 @@ class Skeleton:
         yield from self._cluster_ip_rules()
         if self._drop_invalid:
             # A packet outside the window is not translated back; its sender would be reset by the client.
-            yield f"-A {forward} -m conntrack --ctstate INVALID -j DROP\n"
+            name = names.CT_INVALID_COUNTER
+            count = f"-m nfacct --nfacct-name {name} " if name in self._counters else ""
+            yield f"-A {forward} -m conntrack --ctstate INVALID {count}-j DROP\n"
         comment = '-m comment --comment "kubernetes forwarding rules"'
         yield f"-A {forward} {comment} -m mark --mark {mark}/{mark} -j ACCEPT\n"
         yield (
