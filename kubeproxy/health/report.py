@@ -34,14 +34,14 @@ class SyncReport:
         """Note that so many Services were delivered, of which some differ."""
         self._metrics.service_changes.inc(seen)
         self._changes.services_changed(differing, self._clock.now())
-        self._show_pending()
+        self._show_waiting(something_new=differing > 0)
 
     def slices_changed(self, changes: Iterable[SliceChange]) -> None:
         """Note EndpointSlices that were delivered, each before and after."""
         delivered = list(changes)
         self._metrics.endpoint_changes.inc(len(delivered))
         self._changes.slices_changed(delivered, self._clock.now())
-        self._show_pending()
+        self._show_waiting(something_new=any(before != after for before, after in delivered))
 
     def note(self, status: SyncStatus) -> None:
         """Take over a new status."""
@@ -67,7 +67,7 @@ class SyncReport:
         metrics.conntrack_deleted.labels(label).inc(status.flows.deleted - before.flows.deleted)
         metrics.conntrack_failures.labels(label).inc(status.flows.failures - before.flows.failures)
         metrics.rejected.labels("object").set(len(status.rejected))
-        metrics.rejected.labels("port").set(len(status.quarantined))
+        metrics.rejected.labels("port").set(sum(len(each.quarantined) for each in self._last.values()))
 
     def synced(self, synced: Synced) -> None:
         """Take over what a successful sync has brought in."""
@@ -75,7 +75,7 @@ class SyncReport:
         programming = self._metrics.programming.labels(family.label)
         for seconds in self._changes.synced(family, synced.started, self._clock.wall()):
             programming.observe(seconds)
-        self._show_pending()
+        self._show_waiting()
         checks = health_checks(synced.world, synced.node.name, family, synced.scope)
         self._checks[family].take(checks, synced.node.nodeport_cidrs, full=synced.scope is None)
 
@@ -95,6 +95,8 @@ class SyncReport:
         for histogram in (self._metrics.sync_duration, kind):
             histogram.labels(label).observe(seconds)
 
-    def _show_pending(self) -> None:
+    def _show_waiting(self, *, something_new: bool = False) -> None:
+        for family in self._checks if something_new else ():
+            self._metrics.last_queued.labels(family.label).set(self._clock.wall())
         self._metrics.service_pending.set(self._changes.pending_services)
         self._metrics.endpoint_pending.set(self._changes.pending_slices)

@@ -22,6 +22,12 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
         yield both
 
 
+def nat_rules(node: Machine) -> int:
+    """Count the rules in chains of ours and those that lead there."""
+    lines = node.run("iptables-nft-save", "-t", "nat").stdout.splitlines()
+    return sum(line.startswith("-A") and "KUBE-" in line for line in lines)
+
+
 def test_one_machine_needs_nothing_else(machines: tuple[Machine, Machine]) -> None:
     node, peer = machines
     agent = node.agent()
@@ -34,6 +40,11 @@ def test_one_machine_needs_nothing_else(machines: tuple[Machine, Machine]) -> No
     assert node.run("curl", "-s", "http://127.0.0.1:10249/proxyMode").stdout == "iptables"
     metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
     assert 'kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}' in metrics
+    assert "kubeproxy_iptables_localhost_nodeports_accepted_packets_total 1.0" in metrics
+    assert "kubeproxy_iptables_ct_state_invalid_dropped_packets_total 0.0" in metrics
+    assert (
+        f'kubeproxy_sync_proxy_rules_iptables_total{{ip_family="IPv4",table="nat"}} {nat_rules(node)}.0' in metrics
+    )
     until(lambda: "Starting" in node.kubectl("get", "events").stdout, "its start is an Event of the Node")
     shown = node.run("kubeproxy", "status")
     assert shown.returncode == 0, shown.stdout + shown.stderr

@@ -7,6 +7,7 @@ from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
@@ -23,7 +24,7 @@ class Mode(Record, frozen=True, kw_only=True):
 
 def _iptables(flavour: Flavour) -> Callable[[Family], Backend]:
     return lambda family: IptablesBackend(
-        Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family
+        Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family, Nfacct()
     )
 
 

@@ -82,6 +82,29 @@ async def test_changes_are_counted_and_wait_until_a_sync_brought_them_in() -> No
     assert [it.value(f"sync_proxy_rules_{name}_total") for name in names] == [3, 3]
 
 
+async def test_the_newest_change_is_when_a_sync_was_last_queued() -> None:
+    it = Rig()
+    name = "sync_proxy_rules_last_queued_timestamp_seconds"
+    it.publish(queued_since=it.clock.now())
+    assert it.value(name, **FAMILY) == it.clock.wall()
+    await it.clock.step(5)
+    piece = endpoint_slice("web", "80", ["10.0.0.1"])
+    it.report.slices_changed([(piece, piece)])
+    it.report.services_changed(seen=1, differing=0)
+    assert it.value(name, **FAMILY) == it.clock.wall() - 5
+    for change in (lambda: it.report.services_changed(1, 1), lambda: it.report.slices_changed([(piece, None)])):
+        await it.clock.step(5)
+        change()
+        assert it.value(name, **FAMILY) == it.clock.wall()
+
+
+def test_ports_that_the_kernel_refuses_are_counted_over_both_families() -> None:
+    it = Rig()
+    it.publish(syncs=1, quarantined=(("a", "x"),))
+    it.report.note(SyncStatus(family=Family.V6, syncs=1, quarantined=(("a", "x"), ("b", "x"))))
+    assert it.value("rejected_objects", kind="port") == 3
+
+
 async def test_how_long_a_change_took_is_observed_when_it_is_in() -> None:
     it = Rig()
     await it.clock.step(1)
