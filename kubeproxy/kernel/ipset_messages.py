@@ -79,43 +79,40 @@ def encode_type(family: Family, kind: SetType) -> bytes:
     return struct.pack("=BBH", AF[family], 0, 0) + protocol + name + attribute(ATTR_FAMILY, bytes([AF[family]]))
 
 
-def _rows(family: Family) -> tuple[struct.Struct, struct.Struct]:
-    """Return the layouts of an address, and of an endpoint: the same with port, protocol and the address again."""
-    size = 4 if family is Family.V4 else 16
-    line = "HHI"
-    return (
-        struct.Struct(f"=HH HHHH{size}s {line}"),
-        struct.Struct(f"=HH HHHH{size}s HH2sxx HHBxxx HHHH{size}s {line}"),
-    )
-
-
-_ROWS = {family: _rows(family) for family in Family}
-
-_LINE = (8, ATTR_LINENO | NLA_F_NET_BYTEORDER, 0)
+_LINE = struct.pack("=HHI", 8, ATTR_LINENO | NLA_F_NET_BYTEORDER, 0)
 """The kernel writes the number of an entry that it refuses into this attribute."""
+
+
+def _endpoint_row(family: Family) -> struct.Struct:
+    """Return the layout of an endpoint between the head that every entry has and the line number."""
+    size = 4 if family is Family.V4 else 16
+    return struct.Struct(f"={size}s HH2sxx HHBxxx HHHH{size}s")
+
+
+_ENDPOINT_ROWS = {family: _endpoint_row(family) for family in Family}
 
 
 def encode_entries(family: Family, name: str, entries: Sequence[Member]) -> bytes:
     """Encode the body of a message that adds or deletes entries of one type, at most `BATCH`."""
     assert len(entries) <= BATCH
     v4 = family is Family.V4
-    (address_row, endpoint_row), size = _ROWS[family], (4 if v4 else 16)
+    size = 4 if v4 else 16
     ip_head = (size + 4, (IPADDR_IPV4 if v4 else IPADDR_IPV6) | NLA_F_NET_BYTEORDER)
     first = (ATTR_DATA | NLA_F_NESTED, size + 8, DATA_IP | NLA_F_NESTED, *ip_head)
     again = (size + 8, DATA_IP2 | NLA_F_NESTED, *ip_head)
     port_head = (6, DATA_PORT | NLA_F_NET_BYTEORDER)
     protocol_head = (5, DATA_PROTO)
+    row, head_size = _ENDPOINT_ROWS[family], 12
+    address_head = struct.pack("=6H", head_size + size + len(_LINE), *first)
+    endpoint_head = struct.pack("=6H", head_size + row.size + len(_LINE), *first)
     rows = []
     for entry in entries:
         if isinstance(entry, str):
-            rows.append(address_row.pack(address_row.size, *first, _packed(entry, v4), *_LINE))
+            rows.append(address_head + _packed(entry, v4) + _LINE)
             continue
-        address, protocol, port = entry
-        ip, tail = (
-            _packed(address, v4),
-            (*port_head, port.to_bytes(2, "big"), *protocol_head, PROTOCOL_NUMBER[protocol]),
-        )
-        rows.append(endpoint_row.pack(endpoint_row.size, *first, ip, *tail, *again, ip, *_LINE))
+        ip, port = _packed(entry[0], v4), entry[2].to_bytes(2, "big")
+        number = PROTOCOL_NUMBER[entry[1]]
+        rows.append(endpoint_head + row.pack(ip, *port_head, port, *protocol_head, number, *again, ip) + _LINE)
     body = attribute(ATTR_ADT | NLA_F_NESTED, b"".join(rows))
     return encode_head(family, name) + attribute(ATTR_LINENO, bytes(4)) + body
 

@@ -34,6 +34,9 @@ class Protocol(StrEnum):
     UDP = "UDP"
     SCTP = "SCTP"
 
+    __hash__ = str.__hash__
+    """An Enum's own is Python code, and protocols are part of nearly every key."""
+
 
 class ServiceType(StrEnum):
     """core/v1 ServiceType."""

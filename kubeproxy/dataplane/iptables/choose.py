@@ -14,40 +14,41 @@ FAN_OUT = 16
 _PROBABILITY = tuple(f"{1 / n:.10f}" if n else "" for n in range(LINEAR_MAX + 1))
 
 
-def choose(chain: str, match: str, ways: Sequence[str], chains: list[str], lines: list[str]) -> None:
-    """Fill a chain so that each way ("-j …") is taken equally often by what matches ("-p tcp ", say).
+def choose(chain: str, match: str, jump: str, ends: Sequence[str], chains: list[str], lines: list[str]) -> None:
+    """Fill a chain so that what matches ("-p tcp ", say) jumps ("-j ") to each end equally often.
 
     Chains that are made for it are added to ``chains``, all lines to ``lines``.
     """
-    if len(ways) <= LINEAR_MAX:
-        _in_a_row(chain, match, ways, lines)
+    if len(ends) <= LINEAR_MAX:
+        _in_a_row(chain, match, jump, ends, lines)
     else:
-        _Tree(chain, match, chains, lines).branch(chain, ways)
+        _Tree(chain, match, jump, chains, lines).branch(chain, ends)
 
 
-def _in_a_row(chain: str, match: str, ways: Sequence[str], lines: list[str]) -> None:
+def _in_a_row(chain: str, match: str, jump: str, ends: Sequence[str], lines: list[str]) -> None:
     head = f"-A {chain} {match}-m statistic --mode random --probability "
-    left = len(ways)
-    for way in ways[:-1]:
-        lines.append(f"{head}{_PROBABILITY[left]} {way}\n")
+    left = len(ends)
+    for end in ends[:-1]:
+        lines.append(f"{head}{_PROBABILITY[left]} {jump}{end}\n")
         left -= 1
-    lines.append(f"-A {chain} {match}{ways[-1]}\n")
+    lines.append(f"-A {chain} {match}{jump}{ends[-1]}\n")
 
 
 class _Tree:
-    def __init__(self, root: str, match: str, chains: list[str], lines: list[str]) -> None:
+    def __init__(self, root: str, match: str, jump: str, chains: list[str], lines: list[str]) -> None:
         self._root = root
         self._match = match
+        self._jump = jump
         self._chains = chains
         self._lines = lines
         self._parts = 0
 
-    def branch(self, chain: str, ways: Sequence[str]) -> None:
-        """Split the ways over chains of chains; a part is taken with its share of what remains."""
-        size = -(-len(ways) // FAN_OUT)
-        remaining = len(ways)
-        for start in range(0, len(ways), size):
-            part = ways[start : start + size]
+    def branch(self, chain: str, ends: Sequence[str]) -> None:
+        """Split the ends over chains of chains; a part is taken with its share of what remains."""
+        size = -(-len(ends) // FAN_OUT)
+        remaining = len(ends)
+        for start in range(0, len(ends), size):
+            part = ends[start : start + size]
             self._parts += 1
             branch = names.part_chain(self._root, self._parts)
             self._chains.append(branch)
@@ -55,7 +56,7 @@ class _Tree:
             if len(part) > LINEAR_MAX:
                 self.branch(branch, part)
             else:
-                _in_a_row(branch, self._match, part, self._lines)
+                _in_a_row(branch, self._match, self._jump, part, self._lines)
             share = f"-m statistic --mode random --probability {len(part) / remaining:.10f} "
             self._lines.append(f"-A {chain} {share if len(part) < remaining else ''}-j {branch}\n")
             remaining -= len(part)

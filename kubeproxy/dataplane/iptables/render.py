@@ -225,16 +225,16 @@ class _Port:
         if self.state.affinity_seconds:
             self._remember(chain, targets)
             return
-        ways = [f"-j DNAT --to-destination {target.text}" for target in targets]
-        choose(chain, f"-p {self.protocol} ", ways, self.chains, self.lines)
+        ends = [target.text for target in targets]
+        choose(chain, f"-p {self.protocol} ", "-j DNAT --to-destination ", ends, self.chains, self.lines)
 
     def _remember(self, chain: str, targets: Sequence[Target]) -> None:
         """Send a client to the endpoint that it had; xt_recent remembers, one list an endpoint."""
-        ways, returning = [], []
+        ends, returning = [], []
         known = set(self.chains)
         for target in targets:
             own = names.endpoint_chain(self.state.name, target.text)
-            ways.append(f"-j {own}")
+            ends.append(own)
             test = f"-m recent --name {own} --rcheck --seconds {self.state.affinity_seconds} --reap"
             returning.append(f"-A {chain} {test} -j {own}\n")
             if own not in known:  # the other policy's chain may have it already
@@ -244,7 +244,7 @@ class _Port:
                     f":{own} - [0:0]\n-A {own} -p {self.protocol} -m recent --name {own} --set {dnat}\n"
                 )
         self.lines += returning
-        choose(chain, "", ways, self.chains, self.lines)
+        choose(chain, "", "-j ", ends, self.chains, self.lines)
 
 
 def _check(state: ServiceState, name: str) -> None:

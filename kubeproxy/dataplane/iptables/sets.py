@@ -4,7 +4,6 @@ Several ports may have the same entry, so entries are counted. An entry is in th
 rely on it, and leaves after they are gone.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -60,30 +59,31 @@ class SharedSet:
         self._name = name
         self._kind = kind
         self._entries = entries
-        self._uses: Counter[Member] = Counter()
-        self._present: set[Member] = set()
+        self._uses: dict[Member, int] = {}
+        """How many ports need each entry that is, or is about to be, in the kernel."""
         self._missing: list[Member] = []
 
     def adopt(self) -> None:
         """Make sure of the set and learn what it holds; forget every use."""
         self._sets.create(self._name, self._kind)
-        self._present = self._sets.members(self._name)
-        self._uses.clear()
+        self._uses = dict.fromkeys(self._sets.members(self._name), 0)
         self._missing.clear()
 
     def change(self, change: Change) -> None:
         """Count a change's entries, adding new ones to the kernel a batch at a time."""
-        before = self._entries(change.before) if change.before else ()
-        after = self._entries(change.after) if change.after else ()
+        before = () if change.before is None else self._entries(change.before)
+        after = () if change.after is None else self._entries(change.after)
         if before == after:
             return
+        uses = self._uses
         for entry in after:
-            self._uses[entry] += 1
-            if entry not in self._present:
-                self._present.add(entry)
+            count = uses.get(entry)
+            if count is None:
+                count = 0
                 self._missing.append(entry)
+            uses[entry] = count + 1
         for entry in before:
-            self._uses[entry] -= 1
+            uses[entry] -= 1
         if len(self._missing) >= BATCH:
             self.flush()
 
@@ -95,13 +95,13 @@ class SharedSet:
 
     def sweep(self, changes: Iterable[Change] | None) -> None:
         """Take out entries that no port uses any more: those of ``changes``, or (None) all."""
+        uses = self._uses
         if changes is None:
-            candidates = self._present
+            stale = [entry for entry, count in uses.items() if count <= 0]
         else:
-            candidates = {entry for each in changes if each.before for entry in self._entries(each.before)}
-        stale = [entry for entry in candidates if self._uses[entry] <= 0]
-        for entry in stale:
-            del self._uses[entry]
+            touched = {entry for each in changes if each.before for entry in self._entries(each.before)}
+            stale = [entry for entry in touched if uses[entry] <= 0]
         if stale:
             self._sets.delete(self._name, stale)
-            self._present.difference_update(stale)
+        for entry in stale:
+            del uses[entry]
