@@ -213,6 +213,25 @@ def test_beside_a_file_only_some_flags_count(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--master=https://127.0.0.1 --kubeconfig=/k --hostname-override=n1 --conntrack-max-per-core=131072 --v=2 "
+        "--oom-score-adj=-998 --cluster-cidr=100.96.0.0/11",
+        "--proxy-mode=iptables --healthz-bind-address=127.0.0.1 --cluster-cidr=10.42.0.0/16,fd42::/56 "
+        "--conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0s --conntrack-tcp-timeout-close-wait=0s "
+        "--detect-local-mode=ClusterCIDR --masquerade-all=false",
+        "--iptables-sync-period=1m --iptables-min-sync-period=10s --ipvs-sync-period=1m "
+        "--ipvs-min-sync-period=10s --detect-local-mode=NodeCIDR --nodeport-addresses=primary "
+        "--kube_api_qps=20 --kube_api_burst=30",
+        "--bind-address=:: --metrics-bind-address=[::]:10249 --profiling=false --feature-gates= --vmodule= "
+        "--cleanup=0",
+    ],
+)
+def test_command_lines_of_clusters_are_taken_without_a_word(line: str) -> None:
+    assert parse(line.split()).notes == ()
+
+
 def test_a_kubeadm_clusters_file_is_read_without_a_word() -> None:
     options = parse(["--config=tests/manifests/kubeadm-kube-proxy.conf", "--hostname-override=node1"])
     assert options.notes == ()
