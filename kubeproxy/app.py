@@ -18,6 +18,9 @@ from kubeproxy.config.mismatch import mismatches, primary_family
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.dataplane.leftovers.machine import whole_kernel
+from kubeproxy.dataplane.leftovers.removal import Kept, remove
+from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.changes import Changes
 from kubeproxy.health.debug import About, metrics_app
@@ -55,6 +58,7 @@ from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
+from kubeproxy.sync.leftovers import Sweeper
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 from kubeproxy.trace.condition import condition_of
 from kubeproxy.trace.explainer import Explainer
@@ -117,6 +121,9 @@ class Agent:
         self._report = SyncReport(self._metrics, self._health, changes, self._checks, clock)
         count_packets(self._metrics)
         self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
+        kept = Kept(mode=Mode.IPTABLES, flavour=flavour)
+        sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, kept)
+        self._sweeper = Sweeper(sweep, host.served, clock)
         self._syncers = [self._syncer(family) for family in host.served]
         self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
         self._slices = self._follow(
@@ -166,6 +173,7 @@ class Agent:
             tasks.create_task(self._end_when_unfit())
             tasks.create_task(self._recorder.run())
             tasks.create_task(self._announcer.watch(self._health, self._clock))
+            tasks.create_task(self._sweeper.run())
             for informer in self._informers:
                 tasks.create_task(informer.run())
             for syncer in self._syncers:
@@ -237,6 +245,7 @@ class Agent:
 
     def _sync_ended(self, status: SyncStatus) -> None:
         self._report.note(status)
+        self._sweeper.note(status)
         self._announcer.note(status)
 
     def _away_since(self) -> float | None:
@@ -325,6 +334,7 @@ class Agent:
             not_served=self._host.missing,
             hints=self._host.hints,
             health_checks=tuple(check for each in self._checks.values() for check in each.status()),
+            leftovers=self._sweeper.complaints,
         )
 
 

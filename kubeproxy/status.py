@@ -145,6 +145,7 @@ def _complaints(status: AgentStatus) -> Iterator[str]:
             yield f"{port} is not open: {check.trouble}"
     for family in status.families:
         yield from _troubles(family, status.clock)
+    yield from (f"left by another proxy: {text}" for text in status.leftovers)
 
 
 def _troubles(family: SyncStatus, now: float) -> Iterator[str]:

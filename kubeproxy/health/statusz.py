@@ -38,3 +38,5 @@ class AgentStatus(Record, frozen=True, kw_only=True):
     hints: tuple[str, ...] = ()
     """What is likely to be wrong with the host, and is not ours to change."""
     health_checks: tuple[HealthCheckStatus, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """What another proxy left on the node and could not be removed, and what to do."""

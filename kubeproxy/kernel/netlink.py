@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_messages import (
@@ -111,6 +111,12 @@ class NetlinkSocket:
         for start in range(0, len(bodies), PIPELINE):
             codes += self._pipeline(kind, bodies[start : start + PIPELINE], what)
         return codes
+
+    def exchange(self, encode: Callable[[int], bytes], what: str = "netlink") -> list[bytes]:
+        """Send what ``encode`` makes for a sequence number: several messages, of which one asks for an answer."""
+        self._sequence += 1
+        self._socket.send(encode(self._sequence))
+        return [answer for _, answer in self._answers(what)]
 
     def _pipeline(self, kind: int, bodies: Sequence[bytes], what: str) -> list[int]:
         first = self._sequence + 1

@@ -1,6 +1,6 @@
 """nfacct counters: made for rules to count in (`-m nfacct --nfacct-name NAME`), read when somebody asks.
 
-A counter lives in the network namespace, has no owner and outlasts the rules: like upstream, nobody deletes it.
+A counter lives in the network namespace, has no owner and outlasts the rules; a cleanup deletes it.
 """
 
 import errno
@@ -8,7 +8,7 @@ import errno
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL
-from kubeproxy.kernel.nfacct_messages import CMD_GET, CMD_NEW, SUBSYSTEM, decode_packets, encode_name
+from kubeproxy.kernel.nfacct_messages import CMD_DELETE, CMD_GET, CMD_NEW, SUBSYSTEM, decode_packets, encode_name
 
 
 class Nfacct:
@@ -29,6 +29,17 @@ class Nfacct:
         except (KernelError, OSError):
             return None
         return decode_packets(answer)
+
+    def delete(self, name: str) -> bool:
+        """Delete a counter unless a rule counts in it; return whether it is gone. Raises KernelError, OSError."""
+        try:
+            self._request(CMD_DELETE, 0, name)
+        except NetlinkError as error:
+            if error.code == errno.EBUSY:
+                return False
+            if error.code not in (errno.ENOENT, errno.EINVAL):  # no such counter; a kernel without any
+                raise
+        return True
 
     def _request(self, command: int, flags: int, name: str) -> list[bytes]:
         with NetlinkSocket(NETLINK_NETFILTER) as netlink:

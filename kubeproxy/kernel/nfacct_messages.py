@@ -6,7 +6,7 @@ Numbers are those of linux/netfilter/nfnetlink_acct.h.
 from kubeproxy.kernel.netlink_messages import attribute, attributes
 
 SUBSYSTEM = 7 << 8
-CMD_NEW, CMD_GET = 0, 1
+CMD_NEW, CMD_GET, CMD_DELETE = 0, 1, 3
 ATTR_NAME, ATTR_PACKETS = 1, 2
 
 NAME_MAX = 31

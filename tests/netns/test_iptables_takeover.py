@@ -43,19 +43,6 @@ def lab() -> Iterator[PacketLab]:
         yield built
 
 
-@pytest.mark.parametrize("flavour", list(Flavour))
-def test_a_new_agent_takes_over_without_a_lost_request(lab: PacketLab, flavour: Flavour) -> None:
-    objects = service("web", VIP), endpoint_slice("web", "80", [BE1, BE2])
-    row = Row(name="", objects=objects, probes={})
-    with programmed(lab, row, flavour):
-        answers = []
-        for turn in range(30):
-            if turn % 3 == 0:
-                sync(lab, backend_in(flavour), world(*objects))
-            answers.append(lab.probe("pod", Protocol.TCP, VIP, 80))
-        assert all(not isinstance(each, str) for each in answers), answers
-
-
 FOREIGN_NAT = """*nat
 :DOCKER - [0:0]
 -A DOCKER -j RETURN

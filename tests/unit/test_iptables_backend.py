@@ -1,10 +1,12 @@
 """The backend against the model kernel: what it writes, what it leaves alone, and how it recovers."""
 
+import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import Applied, SyncFailed
-from kubeproxy.dataplane.iptables.backend import ROUTE_LOCALNET, TCP_BE_LIBERAL, IptablesBackend
+from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL, IptablesBackend
 from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.tables import JUMPS
 from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.ipset_messages import SetType
@@ -438,3 +440,52 @@ def test_the_layout_stays_lean(services: int, endpoints: int) -> None:
     assert len(ours) == 7 + services * (2 + endpoints)
     assert len(node.service_chains()) == 1 + services
     assert sum("--comment" in rule for rule in ours) == 2 + services
+
+
+def test_route_localnet_is_set_back_by_whoever_set_it() -> None:
+    node = Node(web(), web_slice())
+    node.sysctls.values[ROUTE_LOCALNET] = "0"
+    node.full()
+    node.restart()
+    node.tables.flush("nat")
+    node.full()  # a new agent that finds 1, and no mark: it cannot know
+    assert MARK not in node.tables.tables["nat"]
+    node.sysctls.values[ROUTE_LOCALNET] = "0"
+    node.full()
+    node.tables.flush("nat")
+    node.full()  # the same agent remembers
+    node.restart()
+    node.full()
+    node.backend.cleanup()
+    assert node.sysctls.values[ROUTE_LOCALNET] == "0"
+    assert MARK not in node.tables.tables["nat"]
+
+
+def test_route_localnet_of_somebody_else_stays() -> None:
+    node = Node(web(), web_slice())
+    node.sysctls.values[ROUTE_LOCALNET] = "1"
+    node.full()
+    node.backend.cleanup()
+    assert node.sysctls.values[ROUTE_LOCALNET] == "1"
+
+
+def test_route_localnet_is_set_back_when_node_ports_leave_127_0_0_1() -> None:
+    node = Node(web(), web_slice())
+    node.sysctls.values[ROUTE_LOCALNET] = "0"
+    node.full()
+    node.settings = msgspec.structs.replace(SETTINGS, localhost_nodeports=False)
+    node.restart()
+    node.full()
+    assert node.sysctls.values[ROUTE_LOCALNET] == "0"
+    assert MARK not in node.tables.tables["nat"]
+
+
+def test_a_jump_between_the_same_chains_on_other_conditions_is_not_ours() -> None:
+    """kube-proxy's ipvs mode has one, and it is removed with that mode."""
+    node = Node(web(), web_slice())
+    theirs = '-m comment --comment "kube-proxy firewall rules" -j KUBE-PROXY-FIREWALL'
+    node.tables.restore(f"*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n-I FORWARD {theirs}\nCOMMIT\n")
+    node.full()
+    ours = [rule for rule in node.rules("FORWARD", "filter") if rule.endswith("-j KUBE-PROXY-FIREWALL")]
+    assert len(ours) == 2
+    assert "--ctstate NEW" in ours[0]

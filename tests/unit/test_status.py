@@ -113,6 +113,13 @@ def test_what_is_dropped_for_want_of_local_endpoints_is_said_and_no_complaint() 
     assert "ns/svc-19/TCP and 5 more" in text
 
 
+def test_what_another_proxy_left_is_said() -> None:
+    left = msgspec.structs.replace(agent(), leftovers=("set KUBE-IPVS-IPS stays: delete the rule",))
+    code, text = shown(left)
+    assert code == 3
+    assert "left by another proxy: set KUBE-IPVS-IPS stays: delete the rule" in text
+
+
 def test_a_change_on_its_way_is_no_complaint() -> None:
     assert shown(agent(family=msgspec.structs.replace(SYNCED, queued_since=499.0)))[0] == 0
 

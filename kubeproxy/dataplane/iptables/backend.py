@@ -8,6 +8,7 @@ Cost of a change: rendering is that of the change; the kernel's part is iptables
 whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 """
 
+import logging
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -17,11 +18,15 @@ from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFaile
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.cleanup import remove
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
+from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
+from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
 from kubeproxy.dataplane.iptables.tables import CANARY_RULE, CHAINS, Saved, Skeleton, parse_save
 from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.dataplane.leftovers.removal import remove_chains
+from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
@@ -31,7 +36,8 @@ from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
 
-ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
+log = logging.getLogger(__name__)
+
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
 
 MAX_CULPRITS = 16
@@ -91,6 +97,7 @@ class IptablesBackend:
         """Fingerprints of tables that were found to hold what is ours."""
         self._nfacct = nfacct
         self._rules: tuple[RuleCount, ...] = ()
+        self._turned_localnet_on = False
         self._needs_full = True
 
     @property
@@ -144,7 +151,14 @@ class IptablesBackend:
         """See `Backend.cleanup`."""
         self._needs_full = True
         self._ledger.clear()
-        remove(self._tables, self._sets, self._family)
+        for complaint in remove_chains(self._tables, IPTABLES_OWNED):
+            log.warning("%s", complaint)
+        if "nat" in self._tables.in_use() and localnet.MARK in parse_save("nat", self._tables.save("nat")).chains:
+            localnet.turn_off(self._tables, self._sysctls)
+        self._turned_localnet_on = False
+        # While the other flavour's rules refer to a set it stays; removing those takes it along.
+        for set_name in names.SETS[self._family]:
+            self._sets.destroy(set_name)
 
     def _release(self) -> None:
         """Let go of ports in quarantine that have changed, or are not wanted any more."""
@@ -152,12 +166,18 @@ class IptablesBackend:
         for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
             del self._quarantine[name]
 
-    def _prepare(self, node: NodeState) -> None:
-        """Make what rules refer to."""
+    def _route_localnet(self, node: NodeState, saved: Saved) -> None:
+        """Let 127.0.0.1 be translated, or not any more; after the rules, which keep the wire out of it."""
+        marked = localnet.MARK in saved.chains
+        self._turned_localnet_on |= marked
         if node.nodeports_on_loopback:
-            self._sysctls.ensure(ROUTE_LOCALNET, "1")
-        self._hairpin.adopt()
-        self._cluster_ips.adopt()
+            if localnet.turn_on(self._tables, self._sysctls):
+                self._turned_localnet_on = True
+            elif self._turned_localnet_on and not marked:
+                localnet.leave_mark(self._tables)  # somebody flushed it away
+        elif marked:
+            localnet.turn_off(self._tables, self._sysctls)
+            self._turned_localnet_on = False
 
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
@@ -166,8 +186,11 @@ class IptablesBackend:
             with _Observer(self._tables) as observer:
                 if plan.full:
                     observer.start()
-                    self._prepare(plan.node)
+                    self._hairpin.adopt()
+                    self._cluster_ips.adopt()
                 changes, written = self._restore(plan, observer)
+                if plan.full:
+                    self._route_localnet(plan.node, observer.saved("nat"))
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
         except (KernelError, OSError) as error:

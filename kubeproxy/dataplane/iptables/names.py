@@ -51,6 +51,9 @@ COUNTERS = (CT_INVALID_COUNTER, LOCALHOST_NODEPORTS_COUNTER)
 CLUSTER_IPS = {Family.V4: "KUBE-CLUSTER-IPS", Family.V6: "KUBE-6-CLUSTER-IPS"}
 """ipset of every cluster IP, whatever becomes of its ports."""
 
+SETS = {family: (LOCAL_ENDPOINTS[family], CLUSTER_IPS[family]) for family in Family}
+"""All ipsets."""
+
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 LOWER = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}

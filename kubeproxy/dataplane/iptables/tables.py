@@ -66,8 +66,11 @@ class Saved(Record, frozen=True, kw_only=True):
     """Rules that stand in somebody else's chains and lead into ours, without the verb."""
 
     def has(self, jump: Jump) -> bool:
-        """Return whether a rule leads from the jump's chain to its target."""
-        head, tail = f"{jump.chain} ", f"-j {jump.target}"
+        """Return whether a rule leads from the jump's chain to its target, on its conditions.
+
+        The ipvs mode has one between the same two chains on none, which goes with that mode.
+        """
+        head, tail = f"{jump.chain} {jump.match}", f"-j {jump.target}"
         return any(rule.startswith(head) and rule.endswith(tail) for rule in self.rules)
 
 

@@ -1,0 +1,218 @@
+"""Removing what other proxies and other modes left, and in a cleanup what ours left too.
+
+Called when what is to serve instead stands in the kernel already, so that no connection meets a gap: those that
+are established go on by their conntrack entries, whoever wrote the rule that translated them. (Connections
+through IPVS virtual servers have no such entry of their own and end with the servers, as they do when
+kube-proxy changes its mode.)
+
+What cannot be removed is told in words, each with what to do, and is worth trying again. Blocking.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
+
+from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.leftovers import upstream
+from kubeproxy.dataplane.leftovers.chains import removal
+from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, IPVS_OWNED, Mode, Owned
+from kubeproxy.kernel.exec import CommandMissing, KernelError
+from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Record
+
+
+class Tables(Protocol):
+    """The iptables programs of one family and one flavour (`kernel.iptables.Iptables`)."""
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        """Commit a restore text."""
+        ...
+
+    def in_use(self) -> frozenset[str]:
+        """Return the tables that somebody uses."""
+        ...
+
+    def save(self, table: str) -> str:
+        """Return `iptables-save` of one table."""
+        ...
+
+
+class Sets(Protocol):
+    """ipsets of one family (`kernel.ipset.Ipset`)."""
+
+    def destroy(self, name: str) -> bool:
+        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
+        ...
+
+
+class Nftables(Protocol):
+    """nftables' tables (`kernel.nftables.Nftables`)."""
+
+    def delete_table(self, family: Family, name: str) -> bool:
+        """Delete a table; return whether there was one."""
+        ...
+
+
+class Devices(Protocol):
+    """Network devices (`kernel.devices.Devices`)."""
+
+    def kind(self, name: str) -> str | None:
+        """Return the kind of a device, None when there is no such device."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a device; one that is not there is no error."""
+        ...
+
+
+class Ipvs(Protocol):
+    """IPVS (`kernel.ipvs.Ipvs`)."""
+
+    def flush(self) -> bool:
+        """Remove every virtual server; return False when the kernel has no IPVS."""
+        ...
+
+
+class Counters(Protocol):
+    """Packet counters of rules (`kernel.nfacct.Nfacct`)."""
+
+    def delete(self, name: str) -> bool:
+        """Delete a counter unless a rule counts in it; return whether it is gone (or never was)."""
+        ...
+
+
+class Kernel(Record, frozen=True, kw_only=True):
+    """Everything in which a proxy may have left something."""
+
+    tables: Callable[[Family, Flavour], Tables]
+    sets: Callable[[Family], Sets]
+    nftables: Nftables
+    devices: Devices
+    ipvs: Ipvs
+    counters: Counters
+    sysctls: Sysctls
+
+
+class Kept(Record, frozen=True, kw_only=True):
+    """What serves now, and stays."""
+
+    mode: Mode
+    flavour: Flavour | None = None
+    """Where its iptables rules are, if it has any."""
+
+
+def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> tuple[str, ...]:
+    """Remove from these families all that is not ``kept`` (None: all); return complaints about what is left."""
+    complaints: list[str] = []
+    for family in families:
+        for flavour in Flavour:
+            _told(complaints, f"iptables-{flavour}, {family.label}", _chains(kernel, family, flavour, kept))
+        # Sets come after the rules that refer to them, in both flavours.
+        _told(complaints, f"ipsets, {family.label}", _sets(kernel, family, kept))
+        if kept is None or kept.mode is not Mode.NFTABLES:
+            _told(complaints, f"nftables, {family.label}", _nft(kernel, family))
+    if kept is None or kept.mode is not Mode.IPVS:
+        _told(complaints, "IPVS", _ipvs(kernel))
+    if kept is None:
+        _told(complaints, "nfacct", _counters(kernel))
+    return tuple(complaints)
+
+
+def owned_in(flavour: Flavour, kept: Kept | None) -> Owned | None:
+    """Return what of one flavour's tables is to go, None when nothing is. Pure."""
+    if kept is None or kept.flavour is not flavour:
+        return EVERY_OWNED
+    return IPVS_OWNED if kept.mode is Mode.IPTABLES else None
+
+
+def kept_sets(family: Family, kept: Kept | None) -> tuple[str, ...]:
+    """Return the ipsets that stay. Pure."""
+    by_mode: Mapping[Mode, tuple[str, ...]] = {
+        Mode.IPTABLES: names.SETS[family],
+        Mode.IPVS: upstream.IPVS_SETS[family],
+        Mode.NFTABLES: (),
+    }
+    return () if kept is None else by_mode[kept.mode]
+
+
+def _told(complaints: list[str], where: str, found: Iterator[str]) -> None:
+    """Take in complaints; an error is one, and says nothing against what comes next."""
+    try:
+        for complaint in found:
+            complaints.append(f"{where}: {complaint}")
+    except (KernelError, OSError) as error:
+        complaints.append(f"{where}: {error}")
+
+
+def _chains(kernel: Kernel, family: Family, flavour: Flavour, kept: Kept | None) -> Iterator[str]:
+    owned = owned_in(flavour, kept)
+    if owned is None:
+        return
+    tables = kernel.tables(family, flavour)
+    try:
+        yield from remove_chains(tables, owned)
+        if family is Family.V4 and (kept is None or kept.flavour is not flavour):
+            _route_localnet(kernel, tables, kept)
+    except CommandMissing as missing:
+        # A host that has not got the programs has nothing there, as a rule; of legacy tables the kernel can tell.
+        if flavour is Flavour.LEGACY and tables.in_use():
+            yield f"legacy tables are in use, and nobody can look into them for a proxy's rules: {missing}"
+
+
+def _route_localnet(kernel: Kernel, tables: Tables, kept: Kept | None) -> None:
+    """Take back the sysctl that we set, or leave the note that we did with what serves now."""
+    if "nat" not in tables.in_use() or f"\n:{localnet.MARK} " not in tables.save("nat"):
+        return
+    if kept is not None and kept.mode is Mode.IPTABLES and kept.flavour is not None:
+        localnet.leave_mark(kernel.tables(Family.V4, kept.flavour))
+        localnet.remove_mark(tables)
+    else:
+        localnet.turn_off(tables, kernel.sysctls)
+
+
+def remove_chains(tables: Tables, owned: Owned) -> Iterator[str]:
+    """Remove a mode's chains and jumps from the tables; yield complaints. Raises KernelError, OSError."""
+    # A table that nobody uses, or that this kernel does not even have, must not be made by looking into it.
+    present = tables.in_use()
+    for table in (each for each in owned.chains if each in present):
+        plan = removal(table, tables.save(table), owned)
+        if plan.text:
+            tables.restore(plan.text)
+        for chain, rule in plan.stuck:
+            yield f"chain {chain} of table {table} stays, empty: delete the rule that leads to it, `{rule}`"
+
+
+def _sets(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
+    stay = kept_sets(family, kept)
+    sets = kernel.sets(family)
+    for name in dict.fromkeys(upstream.IPVS_SETS[family] + names.SETS[family]):
+        if name not in stay and not sets.destroy(name):
+            yield f"set {name} stays: delete the iptables rule that refers to it"
+
+
+def _counters(kernel: Kernel) -> Iterator[str]:
+    for name in names.COUNTERS:
+        if not kernel.counters.delete(name):
+            yield f"counter {name} stays: delete the iptables rule that counts in it"
+
+
+def _nft(kernel: Kernel, family: Family) -> Iterator[str]:
+    kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
+    yield from ()
+
+
+def _ipvs(kernel: Kernel) -> Iterator[str]:
+    """Remove what the ipvs mode has beside tables and sets.
+
+    Virtual servers bear no name. They are kube-proxy's where its device is (it suffers no others beside its
+    own but for --ipvs-exclude-cidrs), so they go first: if that fails, the device still tells whose they are.
+    """
+    name = upstream.IPVS_DEVICE
+    kind = kernel.devices.kind(name)
+    if kind == upstream.IPVS_DEVICE_KIND:
+        kernel.ipvs.flush()
+        kernel.devices.remove(name)
+    elif kind is not None:
+        expected = upstream.IPVS_DEVICE_KIND
+        yield f"device {name} is of kind {kind or 'unknown'}, not {expected}: it is not kube-proxy's and stays"

@@ -1,0 +1,108 @@
+"""What kube-proxy's modes leave on a node, by name; ours uses the same names where it has the same things. Pure.
+
+Chains that a kubelet makes too (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT) are in no list: it
+counts on them.
+"""
+
+from enum import StrEnum
+
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Jump
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Record
+
+
+class Mode(StrEnum):
+    """A way of programming the kernel."""
+
+    IPTABLES = "iptables"
+    IPVS = "ipvs"
+    NFTABLES = "nftables"
+
+
+class Owned(Record, frozen=True, kw_only=True):
+    """What a mode has in the iptables tables."""
+
+    chains: dict[str, tuple[str, ...]]
+    """Chains of each table, by their whole names."""
+    service_chains: bool
+    """Whether a chain of the nat table that is named like a Service's belongs to it."""
+    jumps: tuple[Jump, ...]
+    """Rules in built-in chains that lead into these or other modes' chains; known by their ends and comments."""
+
+    def owns(self, table: str, chain: str) -> bool:
+        """Return whether a chain belongs to the mode."""
+        if self.service_chains and table == "nat" and names.is_service_chain(chain):
+            return True
+        return chain in self.chains.get(table, ())
+
+    def is_jump(self, table: str, chain: str, target: str, rule: str) -> bool:
+        """Return whether a rule that stands in ``chain`` and leads to ``target`` belongs to the mode."""
+        ends = table, chain, target
+        return any(
+            (each.table, each.chain, each.target) == ends and f'"{each.comment}"' in rule for each in self.jumps
+        )
+
+
+_ACCESS = "kubernetes ipvs access filter"
+_FIREWALL = "kube-proxy firewall rules"
+NODE_PORT = "KUBE-NODE-PORT"
+IPVS_FILTER, IPVS_OUT_FILTER = "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER"
+
+IPTABLES_OWNED = Owned(chains=CHAINS, service_chains=True, jumps=JUMPS)
+"""Ours and upstream's alike."""
+
+IPVS_OWNED = Owned(
+    chains={
+        "nat": (NODE_PORT, "KUBE-LOAD-BALANCER"),
+        "filter": (NODE_PORT, "KUBE-SOURCE-RANGES-FIREWALL", IPVS_FILTER, IPVS_OUT_FILTER),
+    },
+    service_chains=False,
+    jumps=(
+        Jump("filter", "INPUT", NODE_PORT, "", "kubernetes health check rules"),
+        Jump("filter", "INPUT", IPVS_FILTER, "", _ACCESS),
+        Jump("filter", "OUTPUT", IPVS_OUT_FILTER, "", _ACCESS),
+        Jump("filter", "INPUT", names.PROXY_FIREWALL, "", _FIREWALL),
+        Jump("filter", "FORWARD", names.PROXY_FIREWALL, "", _FIREWALL),
+    ),
+)
+"""What only the ipvs mode has there; the rest of it has the names of the iptables mode."""
+
+EVERY_OWNED = Owned(
+    chains={
+        table: IPTABLES_OWNED.chains[table] + IPVS_OWNED.chains.get(table, ()) for table in IPTABLES_OWNED.chains
+    },
+    service_chains=True,
+    jumps=IPTABLES_OWNED.jumps + IPVS_OWNED.jumps,
+)
+
+_SETS = (
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "EXTERNAL-IP-LOCAL",
+    "HEALTH-CHECK-NODE-PORT",
+    "IPVS-IPS",
+    "LOAD-BALANCER",
+    "LOAD-BALANCER-FW",
+    "LOAD-BALANCER-LOCAL",
+    "LOAD-BALANCER-SOURCE-CIDR",
+    "LOAD-BALANCER-SOURCE-IP",
+    "LOOP-BACK",
+    "NODE-PORT-LOCAL-SCTP-HASH",
+    "NODE-PORT-LOCAL-TCP",
+    "NODE-PORT-LOCAL-UDP",
+    "NODE-PORT-SCTP-HASH",
+    "NODE-PORT-TCP",
+    "NODE-PORT-UDP",
+)
+_MAX_SET_NAME = 31
+
+IPVS_SETS = {
+    Family.V4: tuple(f"KUBE-{name}" for name in _SETS),
+    Family.V6: tuple(f"KUBE-6-{name}"[:_MAX_SET_NAME] for name in _SETS),
+}
+"""ipsets of the ipvs mode; upstream's own cleanup forgets those of IPv6."""
+
+IPVS_DEVICE, IPVS_DEVICE_KIND = "kube-ipvs0", "dummy"
+NFTABLES_TABLE = "kube-proxy"
+"""One in the family `ip`, one in `ip6`."""

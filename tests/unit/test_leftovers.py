@@ -1,0 +1,322 @@
+"""What other proxies left: what is recognised, in which order it goes, and what is said of what cannot go."""
+
+import asyncio
+import logging
+import struct
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from kubeproxy.clock import ManualClock, settle
+from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
+from kubeproxy.dataplane.iptables.names import COUNTERS
+from kubeproxy.dataplane.leftovers.chains import removal
+from kubeproxy.dataplane.leftovers.removal import Kept, Kernel, remove
+from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, IPVS_OWNED, IPVS_SETS, Mode
+from kubeproxy.kernel.exec import CommandMissing, KernelError
+from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.ipvs_messages import decode_family, encode_family, encode_flush
+from kubeproxy.kernel.netlink_messages import attribute
+from kubeproxy.kernel.nftables_messages import encode_delete_table
+from kubeproxy.kernel.sysctl import FakeSysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.sync.leftovers import RETRY_SECONDS, Sweeper
+from kubeproxy.sync.syncer import SyncStatus
+
+pytestmark = pytest.mark.unit
+
+FIREWALL = '-m comment --comment "kube-proxy firewall rules" -j KUBE-PROXY-FIREWALL'
+IPVS_FILTER_TABLE = f"""*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:KUBE-FIREWALL - [0:0]
+:KUBE-IPVS-FILTER - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-PROXY-FIREWALL - [0:0]
+-A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
+-A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+-A INPUT {FIREWALL}
+-A FORWARD {FIREWALL}
+-A INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT
+-A INPUT -j KUBE-FIREWALL
+-A KUBE-NODE-PORT -p tcp -m set --match-set KUBE-HEALTH-CHECK-NODE-PORT dst -j ACCEPT
+COMMIT
+"""
+
+
+def test_what_only_the_ipvs_mode_has_goes_and_what_both_have_stays() -> None:
+    plan = removal("filter", IPVS_FILTER_TABLE, IPVS_OWNED)
+    assert plan.text.splitlines() == [
+        "*filter",
+        '-D INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER',
+        f"-D INPUT {FIREWALL}",
+        f"-D FORWARD {FIREWALL}",
+        '-D INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT',
+        ":KUBE-IPVS-FILTER - [0:0]",
+        ":KUBE-NODE-PORT - [0:0]",
+        "-X KUBE-IPVS-FILTER",
+        "-X KUBE-NODE-PORT",
+        "COMMIT",
+    ]
+    assert plan.stuck == ()
+
+
+def test_what_a_foreign_rule_leads_to_is_emptied_once_and_named() -> None:
+    saved = (
+        "*nat\n:KUBE-SERVICES - [0:0]\n:THEIRS - [0:0]\n-A THEIRS -j KUBE-SERVICES\n-A KUBE-SERVICES -j RETURN\n"
+    )
+    plan = removal("nat", saved, EVERY_OWNED)
+    assert plan.text == "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"
+    assert plan.stuck == (("KUBE-SERVICES", "THEIRS -j KUBE-SERVICES"),)
+    again = removal("nat", saved.replace("-A KUBE-SERVICES -j RETURN\n", ""), EVERY_OWNED)
+    assert (again.text, again.stuck) == ("", plan.stuck)
+
+
+@pytest.mark.parametrize(
+    "chain", ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-SERVICES-X"]
+)
+@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
+def test_a_kubelets_chains_and_others_are_not_ours(table: str, chain: str) -> None:
+    saved = f"*{table}\n:INPUT ACCEPT [0:0]\n:{chain} - [0:0]\n-A INPUT -j {chain}\n"
+    assert removal(table, saved, EVERY_OWNED).text == ""
+
+
+class Node:
+    """A fake of everything in which something may be left; ``log`` is what was done, in order."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.saved: dict[tuple[Family, Flavour], str] = {}
+        self.missing: set[Flavour] = set()
+        self.tables_in_use = frozenset(("filter", "nat"))
+        self.busy: set[str] = set()
+        self.kind_of_device: str | None = None
+        self.flush_error: Exception | None = None
+        self.nft_error: Exception | None = None
+        self.sysctls = FakeSysctls({ROUTE_LOCALNET: "1"})
+
+    def kernel(self) -> Kernel:
+        return Kernel(
+            tables=lambda family, flavour: FakeTables(self, family, flavour),
+            sets=lambda family: self,
+            nftables=self,
+            devices=self,
+            ipvs=self,
+            counters=self,
+            sysctls=self.sysctls,
+        )
+
+    def destroy(self, name: str) -> bool:
+        self.log.append(f"destroy {name}")
+        return name not in self.busy
+
+    def delete_table(self, family: Family, name: str) -> bool:
+        self.log.append(f"delete {family.label} {name}")
+        if self.nft_error:
+            raise self.nft_error
+        return True
+
+    def delete(self, name: str) -> bool:
+        self.log.append(f"delete {name}")
+        return name not in self.busy
+
+    def kind(self, name: str) -> str | None:
+        return self.kind_of_device
+
+    def remove(self, name: str) -> None:
+        self.log.append(f"remove {name}")
+
+    def flush(self) -> bool:
+        self.log.append("flush")
+        if self.flush_error:
+            raise self.flush_error
+        return True
+
+
+class FakeTables:
+    def __init__(self, node: Node, family: Family, flavour: Flavour) -> None:
+        self._node, self._family, self._flavour = node, family, flavour
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        what = " mark" if MARK in text else ""
+        self._node.log.append(f"restore {self._family.label} {self._flavour}{what}")
+
+    def in_use(self) -> frozenset[str]:
+        return self._node.tables_in_use
+
+    def save(self, table: str) -> str:
+        if self._flavour in self._node.missing:
+            raise CommandMissing(f"iptables-{self._flavour}-save: not installed")
+        text = self._node.saved.get((self._family, self._flavour), "")
+        return text if text.startswith(f"*{table}") else ""
+
+
+OURS = Kept(mode=Mode.IPTABLES, flavour=Flavour.NFT)
+
+
+def test_ours_stays_where_it_is_and_goes_where_it_is_not() -> None:
+    node = Node()
+    both = IPVS_FILTER_TABLE.replace("KUBE-IPVS-FILTER", "X").replace("KUBE-NODE-PORT", "Y").replace(FIREWALL, "")
+    node.saved = {(Family.V4, flavour): both for flavour in Flavour}
+    assert remove(node.kernel(), [Family.V4], OURS) == ()
+    assert [line for line in node.log if "restore" in line] == ["restore IPv4 legacy"]
+    assert "destroy KUBE-LOOP-BACK" not in node.log
+    assert "destroy KUBE-CLUSTER-IP" in node.log
+    assert "delete IPv4 kube-proxy" in node.log
+
+
+def test_a_cleanup_takes_everything_in_both_families() -> None:
+    node = Node()
+    node.saved = {(family, flavour): IPVS_FILTER_TABLE for family in Family for flavour in Flavour}
+    node.kind_of_device = "dummy"
+    assert remove(node.kernel(), Family, None) == ()
+    assert sum("restore" in line for line in node.log) == 4
+    assert {f"destroy {name}" for family in Family for name in IPVS_SETS[family]} <= set(node.log)
+    assert {"delete IPv4 kube-proxy", "delete IPv6 kube-proxy"} <= set(node.log)
+    counters = [f"delete {name}" for name in COUNTERS]
+    # The device tells whose the servers are, so it goes after them.
+    assert node.log[-4:] == ["flush", "remove kube-ipvs0", *counters]
+    assert max(map(len, IPVS_SETS[Family.V6])) == 31
+    assert "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS" in IPVS_SETS[Family.V6]
+
+
+def test_virtual_servers_stay_where_kube_proxys_device_is_not() -> None:
+    node = Node()
+    assert remove(node.kernel(), Family, None) == ()
+    assert "flush" not in node.log
+    node.kind_of_device = "veth"
+    (complaint,) = remove(node.kernel(), Family, None)
+    assert "device kube-ipvs0 is of kind veth" in complaint
+    assert not {"flush", "remove kube-ipvs0"} & set(node.log)
+
+
+def test_a_device_outlives_servers_that_cannot_be_removed() -> None:
+    node = Node()
+    node.kind_of_device, node.flush_error = "dummy", KernelError("IPVS virtual servers: Operation not permitted")
+    (complaint,) = remove(node.kernel(), Family, None)
+    assert complaint == "IPVS: IPVS virtual servers: Operation not permitted"
+    assert "remove kube-ipvs0" not in node.log
+
+
+def test_every_failure_is_told_and_stops_nothing_else() -> None:
+    node = Node()
+    node.busy, node.nft_error = {"KUBE-IPVS-IPS"}, OSError("no sockets left")
+    assert remove(node.kernel(), [Family.V4], OURS) == (
+        "ipsets, IPv4: set KUBE-IPVS-IPS stays: delete the iptables rule that refers to it",
+        "nftables, IPv4: no sockets left",
+    )
+    assert f"destroy {IPVS_SETS[Family.V4][-1]}" in node.log
+    assert not {f"delete {name}" for name in COUNTERS} & set(node.log)  # what serves now counts in them
+
+
+def test_programs_that_are_not_installed_are_passed_over() -> None:
+    node = Node()
+    node.missing = {Flavour.NFT}
+    node.saved = {(Family.V4, flavour): IPVS_FILTER_TABLE for flavour in Flavour}
+    assert remove(node.kernel(), [Family.V4], None) == ()
+    assert [line for line in node.log if "restore" in line] == ["restore IPv4 legacy"]
+    assert "delete IPv4 kube-proxy" in node.log
+
+
+def test_legacy_tables_that_cannot_be_looked_into_are_told() -> None:
+    node = Node()
+    node.missing = set(Flavour)
+    (complaint,) = remove(node.kernel(), [Family.V4], None)
+    assert "iptables-legacy, IPv4: legacy tables are in use, and nobody can look into them" in complaint
+    assert "iptables-legacy-save: not installed" in complaint
+    assert "delete IPv4 kube-proxy" in node.log
+    node.tables_in_use = frozenset()
+    assert remove(node.kernel(), [Family.V4], None) == ()
+
+
+MARKED = f"*nat\n:{MARK} - [0:0]\nCOMMIT\n"
+
+
+def test_the_sysctl_is_set_back_where_our_mark_is_and_the_mark_moves_with_us() -> None:
+    node = Node()
+    node.saved = {(Family.V4, Flavour.LEGACY): MARKED}
+    assert remove(node.kernel(), Family, OURS) == ()
+    assert [line for line in node.log if "mark" in line] == ["restore IPv4 nft mark", "restore IPv4 legacy mark"]
+    assert node.sysctls.values[ROUTE_LOCALNET] == "1"
+    assert remove(node.kernel(), Family, None) == ()
+    assert node.sysctls.values[ROUTE_LOCALNET] == "0"
+
+
+def test_the_sysctl_stays_without_our_mark() -> None:
+    node = Node()
+    assert remove(node.kernel(), Family, None) == ()
+    assert node.sysctls.values[ROUTE_LOCALNET] == "1"
+
+
+class Sweeps:
+    """What a sweep finds, one answer after the other."""
+
+    def __init__(self, *answers: Sequence[str] | Exception) -> None:
+        self.left = list(answers)
+
+    async def __call__(self) -> Sequence[str]:
+        answer = self.left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def sweeper() -> Callable[..., Sweeper]:
+    def build(clock: ManualClock, *answers: Sequence[str] | Exception) -> Sweeper:
+        return Sweeper(Sweeps(*answers), Family, clock)
+
+    return build
+
+
+async def test_nothing_is_removed_before_every_family_stands(sweeper: Callable[..., Sweeper]) -> None:
+    one = sweeper(ManualClock(), ())
+    task = asyncio.ensure_future(one.run())
+    one.note(SyncStatus(family=Family.V4, synced=True))
+    one.note(SyncStatus(family=Family.V6))
+    await settle()
+    assert not task.done()
+    one.note(SyncStatus(family=Family.V6, synced=True))
+    await task
+
+
+async def test_what_is_left_is_shown_logged_once_and_tried_again(
+    sweeper: Callable[..., Sweeper], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    one = sweeper(clock, ["set A stays"], ["set A stays", "chain B stays"], ValueError("a bug"), ())
+    for family in Family:
+        one.note(SyncStatus(family=family, synced=True))
+    with caplog.at_level(logging.INFO):
+        task = asyncio.ensure_future(one.run())
+        await settle()
+        assert one.complaints == ("set A stays",)
+        await clock.step(RETRY_SECONDS)
+        assert one.complaints == ("set A stays", "chain B stays")
+        await clock.step(RETRY_SECONDS)
+        assert "a bug" in one.complaints[0]
+        await clock.step(RETRY_SECONDS)
+    assert task.done()
+    assert one.complaints == ()
+    assert caplog.text.count("set A stays") == 1
+    assert caplog.text.count("chain B stays") == 1
+    assert "nothing of another proxy is left" in caplog.text
+
+
+def test_a_table_is_deleted_in_one_batch() -> None:
+    data = encode_delete_table(Family.V6, "kube-proxy", 7)
+    kinds, offset = [], 0
+    while offset < len(data):
+        length, kind, _, sequence, _ = struct.unpack_from("=IHHII", data, offset)
+        kinds.append((kind, sequence))
+        offset += length
+    assert kinds == [(16, 7), (10 << 8 | 2, 7), (17, 7)]
+    assert data[16 + 2 : 20] == b"\x00\x0a"  # the subsystem, in network order
+    assert b"\x0a\x00\x00\x00" + attribute(1, b"kube-proxy\0") in data  # AF_INET6, then the name
+
+
+def test_ipvs_is_asked_for_by_name_and_flushed() -> None:
+    assert encode_family("IPVS") == b"\x03\x01\x00\x00" + attribute(2, b"IPVS\0")
+    assert decode_family(bytes(4) + attribute(2, b"IPVS\0") + attribute(1, struct.pack("=H", 33))) == 33
+    assert decode_family(bytes(4)) == 0
+    assert encode_flush() == b"\x11\x01\x00\x00"
