@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kubeproxy import cleanup
+from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
@@ -21,23 +22,36 @@ from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import wanted
+from kubeproxy.model.objects import Protocol
+from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service, world
-from tests.netns.iptables_bed import BE1, BE3, VIP, backend_in, check, sync
-from tests.netns.packet_lab import NODE_IP, PacketLab, packet_lab
 from tests.netns.upstream_iptables import Node, install, install_kubelet
 from tests.netns.upstream_modes import install_ipvs, install_nftables, set_names
+from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
+from tests.scenarios.lab import Lab
+from tests.scenarios.lab import lab as build_lab
+from tests.scenarios.modes import MODES
+from tests.scenarios.probes import REFUSED, probe
 
 pytestmark = pytest.mark.netns
 
+V4, V6 = Family.V4, Family.V6
 NODES = {
-    Family.V4: Node(ip=NODE_IP, cluster_cidr="10.244.0.0/16"),
-    Family.V6: Node(family=Family.V6, ip="fd02::11", cluster_cidr="fd01::/64"),
+    family: Node(family=family, ip=NODE.address(family), cluster_cidr=POD_NETWORK[family]) for family in Family
+}
+SETTINGS = Settings(node_name="node1", cluster_cidrs=tuple(POD_NETWORK.values()))
+VIP = {family: virtual("cluster", family, 201, 10) for family in Family}
+EMPTY = {family: virtual("cluster", family, 201, 12) for family in Family}
+EXTERNAL = {family: virtual("external", family, 201, 10) for family in Family}
+NODE_PORT = 30080
+ENDPOINTS = {
+    family: (f"{HOSTS['be1'].address(family)}@node1", f"{HOSTS['be3'].address(family)}@node2") for family in Family
 }
 SERVICES = world(
-    service("web", f"{VIP},fd00::10", node_port=30080, external_ips=("1.2.3.4", "2001:db8::1")),
-    endpoint_slice("web", "80", [BE1, BE3]),
-    endpoint_slice("web", "80", ["fd01::1@node1"], suffix="six"),
-    service("empty", "10.96.0.12,fd00::12", node_port=30082),
+    service("web", ",".join(VIP.values()), node_port=NODE_PORT, external_ips=tuple(EXTERNAL.values())),
+    *(endpoint_slice("web", "80", each, suffix=family.label.lower()) for family, each in ENDPOINTS.items()),
+    service("empty", ",".join(EMPTY.values()), node_port=30082),
 )
 FOREIGN = """*nat
 :THEIRS - [0:0]
@@ -54,8 +68,8 @@ COMMIT
 
 
 @pytest.fixture
-def lab() -> Iterator[PacketLab]:
-    with packet_lab() as built:
+def lab() -> Iterator[Lab]:
+    with build_lab() as built:
         yield built
 
 
@@ -65,7 +79,7 @@ def every_tables() -> list[Iptables]:
 
 def make_foreign() -> None:
     for tables in every_tables():
-        tables.restore(FOREIGN.format(address="10.9.9.9/32" if tables.family is Family.V4 else "fd09::9/128"))
+        tables.restore(FOREIGN.format(address="10.9.9.9/32" if tables.family is V4 else "fd09::9/128"))
         install_kubelet(tables)
     SystemExec().run(["ipset", "create", "KUBE-THEIRS", "hash:ip"])
     SystemExec().run(["ipset", "create", "firewall", "hash:net"])
@@ -78,8 +92,13 @@ def make_every_mode() -> None:
     for tables in every_tables():
         install_ipvs(tables)
         install(tables, SERVICES, NODES[tables.family])
-    install_nftables(Family.V4, VIP, "1.2.3.4", 30080, ["10.244.0.11 . 80", "10.244.1.11 . 80"])
-    install_nftables(Family.V6, "fd00::10", "2001:db8::1", 30080, ["fd01::1 . 80"])
+    for family in Family:
+        install_nft(family)
+
+
+def install_nft(family: Family) -> None:
+    endpoints = [f"{each.partition('@')[0]} . 80" for each in ENDPOINTS[family]]
+    install_nftables(family, VIP[family], EXTERNAL[family], NODE_PORT, endpoints)
 
 
 def snapshot() -> str:
@@ -95,53 +114,69 @@ def snapshot() -> str:
     return text + "\n".join(counted) + re.sub(r"(?m)^.*(nf_conntrack_count|random|stable_secret).*\n", "", values)
 
 
+def sync(lab: Lab, flavour: Flavour) -> Backend:
+    """Have a new backend of ours write IPv4."""
+
+    def work() -> Backend:
+        backend = MODES[f"iptables-{flavour}"].backend(V4)
+        plan = backend.diff(wanted(SERVICES, SETTINGS, V4), None)
+        assert plan is not None
+        backend.apply(plan)
+        return backend
+
+    return lab.run("node", work)
+
+
+def answers(lab: Lab, client: str, address: str, port: int) -> set[str]:
+    return {str(probe(lab, client, Protocol.TCP, address, port)) for _ in range(20)}
+
+
 @pytest.mark.parametrize("localnet", ["0", "1"])
 @pytest.mark.parametrize("ours", list(Flavour))
-def test_cleanup_restores_the_node(lab: PacketLab, ours: Flavour, localnet: str) -> None:
+def test_cleanup_restores_the_node(lab: Lab, ours: Flavour, localnet: str) -> None:
     lab.run("node", make_foreign)
     lab.run("node", lambda: ProcSysctls().ensure(ROUTE_LOCALNET, localnet))
     before = lab.run("node", snapshot)
     lab.run("node", make_every_mode)
-    sync(lab, backend_in(ours), SERVICES)
-    check(lab, f"pod {VIP}:80", "be1,be3 same")
+    sync(lab, ours)
+    assert answers(lab, "pod", VIP[V4], 80) == {"be1 same 80", "be3 same 80"}
     assert lab.run("node", lambda: ProcSysctls().read(ROUTE_LOCALNET)) == "1"
     assert lab.run("node", lambda: cleanup.main([])) == 0
     assert lab.run("node", snapshot) == before
 
 
 @pytest.mark.parametrize("ours", list(Flavour))
-def test_what_serves_stays_and_all_else_goes(lab: PacketLab, ours: Flavour) -> None:
+def test_what_serves_stays_and_all_else_goes(lab: Lab, ours: Flavour) -> None:
     lab.run("node", make_foreign)
     foreign = lab.run("node", snapshot)
     lab.run("node", make_every_mode)
-    backend = backend_in(ours)
-    sync(lab, backend, SERVICES)
+    backend = sync(lab, ours)
     kept = Kept(mode=Mode.IPTABLES, flavour=ours)
     assert lab.run("node", lambda: remove(whole_kernel(), Family, kept)) == ()
     swept = lab.run("node", snapshot)
-    check(lab, f"pod {VIP}:80", "be1,be3 same")
-    check(lab, f"outside {NODE_IP}:30080", "be1,be3 masq")
-    check(lab, "pod 10.96.0.12:80", "REFUSED")
-    sync(lab, backend, SERVICES)
+    assert answers(lab, "pod", VIP[V4], 80) == {"be1 same 80", "be3 same 80"}
+    assert answers(lab, "outside", NODE.v4, NODE_PORT) == {"be1 masq 80", "be3 masq 80"}
+    assert answers(lab, "pod", EMPTY[V4], 80) == {REFUSED}
+    sync(lab, ours)
     assert lab.run("node", snapshot) == swept  # nothing that a sync would have to put back
     sets = lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout.split())
-    assert set(sets) & {*set_names(Family.V4), *set_names(Family.V6)} == {"KUBE-LOOP-BACK", "KUBE-6-LOOP-BACK"}
+    assert set(sets) & {*set_names(V4), *set_names(V6)} == {"KUBE-LOOP-BACK", "KUBE-6-LOOP-BACK"}
     lab.run("node", backend.cleanup)
     # Ours served one family; the other's is the cleanup's.
     assert lab.run("node", lambda: cleanup.main([])) == 0
     assert lab.run("node", snapshot) == foreign
 
 
-def test_what_a_foreign_rule_needs_is_named_and_goes_once_the_rule_is_gone(lab: PacketLab) -> None:
-    tables = Iptables(SystemExec(), Family.V4, Flavour.NFT)
+def test_what_a_foreign_rule_needs_is_named_and_goes_once_the_rule_is_gone(lab: Lab) -> None:
+    tables = Iptables(SystemExec(), V4, Flavour.NFT)
     rules = ("OUTPUT -m set --match-set KUBE-CLUSTER-IP dst -j ACCEPT", "INPUT -s 10.9.9.9/32 -j KUBE-IPVS-FILTER")
 
     def sweep() -> tuple[str, ...]:
         kept = Kept(mode=Mode.IPTABLES, flavour=Flavour.NFT)
-        return remove(whole_kernel(), [Family.V4], kept)
+        return remove(whole_kernel(), [V4], kept)
 
     lab.run("node", lambda: install_ipvs(tables))
-    sync(lab, backend_in(Flavour.NFT), SERVICES)
+    sync(lab, Flavour.NFT)
     lab.run("node", lambda: tables.restore("*filter\n" + "".join(f"-A {rule}\n" for rule in rules) + "COMMIT\n"))
     for _ in range(2):
         chain, name = lab.run("node", sweep)
@@ -156,18 +191,18 @@ def test_what_a_foreign_rule_needs_is_named_and_goes_once_the_rule_is_gone(lab: 
     assert "KUBE-IPVS" not in lab.run("node", lambda: tables.save("filter"))
 
 
-def test_a_device_of_that_name_but_another_kind_is_left_alone(lab: PacketLab) -> None:
+def test_a_device_of_that_name_but_another_kind_is_left_alone(lab: Lab) -> None:
     lab.run(
         "node",
         lambda: SystemExec().run(["ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"]),
     )
-    (complaint,) = lab.run("node", lambda: remove(whole_kernel(), [Family.V4], None))
+    (complaint,) = lab.run("node", lambda: remove(whole_kernel(), [V4], None))
     assert "device kube-ipvs0 is of kind veth, not dummy" in complaint
     assert "kube-ipvs0" in lab.run("node", lambda: SystemExec().run(["ip", "link"]).stdout)
 
 
-def test_cleanup_without_the_programs_does_what_can_be_done(lab: PacketLab, tmp_path: Path) -> None:
-    lab.run("node", lambda: install_nftables(Family.V4, VIP, "1.2.3.4", 30080, ["10.244.0.11 . 80"]))
+def test_cleanup_without_the_programs_does_what_can_be_done(lab: Lab, tmp_path: Path) -> None:
+    lab.run("node", lambda: install_nft(V4))
     lab.run("node", lambda: SystemExec().run(["ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port"]))
     inside = [
         str(shutil.which("nsenter")),
