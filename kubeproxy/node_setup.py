@@ -6,7 +6,7 @@
 import logging
 from pathlib import Path
 
-from kubeproxy.dataplane.iptables.backend import ROUTE_LOCALNET
+from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
 from kubeproxy.kernel.conntrack_limits import Machine, ensure_limits
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
@@ -23,8 +23,9 @@ def set_up_node(options: Options, sysctls: Sysctls, machine: Machine) -> None:
     """Set the kernel's parameters that the configuration asks for. Raises SysctlRefused."""
     for note in ensure_limits(sysctls, machine, conntrack_limits_of(options.configuration)):
         log.warning("%s", note)
-    mode = options.configuration.mode
-    if mode == "iptables" and node_state(World(), settings_of(options), Family.V4).nodeports_on_loopback:
+    # Without --init-only the backend sets it, after its rules, and notes that it did: a cleanup sets it back.
+    iptables = options.init_only and options.configuration.mode == "iptables"
+    if iptables and node_state(World(), settings_of(options), Family.V4).nodeports_on_loopback:
         sysctls.ensure(ROUTE_LOCALNET, "1")
 
 

@@ -32,7 +32,7 @@ ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 )
 def test_route_localnet_is_set_when_node_ports_answer_there(flags: list[str], wanted: bool) -> None:
     sysctls = FakeSysctls({MAX: "262144"})
-    set_up_node(parse(flags), sysctls, FakeMachine())
+    set_up_node(parse([*flags, "--init-only"]), sysctls, FakeMachine())
     assert (sysctls.read(ROUTE_LOCALNET) == "1") is wanted
 
 
@@ -56,6 +56,12 @@ def test_too_little_room_that_is_not_ours_to_change_is_told(caplog: pytest.LogCa
     sysctls.fixed = {MAX}
     set_up_node(parse([]), sysctls, FakeMachine())
     assert "65536, 131072 are wanted" in caplog.text
+
+
+def test_route_localnet_is_left_to_the_backend_where_there_is_one() -> None:
+    sysctls = FakeSysctls({MAX: "262144"})
+    set_up_node(parse([]), sysctls, FakeMachine())
+    assert ROUTE_LOCALNET not in sysctls.values
 
 
 def test_a_start_that_fails_changes_nothing_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
