@@ -24,7 +24,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.netns.traffic import ECHO_PORT, Route, Traffic, lost, traffic
 from tests.netns.upstream_iptables import KUBELET_CHAINS, Node, install, install_kubelet
-from tests.netns.upstream_modes import install_nftables
+from tests.netns.upstream_modes import install_ipvs, install_nftables
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
@@ -143,6 +143,16 @@ class Machine:
         for process in self._started:
             process.kill()
             process.wait()
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run one of our commands on the node."""
+        inside = ["ip", "netns", "exec", self._lab.name("node"), KUBEPROXY, *argv]
+        wide = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(inside, capture_output=True, text=True, check=False, timeout=30, env=wide)
+
+    def log(self) -> str:
+        """Return what all programs have logged."""
+        return "".join(file.read_text() for file in self._directory.glob("*.log"))
 
     def status(self) -> dict[str, object]:
         return json.loads(self.get("http://127.0.0.1:10249/statusz.json") or "{}")
@@ -273,6 +283,28 @@ def test_the_nftables_mode_is_taken_over_under_load(
         until(is_gone, "the tables of the nftables mode are gone")
     record_property("traffic", running.verdict())
     assert "KUBE-SVC-" in machine.rules(ours)
+
+
+def test_what_cannot_be_removed_is_shown_and_logged_once(lab: Lab, machine: Machine) -> None:
+    """The ipvs mode's sets, one of which a rule of the administrator's refers to."""
+    tables = Iptables(SystemExec(), Family.V4, Flavour.NFT)
+    rule = "INPUT", "-m", "set", "--match-set", "KUBE-CLUSTER-IP", "dst", "-j", "ACCEPT"
+    kubelet(lab, Flavour.NFT)
+    lab.run("node", lambda: install_ipvs(tables))
+    lab.run("node", lambda: tables.run("-A", *rule))
+    machine.agent()
+    until(lambda: bool(machine.status()["leftovers"]), "a leftover is told")
+    assert machine.status()["leftovers"] == [
+        "ipsets, IPv4: set KUBE-CLUSTER-IP stays: delete the iptables rule that refers to it"
+    ]
+    shown = machine.run("status")
+    assert shown.returncode == 3
+    assert "left by another proxy: ipsets, IPv4: set KUBE-CLUSTER-IP stays" in shown.stdout
+    machine.end(signal.SIGTERM)
+    assert machine.log().count("KUBE-CLUSTER-IP") == 1
+    assert {"KUBE-CLUSTER-IP", "KUBE-LOOP-BACK"} == set(
+        lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout.split())
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
