@@ -187,7 +187,9 @@ def test_what_a_foreign_rule_needs_is_named_and_goes_once_the_rule_is_gone(lab: 
         assert "set KUBE-CLUSTER-IP stays: delete the iptables rule that refers to it" in name
     lab.run("node", lambda: tables.restore("*filter\n" + "".join(f"-D {rule}\n" for rule in rules) + "COMMIT\n"))
     assert lab.run("node", sweep) == ()
-    assert "KUBE-CLUSTER-IP" not in lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout)
+    assert "KUBE-CLUSTER-IP" not in lab.run(
+        "node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout.split()
+    )
     assert "KUBE-IPVS" not in lab.run("node", lambda: tables.save("filter"))
 
 
