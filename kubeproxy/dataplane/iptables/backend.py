@@ -15,11 +15,8 @@ from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
-from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.cleanup import remove
-from kubeproxy.dataplane.iptables.counters import Nfacct, usable
-from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
