@@ -15,7 +15,7 @@ from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Protocol, Service
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, key, service, world
 
@@ -149,6 +149,30 @@ def test_losing_the_last_endpoint_turns_to_refusal_and_back() -> None:
     assert node.rules("KUBE-SERVICES", "filter") == fixed
     assert node.rules("KUBE-EXTERNAL-SERVICES", "filter") == []
     assert len(node.service_chains()) == 3
+
+
+@pytest.mark.parametrize("first", ["port", "address"])
+def test_an_address_of_this_node_is_refused_before_node_ports_are(first: str) -> None:
+    """One packet can be to both, and what becomes of it must not depend on who came first."""
+    node = Node()
+    node.full()
+    pair = {
+        "port": [service("port", "10.96.0.1", node_port=30001)],
+        "address": [
+            service(
+                "address",
+                "10.96.0.2",
+                "30001",
+                external_ips=("192.168.56.11",),
+                external_policy=TrafficPolicy.LOCAL,
+            ),
+            endpoint_slice("address", "30001>80", ["10.244.1.2@elsewhere"]),
+        ],
+    }
+    node.put(*pair.pop(first))
+    node.put(*pair.popitem()[1])
+    rules = node.rules("KUBE-EXTERNAL-SERVICES", "filter")
+    assert [rule.rpartition(" ")[2] for rule in rules] == ["DROP", "REJECT"]
 
 
 def test_an_endpoint_of_two_services_stays_in_the_set_until_both_are_gone() -> None:

@@ -5,6 +5,7 @@ The chains are flat: one rule per virtual address and port. None of the rules de
 so a new one is added and an old one is deleted by its text, and the chain itself is never written again.
 Fixed rules of a shared chain stand at its end, and a new rule is put in front of all others (of several new ones
 the last therefore comes first); but in KUBE-NODEPORTS the fixed rule is first, and a new one is added at the end.
+So is a node port's refusal.
 
 This is the seam for dispatch by destination prefix: a tree changes where a rule goes, and nobody else knows.
 """
@@ -12,11 +13,15 @@ This is the seam for dispatch by destination prefix: a tree changes where a rule
 from kubeproxy.dataplane.iptables import names
 
 _FIXED_FIRST = names.NODEPORTS + " "
+_REFUSALS = names.EXTERNAL_SERVICES + " "
+_ANY_LOCAL = "--dst-type LOCAL"
 
 
 def insert(rule: str) -> str:
     """Return the line that adds a rule."""
-    return f"-{'A' if rule.startswith(_FIXED_FIRST) else 'I'} {rule}\n"
+    # A node port's refusal is for every local address; those of single addresses, which may be local, go first.
+    last = rule.startswith(_FIXED_FIRST) or (rule.startswith(_REFUSALS) and _ANY_LOCAL in rule)
+    return f"-{'A' if last else 'I'} {rule}\n"
 
 
 def delete(rule: str) -> str:
