@@ -1,220 +1,151 @@
-"""The kernel's state depends on the World as it is now, never on the path taken to it.
+"""What the model makes of a World depends on what there is now, never on the path taken to it."""
 
-A history of batches (with failures, restarts and external flushes strewn in) is played against the model
-kernel, which refuses dangling jumps and deletions of chains in use; afterwards the kernel must hold what a
-fresh agent writes for the last World into an empty one, and foreign rules must stand.
-"""
-
-import contextlib
-import os
+from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.iptables.backend import IptablesBackend
-from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
-from kubeproxy.dataplane.iptables.names import SERVICE_CHAINS, port_hash
-from kubeproxy.kernel.sysctl import FakeSysctls
-from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import desired, wanted
-from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Protocol, Service, ServicePort
+from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.claims import Place
+from kubeproxy.model.desired import ServiceState, desired
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.node import node_state
+from kubeproxy.model.objects import Service, key_of
+from kubeproxy.model.services import is_proxied
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
-from kubeproxy.testing.build import endpoint, endpoint_slice
+from tests.property.category_oracle import expected
+from tests.property.runs import LONG, PATIENCE, STEPS, runs
+from tests.property.strategies_histories import Cluster, History, histories
+from tests.property.strategies_model import NODE_NAME, SETTINGS, services
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, PATIENCE]
 
-LONG = bool(os.environ.get("KUBEPROXY_LONG"))
-CHOSEN = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
-FOREIGN = ("POSTROUTING", "-s 172.17.0.0/16 -j MASQUERADE")
-
-NAMES = [f"s{i}" for i in range(4)]
-PORTS = [("http", Protocol.TCP, 80), ("dns", Protocol.UDP, 53), ("dns", Protocol.TCP, 53), ("x", Protocol.SCTP, 9)]
+HISTORIES_OF_MODEL = histories(steps=STEPS)
 
 
-@st.composite
-def a_service(draw: st.DrawFn) -> Service:
-    index = draw(st.integers(0, len(NAMES) - 1))
-    chosen = draw(st.lists(st.sampled_from(PORTS), unique=True, min_size=1))
-    # Every Service has addresses and node ports of its own, as the API server sees to.
-    ports = tuple(
-        ServicePort(
-            name=name,
-            protocol=protocol,
-            port=number,
-            node_port=draw(st.sampled_from([0, 30000 + index * 10 + PORTS.index((name, protocol, number))])),
+def lived(history: History) -> tuple[Cluster, World]:
+    """Play a history into one World."""
+    cluster, world = Cluster(), World()
+    for step in history.steps:
+        for event in step.events:
+            event.happen(cluster).deliver(world)
+    return cluster, world
+
+
+@runs()
+@given(HISTORIES_OF_MODEL)
+def test_a_world_with_a_history_is_as_good_as_new(history: History) -> None:
+    cluster, world = lived(history)
+    for backwards in (False, True):
+        fresh = cluster.world(backwards=backwards)
+        assert world.rejections() == fresh.rejections()
+        assert world.claims.lost == fresh.claims.lost
+        for family in Family:
+            assert desired(world, history.settings, family) == desired(fresh, history.settings, family)
+            assert node_state(world, history.settings, family) == node_state(fresh, history.settings, family)
+
+
+@runs()
+@given(HISTORIES_OF_MODEL)
+def test_who_is_not_told_to_be_touched_has_not_changed(history: History) -> None:
+    cluster, world = Cluster(), World()
+    before: dict[Family, dict[ServicePortName, ServiceState]] = {family: {} for family in Family}
+    for step in history.steps:
+        for event in step.events:
+            touched, node_too = event.happen(cluster).deliver(world)
+            for family in Family:
+                after = desired(world, history.settings, family)
+                if not node_too:
+                    changed = {
+                        n for n in before[family].keys() | after.keys() if before[family].get(n) != after.get(n)
+                    }
+                    assert {name.key for name in changed} <= touched, event
+                before[family] = after
+
+
+@runs()
+@given(HISTORIES_OF_MODEL, st.data())
+def test_a_part_of_a_world_says_what_the_whole_says(history: History, data: st.DataObject) -> None:
+    _, world = lived(history)
+    keys = data.draw(st.sets(st.sampled_from(sorted(world.services)))) if world.services else set()
+    for family in Family:
+        whole = desired(world, history.settings, family, keys)
+        assert desired(world.part(keys), history.settings, family, keys) == whole
+        assert desired(world.part(None), history.settings, family, keys) == whole
+        assert node_state(world.part(keys), history.settings, family) == node_state(
+            world, history.settings, family
         )
-        for name, protocol, number in chosen
-    )
-    return Service(
-        namespace="ns",
-        name=NAMES[index],
-        headless=draw(st.integers(0, 9)) == 0,
-        cluster_ips=(f"10.96.0.{index + draw(st.sampled_from([0, 100]))}",),
-        ports=ports,
-        external_ips=draw(st.sampled_from([(), (f"1.2.3.{index}",), (f"1.2.3.{index}", f"1.2.4.{index}")])),
-        load_balancer_ips=draw(st.sampled_from([(), (f"5.6.7.{index}",), (f"1.2.3.{index}",)])),
-        source_ranges=draw(st.sampled_from([(), ("9.0.0.0/8",), ("0.0.0.0/0",)])),
-        session_affinity=draw(st.booleans()),
-        affinity_seconds=draw(st.sampled_from([10800, 60])),
-    )
 
 
-@st.composite
-def a_slice(draw: st.DrawFn) -> EndpointSlice:
-    name = draw(st.sampled_from(NAMES))
-    hosts = draw(st.lists(st.integers(1, 6), unique=True, max_size=4))
-    crowd = range(10, 10 + draw(st.sampled_from([0, 0, 0, 120])))
-    endpoints = [
-        endpoint(f"10.244.0.{i}", node=f"node{i % 3}" if i % 4 else "", ready=draw(st.booleans())) for i in hosts
-    ] + [endpoint(f"10.244.1.{i}") for i in crowd]
-    ports = ",".join(f"{port}={number}/{protocol}" for port, protocol, number in PORTS)
-    return endpoint_slice(f"ns/{name}", ports, endpoints, suffix=draw(st.sampled_from("ab")))
+@runs()
+@given(HISTORIES_OF_MODEL)
+def test_categories_are_those_of_the_reference(history: History) -> None:
+    cluster, world = lived(history)
+    for family in Family:
+        for name, state in desired(world, history.settings, family).items():
+            service = cluster.services[name.key]
+            port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
+            want = expected(cluster, service, port, family, NODE_NAME, is_external=state.is_external)
+            found = [each.text for each in state.cluster], [each.text for each in state.local]
+            assert (*found, state.has_endpoints) == want, name
 
 
-Event = Service | EndpointSlice | tuple[str, str]
-EVENTS: st.SearchStrategy[Event] = st.one_of(
-    a_service(),
-    a_slice(),
-    st.tuples(st.just("delete service"), st.sampled_from(NAMES)),
-    st.tuples(st.just("delete slice"), st.sampled_from([f"{name}-{suffix}" for name in NAMES for suffix in "ab"])),
-)
-STEPS = st.lists(
-    st.tuples(
-        st.lists(EVENTS, max_size=4),
-        st.sampled_from(["sync"] * 6 + ["fail", "restart", "flush", "surprise", "skip"]),
-    ),
-    max_size=25 if LONG else 8,
-)
-
-
-class Agent:
-    def __init__(self) -> None:
-        self.world = World()
-        self.sets = FakeSets()
-        self.tables = FakeTables(self.sets)
-        self.touched: set[Key] = set()
-        self.restart()
-
-    def restart(self) -> None:
-        self.backend = IptablesBackend(self.tables, self.sets, FakeSysctls(), Family.V4)
-
-    def take(self, event: Event) -> None:
-        match event:
-            case ("delete service", name):
-                self.touched |= self.world.apply_services({("ns", name): None})
-            case ("delete slice", name):
-                self.touched |= self.world.apply_slices({("ns", name): None})
-            case Service():
-                self.touched |= self.world.apply_services({(event.namespace, event.name): event})
-            case EndpointSlice():
-                self.touched |= self.world.apply_slices({(event.namespace, event.name): event})
-
-    def sync(self) -> None:
-        full = self.backend.needs_full
-        scope, self.touched = (None if full else self.touched), set()
-        plan = self.backend.diff(wanted(self.world, CHOSEN, Family.V4, scope), scope)
-        if plan is not None:
-            self.backend.apply(plan)
-
-    def state(self) -> object:
-        """Return the kernel's state; rules of shared chains do not depend on each other, but the last."""
-        tables = {
-            table: {
-                chain: rules
-                if chain.startswith(SERVICE_CHAINS) or not chain.startswith("KUBE-")
-                else sorted(rules)
-                for chain, rules in chains.items()
-            }
-            for table, chains in self.tables.tables.items()
-        }
-        return tables, self.sets.sets, self.tables.tables["nat"]["KUBE-SERVICES"][-1:]
-
-
-def play(agent: Agent, steps: list[tuple[list[Event], str]]) -> None:
-    for events, how in steps:
-        for event in events:
-            agent.take(event)
-        if how == "skip":
+def _owners(cluster: Cluster) -> dict[Place, tuple[Any, ...]]:
+    """Return who has each place: the first by rank, age and name, found by comparing everybody."""
+    claims: dict[Place, list[tuple[Any, ...]]] = {}
+    for service in cluster.services.values():
+        if not is_proxied(service):
             continue
-        if how == "restart":
-            agent.restart()
-        elif how == "flush":
-            agent.tables.flush("filter")
-            agent.backend.observe()
-        elif how == "surprise":  # a change meets tables that were flushed since the last look
-            agent.tables.flush("nat")
-            agent.tables.tables["nat"][FOREIGN[0]].append(FOREIGN[1])
-            with contextlib.suppress(SyncFailed):
-                agent.sync()
-            agent.backend.observe()
-        elif how == "fail":
-            agent.tables.fail_next = "busy"
-            try:
-                agent.sync()
-            except SyncFailed:
-                continue
-            agent.tables.fail_next = ""
-        agent.sync()
+        first = {(port.name, port.protocol): port for port in reversed(service.ports)}
+        for index, port in enumerate(service.ports):
+            if first[port.name, port.protocol] is not port:
+                continue  # left out at the door
+            own = ServicePortName(service.namespace, service.name, port.name, port.protocol)
+            ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
+            places = {ip: rank for rank, ips in reversed(list(enumerate(ranked))) for ip in ips}
+            if port.node_port:
+                claims.setdefault(Place("", port.protocol, port.node_port), []).append(
+                    (0, service.created, *key_of(service), index, own)
+                )
+            for ip, rank in places.items():
+                claims.setdefault(Place(ip, port.protocol, port.port), []).append(
+                    (rank, service.created, *key_of(service), index, own)
+                )
+    return {place: min(rivals) for place, rivals in claims.items()}
 
 
-@settings(max_examples=1000 if LONG else 60, deadline=None)
-@given(STEPS)
-def test_any_history_leads_where_a_fresh_start_leads(steps: list[tuple[list[Event], str]]) -> None:
-    agent = Agent()
-    agent.tables.tables["nat"][FOREIGN[0]].append(FOREIGN[1])
-    play(agent, steps)
-    agent.sync()
-
-    fresh = Agent()
-    fresh.tables.tables["nat"][FOREIGN[0]].append(FOREIGN[1])
-    fresh.world = agent.world
-    fresh.sync()
-    assert agent.state() == fresh.state()
-
-    agent.backend.cleanup()
-    assert agent.tables.tables["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], FOREIGN[0]: [FOREIGN[1]]}
-    assert agent.sets.sets == {}
-
-
-@settings(max_examples=1000 if LONG else 60, deadline=None)
-@given(STEPS, st.lists(EVENTS, min_size=1, max_size=3))
-def test_a_change_names_only_chains_of_services_that_changed(
-    steps: list[tuple[list[Event], str]], last: list[Event]
-) -> None:
-    agent = Agent()
-    play(agent, steps)
-    agent.sync()
-    before = desired(agent.world, CHOSEN, Family.V4)
-    for event in last:
-        agent.take(event)
-    after = desired(agent.world, CHOSEN, Family.V4)
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    count = len(agent.tables.restored)
-    agent.sync()
-    assert len(agent.tables.restored) == count + bool(changed)
-    if changed:
-        text = agent.tables.restored[-1]
-        untouched = {port_hash(name) for name in after.keys() - changed}
-        assert not any(each in text for each in untouched)
-        assert ":KUBE-SERVICES" not in text
+@runs()
+@given(HISTORIES_OF_MODEL)
+def test_every_place_belongs_to_the_first_who_claims_it(history: History) -> None:
+    cluster, world = lived(history)
+    owners = _owners(cluster)
+    everything = msgspec.structs.replace(history.settings, allow_external_ips=True)
+    for family in Family:
+        for name, state in desired(world, everything, family).items():
+            service = cluster.services[name.key]
+            port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
+            own = {ip for ip in (state.cluster_ip, *state.external_ips, *state.load_balancer_ips) if ip}
+            claimed = {*service.external_ips, *service.load_balancer_ips}
+            claimed = {ip for ip in claimed if family_of(ip) is family}
+            claimed |= set([ip for ip in service.cluster_ips if family_of(ip) is family][:1])
+            assert own == {ip for ip in claimed if owners[Place(ip, name.protocol, port.port)][-1] == name}
+            wins = port.node_port and owners[Place("", name.protocol, port.node_port)][-1] == name
+            assert state.node_port == (port.node_port if wins else 0)
 
 
-@settings(max_examples=200 if LONG else 50, deadline=None)
-@given(st.lists(EVENTS, max_size=10))
-def test_there_and_back_again_costs_nothing(events: list[Event]) -> None:
-    agent = Agent()
-    for event in events:
-        agent.take(event)
-    agent.sync()
-    restored = len(agent.tables.restored)
-    for key, service in list(agent.world.services.items()):
-        other = msgspec.structs.replace(service, affinity_seconds=1, session_affinity=True)
-        agent.touched |= agent.world.apply_services({key: other})
-        agent.touched |= agent.world.apply_services({key: service})
-    agent.sync()
-    assert len(agent.tables.restored) == restored
+@runs(200 if LONG else 50)
+@given(st.lists(services(), min_size=2, max_size=5, unique_by=key_of), st.randoms(use_true_random=False), SETTINGS)
+def test_claims_do_not_depend_on_who_came_first(rivals: list[Service], chance: object, settings: Settings) -> None:
+    def told(order: list[Service]) -> tuple[object, ...]:
+        world = World()
+        for each in order:
+            world.apply_services({key_of(each): each})
+        return world.rejections(), world.claims.lost, [desired(world, settings, family) for family in Family]
+
+    mixed = list(rivals)
+    chance.shuffle(mixed)  # type: ignore[attr-defined]
+    assert told(rivals) == told(mixed)
+    assert told(rivals) == told(rivals[::-1])
