@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from kubeproxy.kernel import netlink
 from kubeproxy.kernel.conntrack import ConntrackUnavailable, KernelConntrack
 from kubeproxy.kernel.conntrack_limits import ThisMachine, ensure_limits
 from kubeproxy.kernel.netlink import DumpInterrupted
-from kubeproxy.kernel.netlink_messages import attributes
+from kubeproxy.kernel.netlink_messages import NLM_F_DUMP_INTR, NLMSG_DONE, attributes
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.conntrack_limits import MAX, ConntrackLimits
@@ -154,6 +155,34 @@ def test_an_answer_that_is_lost_is_told_after_what_came(
     assert 0 < len(found) < 300
     monkeypatch.undo()
     namespace.run(lambda: conntrack.delete(list(conntrack.flows(UDP))))
+
+
+@pytest.mark.parametrize("how", ["a flag on an answer", "an error at the end"])
+def test_a_table_that_changes_while_it_is_read_is_told_after_what_came(
+    namespace: LoneNamespace, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    send(namespace, Family.V4, range(5000, 5003))
+    real = netlink.NetlinkSocket._receive
+
+    def receive(self: netlink.NetlinkSocket, what: str) -> Iterator[tuple[int, int, int, bytes]]:
+        for kind, flags, sequence, body in real(self, what):
+            if how == "a flag on an answer":
+                yield kind, flags | NLM_F_DUMP_INTR, sequence, body
+            else:
+                yield kind, flags, sequence, struct.pack("=i", -errno.EINTR) if kind == NLMSG_DONE else body
+
+    monkeypatch.setattr(netlink.NetlinkSocket, "_receive", receive)
+    conntrack, found = KernelConntrack(Family.V4), list[Flow]()
+
+    def work() -> None:
+        for flow in conntrack.flows(UDP):
+            found.append(flow)
+
+    with pytest.raises(DumpInterrupted, match="changed while it was read"):
+        namespace.run(work)
+    assert len(found) == 3
+    monkeypatch.undo()
+    assert namespace.run(lambda: conntrack.delete(list(conntrack.flows(UDP)))) == 3
 
 
 def test_without_the_right_to_ask_the_refusal_is_told(namespace: LoneNamespace) -> None:

@@ -6,10 +6,11 @@ By real packets, in both families. What is not translated ends at `wan`, so a fl
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.objects import Conditions, Endpoint, EndpointSlice, Protocol, Service
+from kubeproxy.model.objects import Conditions, Endpoint, EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.netns.udp_bed import REFUSED, UdpNode, udp_node
 from tests.scenarios.addresses import HOSTS, virtual
@@ -137,6 +138,17 @@ def test_flows_outlive_the_last_endpoint_and_move_to_the_next(node: UdpNode) -> 
     node.put(served_by(node.family))
     assert ask_all(node) == {"be1 53"}  # as upstream: its packets may still be answered, and nobody else would
     node.put(served_by(node.family, "be2"))
+    assert ask_all(node) == {"be2 53"}
+
+
+def test_policies_that_keep_traffic_on_the_node_make_no_difference(node: UdpNode) -> None:
+    local = msgspec.structs.replace(
+        dns(node.family), internal_policy=TrafficPolicy.LOCAL, external_policy=TrafficPolicy.LOCAL
+    )
+    assert ask_all(node) == {"wan 53", REFUSED}
+    node.put(local, served_by(node.family, "be1"))
+    assert ask_all(node) == {"be1 53"}
+    node.put(served_by(node.family, "be1 unready", "be2"))
     assert ask_all(node) == {"be2 53"}
 
 
