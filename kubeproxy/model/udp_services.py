@@ -166,12 +166,3 @@ def _may_have_stale_flows(before: UdpPort | None, after: UdpPort) -> bool:
         return True
     moved = after.node_port not in (0, before.node_port) or not after.places <= before.places
     return moved or not before.endpoints <= after.endpoints
-
-
-def stale_flows(
-    flows: Iterable[Flow], world: World, settings: Settings, node: NodeState, local: Collection[str]
-) -> list[Flow]:
-    """Return those of some flows that are stale in a World; O(its UDP ports), for whoever asks once."""
-    services = UdpServices(settings, node.family)
-    services.update(world, node, None)
-    return [flow for flow in flows if services.is_stale(flow, local)]

@@ -11,7 +11,7 @@ from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
 from kubeproxy.model.objects import Conditions, Endpoint, EndpointSlice, Node, Protocol, Service
 from kubeproxy.model.settings import Settings
-from kubeproxy.model.udp_services import UdpServices, stale_flows
+from kubeproxy.model.udp_services import UdpServices
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint_slice, service, world
 
@@ -176,12 +176,6 @@ def test_ipv6() -> None:
         assert not services.is_stale(flow(to, "fd00::11:5353"), ("fd00:1::1", "::1"))
     assert not services.is_stale(flow("::1:30053"), ("fd00:1::1", "::1"))
     assert not services.is_stale(flow(f"{VIP}:53"), ())
-
-
-def test_stale_flows_are_picked_out_of_some() -> None:
-    built = world(everywhere(), dns_slice(POD1))
-    good, bad = flow(f"{VIP}:53", f"{POD1}:5353"), flow(f"{VIP}:53", f"{GONE}:5353")
-    assert stale_flows([good, bad], built, SETTINGS, node_state(built, SETTINGS, Family.V4), LOCAL) == [bad]
 
 
 def test_an_endpoint_that_is_the_services_own_address_answers_nobody() -> None:
