@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,13 +14,15 @@ pytestmark = pytest.mark.unit
 class Bench:
     """A runner whose action takes ``takes`` seconds of the manual clock and answers from ``answers``."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, rest: float) -> None:
         self.clock = clock
         self.start = clock.now()
         self.takes = 0.0
         self.answers: list[bool] = []
         self.runs: list[float] = []
-        self.runner = Runner(self.act, clock=clock, min_interval=1, retry_interval=30, max_interval=3600)
+        self.runner = Runner(
+            self.act, clock=clock, min_interval=1, rest=rest, retry_interval=30, max_interval=3600
+        )
 
     async def act(self) -> bool:
         self.runs.append(self.clock.now() - self.start)
@@ -29,8 +32,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    bench = Bench(ManualClock())
+async def running(rest: float = math.inf) -> AsyncIterator[Bench]:
+    bench = Bench(ManualClock(), rest)
     task = asyncio.create_task(bench.runner.run())
     await bench.clock.step(0)
     yield bench
@@ -59,6 +62,20 @@ async def test_the_minimum_counts_from_the_end_of_a_run_to_the_next_start() -> N
         bench.runner.request()
         await bench.clock.step(10)
         assert bench.runs == [0, 1.5]
+
+
+async def test_a_cheap_run_may_be_followed_sooner_and_a_dear_one_after_the_minimum() -> None:
+    async with running(rest=3) as bench:
+        bench.takes = 0.1
+        bench.runner.request()
+        await bench.clock.step(0.05)
+        bench.runner.request()
+        await bench.clock.step(0.1)
+        bench.takes = 2
+        await bench.clock.step(0.3)
+        bench.runner.request()
+        await bench.clock.step(10)
+        assert bench.runs == pytest.approx([0, 0.4, 3.4])
 
 
 async def test_a_failure_is_retried_later() -> None:
