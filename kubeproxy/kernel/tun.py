@@ -11,7 +11,9 @@ from kubeproxy.kernel.exec import KernelError
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
+_IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
+_SIOCBRADDIF, _SIOCGIFHWADDR = 0x89A2, 0x8927
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
@@ -21,15 +23,36 @@ class TunError(KernelError):
 
 def open_tun(name: str) -> int:
     """Make or take the TUN device and return its descriptor, non-blocking, one packet a read. It ends with it."""
+    return _take(name, _IFF_TUN)
+
+
+def open_tap(name: str) -> int:
+    """Make or take a TAP device, which carries Ethernet frames; as `open_tun` otherwise."""
+    return _take(name, _IFF_TAP)
+
+
+def _take(name: str, kind: int) -> int:
     descriptor = _open()
     try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), kind | _IFF_NO_PI))
     except OSError as error:
         os.close(descriptor)
         if error.errno == errno.EBUSY:
             raise TunError(f"TUN device {name} is in use by another program") from error
         raise TunError(f"TUN device {name}: {error.strerror}; CAP_NET_ADMIN is needed") from error
     return descriptor
+
+
+def join_bridge(bridge: str, name: str) -> bytes:
+    """Make a device a port of a bridge; return the bridge's hardware address. Raises TunError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            index = socket.if_nametoindex(name)
+            fcntl.ioctl(asked, _SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), index))
+            known = fcntl.ioctl(asked, _SIOCGIFHWADDR, struct.pack("16s24x", bridge.encode()))
+        except OSError as error:
+            raise TunError(f"device {name} cannot join the bridge {bridge}: {error.strerror}") from error
+    return known[18:24]
 
 
 def switch_on(name: str) -> None:

@@ -70,8 +70,10 @@ class Answer(Record, frozen=True, kw_only=True):
     """What on this node may keep the packet from faring as the model says; put in by the command."""
     live: Live | None = None
     """Put in by the command when it was asked to send a packet."""
-    pods_by_interface: str = ""
-    """What the interfaces of pods begin with, where that tells them from others."""
+    pods_by: str = ""
+    """How pods are told from others (`model.node.LocalKind`)."""
+    pods_interface: str = ""
+    """The interface that they come by, or what its name begins with, where it is that which tells them."""
 
 
 class PortAnswer(Record, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -76,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
     request = COMMAND_LINE.parse_or_exit(argv, check=_request)
     try:
         return asyncio.run(_run(request, Console(soft_wrap=False)))
+    except asyncio.CancelledError:
+        return 1
     except (Failed, EndError, KubeconfigError, StoreError, KernelError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -116,6 +119,11 @@ def _request(values: dict[str, Any]) -> Request:
 
 
 async def _run(request: Request, console: Console) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # What --live set up is removed by its thread, which is waited for.
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     if request.source is None:
         whole = await _ask(request, {"service": _key(request.destination)}, ServiceAnswer)
         pods = await _pods(request, whole.service)
@@ -150,8 +158,7 @@ def _examined(answer: Answer, live: bool) -> Answer:
     found = findings(answer, read_facts(answer, tables, sysctls, conntrack))
     compared = None
     if live:
-        seen = observe(answer.packet, tables, sysctls, conntrack, pods_by_interface=answer.pods_by_interface)
-        compared = compare(answer, seen)
+        compared = compare(answer, observe(answer, tables, sysctls, conntrack))
     return msgspec.structs.replace(answer, findings=found, live=compared)
 
 

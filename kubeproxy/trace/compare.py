@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from kubeproxy.dataplane.iptables.tables import is_ours
 from kubeproxy.kernel.paths import Hop, Path
 from kubeproxy.model.objects import Record
 from kubeproxy.trace.answer import Answer, Live
 from kubeproxy.trace.verdict import Outcome
 
-_OURS = "KUBE-"
 _ROUTED = frozenset(("FORWARD", "INPUT", "OUTPUT", "POSTROUTING"))
 
 
@@ -54,7 +54,7 @@ def _outcome(answer: Answer, seen: Seen) -> str:
 def _differences(answer: Answer, seen: Seen, outcome: str) -> Iterator[str]:
     stop = _stop(seen)
     if stop is not None and answer.outcome != outcome:
-        whose = "kubeproxy's" if stop.chain.startswith(_OURS) else "somebody else's"
+        whose = "kubeproxy's" if is_ours(stop.table, stop.chain) else "somebody else's"
         yield f"the kernel stops it, by {whose} rule: {stop.table} {stop.chain} {stop.rule}"
     elif outcome == Outcome.DROPPED and answer.outcome != outcome:
         yield from _lost(answer, seen)
@@ -84,13 +84,18 @@ def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
         why = f" ({candidate.left_out})" if candidate is not None else ""
         yield f"the kernel sends it to {text}, which is none of the model's endpoints{why}"
         return
-    masked = _masked(seen)
-    if masked != bool(candidate.masquerade):
-        yield f"the kernel {'masquerades it' if masked else 'does not masquerade it'}, the model says otherwise"
+    masking = _masking(seen)
+    if masking is not None and not candidate.masquerade:
+        whose = "kubeproxy's" if is_ours(masking.table, masking.chain) else "somebody else's"
+        yield f"the kernel masquerades it, by {whose} rule: {masking.table} {masking.chain} {masking.rule}"
+    elif masking is None and candidate.masquerade:
+        yield f"the kernel does not masquerade it, the model says: {candidate.masquerade}"
 
 
-def _masked(seen: Seen) -> bool:
-    return any(hop.chain != "OUTPUT" and "-j MASQUERADE" in hop.rule for hop in seen.path.hops)
+def _masking(seen: Seen) -> Hop | None:
+    """Return the rule that gave the packet another source."""
+    rules = (hop for hop in seen.path.hops if "-j MASQUERADE" in hop.rule or "-j SNAT" in hop.rule)
+    return next(rules, None)
 
 
 def _done(answer: Answer, seen: Seen, outcome: str) -> str:
@@ -108,7 +113,7 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
     for hop in seen.path.hops:
         if hop.stopped:
             break
-        if not hop.chain.startswith(_OURS):
+        if not is_ours(hop.table, hop.chain):
             continue
         if (hop.table, hop.chain) not in known:
             known.add((hop.table, hop.chain))
@@ -118,7 +123,7 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
     if stop is not None:
         parts.append(f"{stop.table} {stop.chain} {stop.rule}")
     elif outcome == Outcome.FORWARD and seen.translation is not None:
-        masked = f", masqueraded as {seen.translation.seen_as}" if _masked(seen) else ""
+        masked = f", masqueraded as {seen.translation.seen_as}" if _masking(seen) is not None else ""
         parts.append(f"{_place(seen.translation.answerer, seen.translation.port)}{masked}")
     elif outcome == Outcome.NOT_OURS:
         parts.append("not translated")

@@ -98,14 +98,14 @@ def _foreign(answer: Answer, facts: Facts) -> Iterator[str]:
     entry = "PREROUTING" if from_wire else "OUTPUT"
     for table in ("raw", "mangle"):
         if table in facts.saved:
-            for rule in suspects(Chains(facts.saved[table]), entry, before):
+            for rule in suspects(Chains(table, facts.saved[table]), entry, before):
                 yield f"a rule of somebody else may stop it: {table} {rule}"
     if "nat" in facts.saved:
-        for rule in redirections(Chains(facts.saved["nat"]), entry, before):
+        for rule in redirections(Chains("nat", facts.saved["nat"]), entry, before):
             yield f"a rule of somebody else comes before kubeproxy's: nat {rule}"
     if "filter" not in facts.saved or answer.outcome != "FORWARD":
         return
-    chains, told = Chains(facts.saved["filter"]), set()
+    chains, told = Chains("filter", facts.saved["filter"]), set()
     for each in _used(answer)[:MOST_FLOWS]:
         address, _, port = each.endpoint.rpartition(":")
         after = View(

@@ -103,7 +103,8 @@ class Explainer:
             steps=tuple(self._said(node, packet, verdict)),
             endpoints=self._candidates(node, verdict),
             warnings=condition.warnings,
-            pods_by_interface=node.local.value if node.local.kind is LocalKind.PREFIX else "",
+            pods_by=node.local.kind.value,
+            pods_interface=node.local.value if node.local.kind in (LocalKind.PREFIX, LocalKind.INTERFACE) else "",
         )
 
     def _destination(self, question: Question, family: Family) -> tuple[str, int, Protocol]:

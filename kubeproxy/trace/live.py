@@ -20,34 +20,38 @@ from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.tracing import Tracer
-from kubeproxy.kernel.tun import open_tun, switch_on
+from kubeproxy.kernel.tun import join_bridge, open_tap, open_tun, switch_on
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.flows import FlowMatch
+from kubeproxy.model.node import LocalKind
 from kubeproxy.model.objects import Protocol
-from kubeproxy.trace.answer import Asked
+from kubeproxy.trace.answer import Answer, Asked
 from kubeproxy.trace.compare import Seen, Translation
 from kubeproxy.trace.packet import Origin
 
 CONNECT_SECONDS = 1.5
 PATH_SECONDS = 1.0
-_DEVICE = "kptrace"
+DEVICE = "kptrace"
+"""What the name of our device begins with, unless pods are known by theirs."""
+_HARDWARE = bytes.fromhex("0200006b7074")
+"""A locally administered address for the sender of a frame."""
+_ETHERTYPE = {Family.V4: b"\x08\x00", Family.V6: b"\x86\xdd"}
 _SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 
 Send = Callable[[], str]
 """Sends the packet; returns what its sender hears: connected, refused, silence, or "" when nobody listens."""
 
 
-def observe(
-    packet: Asked, tables: Iptables, sysctls: Sysctls, conntrack: Conntrack, pods_by_interface: str = ""
-) -> Seen:
-    """Send the packet and return what became of it. Raises KernelError, OSError."""
+def observe(answer: Answer, tables: Iptables, sysctls: Sysctls, conntrack: Conntrack) -> Seen:
+    """Send the packet that was judged and return what became of it. Raises KernelError, OSError."""
+    packet = answer.packet
     family = family_of(packet.destination)
     protocol = Protocol(packet.protocol)
     with contextlib.ExitStack() as stack:
         if packet.origin == Origin.NODE:
             source_port, send = stack.enter_context(_from_here(packet, protocol))
         else:
-            source_port, send = stack.enter_context(_from_the_wire(packet, protocol, sysctls, pods_by_interface))
+            source_port, send = stack.enter_context(_from_the_wire(answer, protocol, sysctls))
         flow = TracedFlow(
             protocol=protocol,
             source=packet.source,
@@ -114,17 +118,21 @@ def _from_here(packet: Asked, protocol: Protocol) -> Iterator[tuple[int, Send]]:
 
 
 @contextlib.contextmanager
-def _from_the_wire(
-    packet: Asked, protocol: Protocol, sysctls: Sysctls, pods_by_interface: str
-) -> Iterator[tuple[int, Send]]:
-    """Let the packet come out of a device of ours, which is named as pods' are where that tells them."""
-    prefix = pods_by_interface if packet.origin == Origin.POD and pods_by_interface else _DEVICE
+def _from_the_wire(answer: Answer, protocol: Protocol, sysctls: Sysctls) -> Iterator[tuple[int, Send]]:
+    """Let the packet come out of a device of ours: one that is named as pods' are, or behind their bridge."""
+    packet = answer.packet
+    is_pod = packet.origin == Origin.POD
+    prefix = answer.pods_interface if is_pod and answer.pods_by == LocalKind.PREFIX.value else DEVICE
+    bridge = answer.pods_interface if is_pod and answer.pods_by == LocalKind.INTERFACE.value else ""
     name = f"{prefix[:11]}{os.getpid() % 10000}"
-    device = open_tun(name)
+    device = open_tap(name) if bridge else open_tun(name)
     try:
-        # Strictness is the larger of two values; a client of a real device may be met loosely here.
-        everywhere = sysctls.read("net/ipv4/conf/all/rp_filter")
-        if family_of(packet.destination) is Family.V4:
+        frame = b""
+        if bridge:
+            frame = join_bridge(bridge, name) + _HARDWARE + _ETHERTYPE[family_of(packet.destination)]
+        elif family_of(packet.destination) is Family.V4:
+            # Strictness is the larger of two values; where it is on for all, ours is loose at least.
+            everywhere = sysctls.read("net/ipv4/conf/all/rp_filter")
             sysctls.ensure(f"net/ipv4/conf/{name}/rp_filter", "0" if everywhere in ("", "0") else "2")
         switch_on(name)
         port = _some_port()
@@ -132,7 +140,7 @@ def _from_the_wire(
         def send() -> str:
             data = first_packet(protocol, packet.source, port, packet.destination, packet.port)
             try:
-                os.write(device, data)
+                os.write(device, frame + data)
             except OSError as error:
                 raise KernelError(f"TUN device {name}: {error.strerror}") from error
             return ""

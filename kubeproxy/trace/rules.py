@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Iterator
 from enum import Enum
 
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.tables import is_ours
 from kubeproxy.model.objects import Record
 from kubeproxy.trace.table import within
 
-_OURS = "KUBE-"
 _DEPTH = 8
 MOST = 5
 """So many suspects are named."""
@@ -40,7 +41,8 @@ class View(Record, frozen=True, kw_only=True):
 class Chains:
     """One table of an iptables-save."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, table: str, text: str) -> None:
+        self.table = table
         self.rules: dict[str, list[str]] = {}
         self.policies: dict[str, str] = {}
         for line in text.splitlines():
@@ -83,10 +85,10 @@ def _met(
         match = matches(rule, view)
         if match is Match.NO:
             continue
-        if verb.startswith(_OURS):
-            if stop_at_ours and verb == "KUBE-SERVICES":
+        if is_ours(chains.table, verb):
+            if stop_at_ours and verb == names.SERVICES:
                 return
-            if verb == "KUBE-FORWARD" and view.marked:
+            if verb == names.FORWARD and view.marked:
                 yield chain, f"{rule} (which accepts it)", match
             continue
         if verb in ("ACCEPT", "DROP", "REJECT", "DNAT", "REDIRECT"):

@@ -1,11 +1,12 @@
 """`kubeproxy trace` against a real agent, in two network namespaces."""
 
 import json
+import signal
 import subprocess
 
 import pytest
 
-from tests.e2e.test_agent_alone import NODE_IP, PEER_IP, Machine, machines, serve_web, until
+from tests.e2e.test_agent_alone import BIN, NODE_IP, PEER_IP, Machine, machines, serve_web, until
 
 __all__ = ["machines"]
 
@@ -70,6 +71,15 @@ def test_the_command_says_where_packets_go_and_why(node: Machine) -> None:
 
     node.kubectl("delete", "endpointslice", "web-1")
     until(lambda: "no endpoints: refused" in trace(node, "localhost", "localhost:30080").stdout, "nobody is there")
+
+
+def test_what_a_live_trace_sets_up_is_removed_when_it_is_ended(node: Machine) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running = node.start(str(BIN / "kubeproxy"), "trace", "node", "192.0.2.9:80", "--live")
+        until(lambda: "TRACE" in node.rules(), "the packet is being traced")
+        running.send_signal(number)
+        assert running.wait(10) == 1
+        assert "TRACE" not in node.rules()
 
 
 def test_pods_and_nodes_are_looked_up(node: Machine) -> None:

@@ -2,7 +2,7 @@
 
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tests.scenarios.lab import Lab, lab
 from tests.scenarios.modes import MODES
 from tests.scenarios.runner import Programmed
 from tests.scenarios.scene import Case
-from tests.scenarios.table import eps, row, svc
+from tests.scenarios.table import Row, eps, row, svc
 
 pytestmark = pytest.mark.netns
 
@@ -96,7 +96,7 @@ class Scene:
         tables = self.tables(case.family)
 
         def work() -> Live:
-            return compare(answer, observe(answer.packet, tables, ProcSysctls(), KernelConntrack(case.family)))
+            return compare(answer, observe(answer, tables, ProcSysctls(), KernelConntrack(case.family)))
 
         return self.place.run("node", work)
 
@@ -120,10 +120,10 @@ def place() -> Iterator[Lab]:
 
 
 @contextmanager
-def programmed(place: Lab, flavour: Flavour) -> Iterator[Scene]:
+def programmed(place: Lab, flavour: Flavour, rows: Sequence[Row] = ROWS, site: str = "usual") -> Iterator[Scene]:
     mode = MODES[f"iptables-{flavour}"]
     with Programmed(place, mode, tuple(Family)) as node:
-        (moment,) = moments(ROWS, "usual", mode.word, tuple(Family))
+        (moment,) = moments(rows, site, mode.word, tuple(Family))
         assert node.sync(moment) == {}
         yield Scene(place, moment, flavour)
 
@@ -150,6 +150,22 @@ def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Sce
     assert "kptrace" not in left.stdout
     logger = scene.place.run("node", lambda: Path("/proc/thread-self/net/netfilter/nf_log").read_text())
     assert " 2 nfnetlink_log" not in logger
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+@pytest.mark.parametrize(("site", "client"), [("bridge", "bridged"), ("interface prefix", "pod")])
+def test_a_pod_comes_by_the_interface_that_pods_are_known_by(
+    place: Lab, flavour: Flavour, site: str, client: str
+) -> None:
+    probes = f"{client} cluster:80 -> be3 same\noutside cluster:80 -> be3 masq"
+    known = row("known", [svc(), eps("be3")], probes, site=site)
+    with programmed(place, flavour, [known], site) as scene:
+        assert len(scene.cases) == 4
+        for case in scene.cases:
+            answer, live = scene.answer(case), scene.live(case)
+            assert not disagreement(case, answer)
+            assert live.outcome == "FORWARD"
+            assert live.differences == ()
 
 
 def test_a_rule_of_somebody_else_is_named(scene: Scene) -> None:

@@ -66,7 +66,7 @@ FILTER = """
 
 
 def chains(more: str = "", policy: str = "ACCEPT") -> Chains:
-    return Chains(FILTER.format(more=more, policy=policy))
+    return Chains("filter", FILTER.format(more=more, policy=policy))
 
 
 def test_suspects_are_what_a_packet_would_meet() -> None:
@@ -84,7 +84,9 @@ def test_suspects_are_what_a_packet_would_meet() -> None:
 
 
 def test_a_loop_of_chains_ends() -> None:
-    looping = Chains(":A - [0:0]\n:B - [0:0]\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j A\n-A A -j B\n-A B -j A\n")
+    looping = Chains(
+        "filter", ":A - [0:0]\n:B - [0:0]\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j A\n-A A -j B\n-A B -j A\n"
+    )
     assert suspects(looping, "FORWARD", VIEW) == []
 
 
@@ -92,8 +94,10 @@ def test_translations_before_ours_are_named() -> None:
     ours = '-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
     theirs = "-A PREROUTING -d 10.244.0.11/32 -p tcp -j DNAT --to-destination 1.1.1.1:1"
     head = ":PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n"
-    assert redirections(Chains(f"{head}{theirs}\n{ours}\n"), "PREROUTING", VIEW) == [theirs.removeprefix("-A ")]
-    assert redirections(Chains(f"{head}{ours}\n{theirs}\n"), "PREROUTING", VIEW) == []
+    assert redirections(Chains("nat", f"{head}{theirs}\n{ours}\n"), "PREROUTING", VIEW) == [
+        theirs.removeprefix("-A ")
+    ]
+    assert redirections(Chains("nat", f"{head}{ours}\n{theirs}\n"), "PREROUTING", VIEW) == []
 
 
 def answer(client: str = OUTSIDE, to: str = EXTERNAL, **more: str) -> Answer:
@@ -158,6 +162,8 @@ def test_stale_connections_are_named() -> None:
 
 SVC = Hop(table="nat", chain="KUBE-SERVICES", rule=f"-d {VIP}/32 -j KUBE-SVC-X")
 MASQ = Hop(table="nat", chain="KUBE-POSTROUTING", rule="-j MASQUERADE --random-fully")
+SNAT = Hop(table="nat", chain="POSTROUTING", rule="-j SNAT --to-source 1.2.3.4")
+POLICY = Hop(table="filter", chain="KUBE-POD-FW-X", rule="-j DROP", stopped=True)
 DROP = Hop(table="filter", chain="FORWARD", rule="-s 10.0.0.0/8 -j DROP", stopped=True)
 REJECT = Hop(table="filter", chain="KUBE-SERVICES", rule=f"-d {VIP}/32 -j REJECT", stopped=True)
 THROUGH = (("nat", "PREROUTING"), ("filter", "FORWARD"), ("nat", "POSTROUTING"))
@@ -190,7 +196,9 @@ def test_the_kernel_agrees() -> None:
         (seen(REJECT), "kubeproxy's rule: filter KUBE-SERVICES"),
         (seen(to=f"{VIP}:80"), "leaves it as it is: no rule of kubeproxy's translated it"),
         (seen(SVC, to="10.244.7.7:80"), "sends it to 10.244.7.7:80, which is none of the model's endpoints"),
-        (seen(SVC, MASQ, to="10.244.0.11:80"), "the kernel masquerades it"),
+        (seen(SVC, MASQ, to="10.244.0.11:80"), "masquerades it, by kubeproxy's rule: nat KUBE-POSTROUTING"),
+        (seen(SVC, SNAT, to="10.244.0.11:80"), "masquerades it, by somebody else's rule: nat POSTROUTING -j SNAT"),
+        (seen(POLICY), "somebody else's rule: filter KUBE-POD-FW-X -j DROP"),
         (seen(chains=()), "lost before the tables"),
         (seen(SVC, chains=(("nat", "PREROUTING"),)), "lost between PREROUTING and FORWARD"),
         (seen(SVC), "tracks no such connection"),

@@ -98,7 +98,7 @@ def target(rule: str) -> str:
 
 def is_ours(table: str, chain: str) -> bool:
     """Return whether a chain of this table is written by us (or by the kube-proxy that we replace)."""
-    return chain in CHAINS[table] or (table == "nat" and names.is_service_chain(chain))
+    return chain in CHAINS.get(table, ()) or (table == "nat" and names.is_service_chain(chain))
 
 
 def _declare(chains: Iterable[str]) -> str:
