@@ -5,14 +5,21 @@ import fcntl
 import os
 import socket
 import struct
+from ipaddress import ip_address
 
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.netlink import NetlinkSocket
+from kubeproxy.kernel.netlink_messages import AF, NETLINK_ROUTE, NLM_F_CREATE, attribute
+from kubeproxy.model.addresses import Family
 
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
+_RTM_NEWADDR, _RT_SCOPE_LINK, _IFA_ADDRESS, _IFA_LOCAL = 20, 253, 1, 2
+_IFADDRMSG = struct.Struct("=BBBBI")
+DUMMY_ADDRESS = "192.0.0.8"
 _SIOCBRADDIF, _SIOCGIFHWADDR = 0x89A2, 0x8927
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
@@ -53,6 +60,18 @@ def join_bridge(bridge: str, name: str) -> bytes:
         except OSError as error:
             raise TunError(f"device {name} cannot join the bridge {bridge}: {error.strerror}") from error
     return known[18:24]
+
+
+def give_dummy_address(name: str) -> None:
+    """Give a link the address that stands for none (RFC 7600), seen by nobody. Raises KernelError, OSError.
+
+    Loose reverse-path filtering refuses every packet that comes in by a link without an IPv4 address.
+    """
+    head = _IFADDRMSG.pack(AF[Family.V4], 32, 0, _RT_SCOPE_LINK, socket.if_nametoindex(name))
+    address = ip_address(DUMMY_ADDRESS).packed
+    body = head + attribute(_IFA_LOCAL, address) + attribute(_IFA_ADDRESS, address)
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        netlink.request(_RTM_NEWADDR, NLM_F_CREATE, body, f"address of {name}")
 
 
 def switch_on(name: str) -> None:

@@ -20,7 +20,7 @@ from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.tracing import Tracer
-from kubeproxy.kernel.tun import join_bridge, open_tap, open_tun, switch_on
+from kubeproxy.kernel.tun import give_dummy_address, join_bridge, open_tap, open_tun, switch_on
 from kubeproxy.model.addresses import Family, family_of
 from kubeproxy.model.flows import FlowMatch
 from kubeproxy.model.node import LocalKind
@@ -131,9 +131,11 @@ def _from_the_wire(answer: Answer, protocol: Protocol, sysctls: Sysctls) -> Iter
         if bridge:
             frame = join_bridge(bridge, name) + _HARDWARE + _ETHERTYPE[family_of(packet.destination)]
         elif family_of(packet.destination) is Family.V4:
-            # Strictness is the larger of two values; where it is on for all, ours is loose at least.
-            everywhere = sysctls.read("net/ipv4/conf/all/rp_filter")
-            sysctls.ensure(f"net/ipv4/conf/{name}/rp_filter", "0" if everywhere in ("", "0") else "2")
+            # Strictness is the larger of two values; where it is on for all, ours is loose at best.
+            strict = sysctls.read("net/ipv4/conf/all/rp_filter") not in ("", "0")
+            sysctls.ensure(f"net/ipv4/conf/{name}/rp_filter", "2" if strict else "0")
+            if strict:
+                give_dummy_address(name)
         switch_on(name)
         port = _some_port()
 

@@ -103,7 +103,7 @@ class Resolver:
             try:
                 found = await client.get(resource, end.namespace, end.name)
             except (StoreError, aiohttp.ClientError) as error:
-                raise EndError(f"{label}: {error}") from None
+                raise EndError(f"{label}: {error}; its address will do instead") from None
         addresses = _pod_ips(found) if end.kind is Kind.POD else _node_ips(found)
         own = [ip for ip in map(canonical_ip, addresses) if ip is not None and family_of(ip) is self._family]
         if not own:

@@ -223,6 +223,17 @@ def test_a_killed_predecessors_rule_is_removed(scene: Scene) -> None:
     assert "TRACE" not in scene.place.run("node", lambda: scene.tables(Family.V4).save("raw"))
 
 
+@pytest.mark.parametrize("value", ["1", "2"])
+def test_reverse_path_filtering_is_no_obstacle(scene: Scene, value: str) -> None:
+    everywhere = Path("/proc/sys/net/ipv4/conf/all/rp_filter")
+    scene.place.run("node", lambda: everywhere.write_text(value))
+    try:
+        for words in ("be2 cluster:80 -> be1", "outside balancer:80 -> be1 masq"):
+            assert scene.live(scene.case(words)).differences == ()
+    finally:
+        scene.place.run("node", lambda: everywhere.write_text("0"))
+
+
 def test_forwarding_off_is_named_and_seen(scene: Scene) -> None:
     case = scene.case("be2 cluster:80 -> be1")
     assert case.protocol is Protocol.TCP
