@@ -1,6 +1,9 @@
 """What the model says against what the kernel did with a packet: the differences, in words. Pure."""
 
+import re
 from collections.abc import Iterator
+
+import msgspec
 
 from kubeproxy.dataplane.iptables.tables import is_ours
 from kubeproxy.kernel.paths import Hop, Path
@@ -8,6 +11,7 @@ from kubeproxy.model.objects import Record
 from kubeproxy.trace.answer import Answer, Live
 from kubeproxy.trace.verdict import Outcome
 
+_DNAT = re.compile(r"--to-destination (?P<address>\S+):(?P<port>\d+)")
 _ROUTED = frozenset(("FORWARD", "INPUT", "OUTPUT", "POSTROUTING"))
 
 
@@ -31,6 +35,8 @@ class Seen(Record, frozen=True, kw_only=True):
 
 def compare(answer: Answer, seen: Seen) -> Live:
     """Return what the kernel did and every difference to the verdict."""
+    if seen.translation is None and _stop(seen) is None:
+        seen = msgspec.structs.replace(seen, translation=_forgotten(answer, seen))
     outcome = _outcome(answer, seen)
     differences = tuple(_differences(answer, seen, outcome))
     return Live(path=_path(answer, seen, outcome), outcome=outcome, differences=differences)
@@ -38,6 +44,20 @@ def compare(answer: Answer, seen: Seen) -> Live:
 
 def _stop(seen: Seen) -> Hop | None:
     return next((hop for hop in seen.path.hops if hop.stopped), None)
+
+
+def _forgotten(answer: Answer, seen: Seen) -> Translation | None:
+    """Return what connection tracking must have held: it forgets a connection that its first answer resets."""
+    if not any(chain in ("POSTROUTING", "INPUT") for _, chain in seen.path.chains):
+        return None
+    packet = answer.packet
+    for hop in seen.path.hops:
+        found = _DNAT.search(hop.rule)
+        if found is not None:
+            return Translation(answerer=found["address"].strip("[]"), port=int(found["port"]), seen_as="")
+    if seen.heard in ("refused", "connected"):
+        return Translation(answerer=packet.destination, port=packet.port, seen_as=packet.source)
+    return None
 
 
 def _outcome(answer: Answer, seen: Seen) -> str:
@@ -123,14 +143,15 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
     if stop is not None:
         parts.append(f"{stop.table} {stop.chain} {stop.rule}")
     elif outcome == Outcome.FORWARD and seen.translation is not None:
-        masked = f", masqueraded as {seen.translation.seen_as}" if _masking(seen) is not None else ""
+        masked = f", masqueraded as {seen.translation.seen_as}".removesuffix(" as ") if _masking(seen) else ""
         parts.append(f"{_place(seen.translation.answerer, seen.translation.port)}{masked}")
     elif outcome == Outcome.NOT_OURS:
         parts.append("not translated")
     else:
         parts.append("lost")
     if seen.heard:
-        parts.append(seen.heard)
+        who = " by the endpoint" if outcome == Outcome.FORWARD and seen.heard == "refused" else ""
+        parts.append(seen.heard + who)
     return " → ".join(parts)
 
 

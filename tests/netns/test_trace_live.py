@@ -61,6 +61,11 @@ ROWS = [
     ),
     row("host", [svc(), eps("node", ports="80>8088")], "pod cluster:80 -> node same\nnode cluster:80 -> node any"),
     row("sticky", [svc(sessionAffinity="ClientIP"), eps("be1", "be3")], "pod cluster:80 -> sticky be1,be3 same"),
+    row(
+        "deaf",
+        [svc(name="deaf"), eps("be1", ports="80>81", service="deaf")],
+        "pod deaf/cluster:80 -> be1 same 81\nnode deaf/cluster:80 -> be1 masq 81",
+    ),
     row("plain", [svc("80", "external"), eps("be1")], "pod,node external:81 -> IGNORED\npod be1:80 -> be1 same"),
 ]
 
@@ -232,6 +237,13 @@ def test_reverse_path_filtering_is_no_obstacle(scene: Scene, value: str) -> None
             assert scene.live(scene.case(words)).differences == ()
     finally:
         scene.place.run("node", lambda: everywhere.write_text("0"))
+
+
+def test_an_endpoint_that_refuses_is_told_from_a_proxy_that_does(scene: Scene) -> None:
+    deaf = scene.case("node deaf/cluster:80")
+    live = scene.live(deaf)
+    assert (live.outcome, live.differences) == ("FORWARD", ())
+    assert live.path.endswith("10.244.0.11:81, masqueraded → refused by the endpoint")
 
 
 def test_forwarding_off_is_named_and_seen(scene: Scene) -> None:

@@ -189,6 +189,18 @@ def test_the_kernel_agrees() -> None:
     assert compare(nobody, seen()).differences == ()
 
 
+def test_a_connection_that_is_reset_at_once_is_known_by_its_rules() -> None:
+    hops = (SVC, Hop(table="nat", chain="KUBE-SVC-X", rule="-p tcp -j DNAT --to-destination 10.244.0.11:80"))
+    live = compare(answer(POD, VIP), msgspec.structs.replace(seen(*hops), heard="refused"))
+    assert (live.outcome, live.differences) == ("FORWARD", ())
+    assert live.path.endswith("10.244.0.11:80 → refused by the endpoint")
+    lost = compare(answer(POD, VIP), seen(*hops, chains=(("nat", "PREROUTING"),)))
+    assert lost.outcome == "DROPPED"
+    nobody = ask(known(), source="127.0.0.1", destination="127.0.0.1", port="80")
+    live = compare(nobody, msgspec.structs.replace(seen(), heard="refused"))
+    assert (live.outcome, live.path) == ("NOT OURS", "not translated → refused")
+
+
 @pytest.mark.parametrize(
     ("happened", "difference"),
     [
