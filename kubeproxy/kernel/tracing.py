@@ -106,7 +106,7 @@ class _Nft:
             self._netlink.join(nftrace.GROUP_NFTRACE)
         except OSError as error:
             self._netlink.close()
-            raise KernelError(f"nf_tables tracing: {error.strerror}") from error
+            raise KernelError(f"nf_tables tracing: {error.strerror}; run as root") from error
         return self
 
     def __exit__(self, *_: object) -> None:

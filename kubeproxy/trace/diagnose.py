@@ -26,8 +26,8 @@ class Facts(Record, frozen=True, kw_only=True):
     """iptables-save by table."""
     flows: tuple[Flow, ...] = ()
     """Tracked connections to the destination."""
-    route_back: str = ""
-    """By which interface answers to the source leave."""
+    route_back: str | None = ""
+    """By which interface answers to the source leave; None when there is no route, "" when that was not asked."""
     unread: tuple[str, ...] = ()
 
 
@@ -65,6 +65,8 @@ def _answerer(flow: Flow) -> str:
 def _sysctls(answer: Answer, facts: Facts) -> Iterator[str]:
     packet = answer.packet
     from_wire = packet.origin != Origin.NODE
+    if facts.route_back is None:
+        yield f"no route to {packet.source}: answers do not find back, and rp_filter, if on, refuses its packets"
     forwarding = "net/ipv4/ip_forward" if answer.family == "IPv4" else "net/ipv6/conf/all/forwarding"
     if answer.outcome == "FORWARD" and from_wire and facts.sysctls.get(forwarding) == "0":
         yield f"forwarding is off: nothing is passed on to endpoints beyond the node itself; sysctl {forwarding}=1"

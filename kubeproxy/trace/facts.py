@@ -41,6 +41,6 @@ def read_facts(answer: Answer, tables: Iptables, sysctls: Sysctls, conntrack: Co
         sysctls={name: sysctls.read(name) for name in names},
         saved=saved,
         flows=flows,
-        route_back=way.interface if way is not None else "",
+        route_back=way.interface if way is not None else None,
         unread=tuple(unread),
     )

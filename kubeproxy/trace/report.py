@@ -9,6 +9,7 @@ from rich.text import Text
 
 from kubeproxy.logs import one_line
 from kubeproxy.trace.answer import Answer, Candidate, PortAnswer, ServiceAnswer
+from kubeproxy.trace.verdict import HAIRPIN
 
 MOST_ENDPOINTS = 50
 """So many endpoints are shown of a kind: JSON has all."""
@@ -78,17 +79,25 @@ def _line(console: Console, text: str, style: str = "") -> None:
 
 def _endpoints(found: Sequence[Candidate]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 1), show_edge=False)
-    columns: dict[str, list[str]] = {"endpoint": [], "pod": [], "node": [], "chance": [], " ": []}
+    columns: dict[str, list[str]] = {
+        "endpoint": [],
+        "pod": [],
+        "node": [],
+        "chance": [],
+        "masqueraded": [],
+        " ": [],
+    }
     for row in found[:MOST_ENDPOINTS]:
         chance = f"{row.chance:.1%}" if row.chance else "-"
-        note = row.left_out or (f"masqueraded: {row.masquerade}" if row.masquerade else "")
-        for column, text in zip(columns, (row.endpoint, row.pod, row.node, chance, note), strict=True):
+        masked = "hairpin" if row.masquerade == HAIRPIN else "yes" if row.masquerade else ""
+        cells = (row.endpoint, row.pod, row.node, chance, masked, row.left_out)
+        for column, text in zip(columns, cells, strict=True):
             columns[column].append(text)
     shown = {column: texts for column, texts in columns.items() if any(texts)}
     for column in shown:
         table.add_column(column, overflow="fold")
-    for cells in zip(*shown.values(), strict=True):
-        table.add_row(*(Text(one_line(each)) for each in cells))
+    for line in zip(*shown.values(), strict=True):
+        table.add_row(*(Text(one_line(each)) for each in line))
     if len(found) > MOST_ENDPOINTS:
         table.add_row(f"and {len(found) - MOST_ENDPOINTS} more")
     return table

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,8 @@ from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, PODS
 from kubeproxy.trace.ends import End, EndError, Kind
 from kubeproxy.trace.packet import Origin
 
+POINT_TO_POINT = 30
+"""From this prefix length on, a network has no room for neighbours."""
 POD_NAMES_SECONDS = 3.0
 STRANGER = {Family.V4: "203.0.113.77", Family.V6: "2001:db8:ffff::77"}
 """Who stands for everybody outside (RFC 5737, RFC 3849: addresses that nobody has)."""
@@ -46,7 +49,7 @@ class Resolver:
             case Kind.LOCALHOST:
                 return LOOPBACK[self._family]
             case Kind.OUTSIDE:
-                return STRANGER[self._family]
+                return self._stranger()
             case Kind.THIS_NODE:
                 raise EndError("name the node that the packet goes to, or its address")
         return await self._look_up(end)
@@ -77,6 +80,23 @@ class Resolver:
         if origin is None and end.kind is Kind.POD:
             origin = Origin.POD
         return Source(address=address, origin=origin, interface=way.interface if way else "")
+
+    def _stranger(self) -> str:
+        """Return an address outside that this node can answer: anybody's, else a neighbour's."""
+        if way_to(STRANGER[self._family]) is not None or self._family is Family.V6:
+            return STRANGER[self._family]
+        from kubeproxy.kernel.interfaces import Rtnetlink  # loads pyroute2, which nearly nobody needs here
+
+        own = Rtnetlink().host_addresses()
+        for each in own:
+            if each.global_scope and each.prefix < POINT_TO_POINT:
+                network = ip_network(f"{each.address}/{each.prefix}", strict=False)
+                last = int(network.broadcast_address) - 1
+                taken = {one.address for one in own}
+                return next(
+                    text for text in (str(ip_address(last - i)) for i in range(len(own) + 1)) if text not in taken
+                )
+        return STRANGER[self._family]
 
     async def pods_of(self, namespace: str, service: str) -> dict[str, str]:
         """Return the pods' names by address of a Service's endpoints; nothing where nobody tells."""

@@ -16,6 +16,9 @@ from kubeproxy.model.objects import Record
 from kubeproxy.trace.packet import Origin, Packet
 from kubeproxy.trace.table import Table, Way, is_loopback, within
 
+HAIRPIN = "the endpoint is the client itself"
+"""Why an endpoint does not see the client's address although others do."""
+
 
 class Outcome(StrEnum):
     """How a packet fares."""
@@ -176,7 +179,7 @@ class _Path:
         if self._packet.origin is not Origin.NODE and self._table.is_local(target.address):
             return ""  # Delivered here: what leaves nowhere passes no POSTROUTING.
         if target.address == self._packet.source and target.may_be_local:
-            return mark or "the endpoint is the client itself"
+            return mark or HAIRPIN
         return mark
 
     def _tell_masquerade(self, destinations: tuple[Destination, ...], mark: str) -> None:

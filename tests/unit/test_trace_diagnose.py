@@ -121,6 +121,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 def test_sysctls_that_stop_packets_are_named() -> None:
     given = answer(interface="eth0")
     assert "forwarding is off" in found(given, sysctls={"net/ipv4/ip_forward": "0"})
+    assert f"no route to {OUTSIDE}" in found(given, route_back=None)
     strict = {"net/ipv4/conf/eth0/rp_filter": "1"}
     assert "rp_filter is strict on eth0" in found(given, sysctls=strict, route_back="eth1")
     assert found(given, sysctls=strict | {"net/ipv4/conf/all/rp_filter": "2"}, route_back="eth1") == ""
