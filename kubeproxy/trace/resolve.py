@@ -49,7 +49,7 @@ class Resolver:
             case Kind.LOCALHOST:
                 return LOOPBACK[self._family]
             case Kind.OUTSIDE:
-                return self._stranger()
+                return await asyncio.to_thread(self._stranger)
             case Kind.THIS_NODE:
                 raise EndError("name the node that the packet goes to, or its address")
         return await self._look_up(end)

@@ -82,6 +82,16 @@ def test_what_a_live_trace_sets_up_is_removed_when_it_is_ended(node: Machine) ->
         assert "TRACE" not in node.rules()
 
 
+def test_without_a_default_route_the_stranger_is_a_neighbour(node: Machine) -> None:
+    node.run("ip", "route", "del", "default")
+    answer = json.loads(trace(node, "outside", f"{NODE_IP}:30080", "--live", "-o", "json").stdout)
+    assert answer["packet"]["source"] == NODE_IP.rpartition(".")[0] + ".254"
+    assert answer["packet"]["interface"] == "eth0"
+    assert answer["live"]["differences"] == []
+    found = trace(node, "198.51.100.1", f"{NODE_IP}:30080")
+    assert "no route to 198.51.100.1" in found.stdout
+
+
 def test_pods_and_nodes_are_looked_up(node: Machine) -> None:
     node.kubectl("apply", "-f", "-", stdin=POD)
     node.kubectl("patch", "pod", "client", "--subresource=status", "--type=merge", "-p", _status())
