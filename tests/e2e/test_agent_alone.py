@@ -4,6 +4,7 @@
 and also runs the web server that a Service leads to.
 """
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -253,4 +254,44 @@ def test_a_udp_client_that_keeps_its_port_follows_its_service(machines: tuple[Ma
     assert float(line.split()[-1]) >= 1
     close_wait = node.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").stdout
     assert close_wait == "3600\n"
+    assert agent.poll() is None
+
+
+def test_the_configuration_is_shown_and_profiles_are_taken_when_asked_for(
+    machines: tuple[Machine, Machine],
+) -> None:
+    node, _ = machines
+    debug = "http://127.0.0.1:10249"
+    agent = node.agent("--profiling", "--iptables-masquerade-bit=9")
+    until(lambda: node.status_of(f"{debug}/healthz") == "200", "the agent lives")
+    shown = json.loads(node.run("curl", "-s", f"{debug}/configz").stdout)["kubeproxy.config.k8s.io"]
+    assert (shown["iptables"]["masqueradeBit"], shown["enableProfiling"]) == (9, True)
+    flags = node.run("curl", "-s", f"{debug}/flagz").stdout.splitlines()
+    assert {"iptables-masquerade-bit=9", "profiling=true", "hostname-override=node"} <= set(flags)
+    assert "MainThread;" in node.run("curl", "-s", f"{debug}/debug/pprof/profile?seconds=0.3").stdout
+    assert "thread MainThread" in node.run("curl", "-s", f"{debug}/debug/pprof/goroutine").stdout
+    # Its end does not wait for a profile that is being taken.
+    node.start("curl", "-s", f"{debug}/debug/pprof/profile?seconds=300")
+    stacks = ("curl", "-s", f"{debug}/debug/pprof/goroutine")
+    until(lambda: "in sample" in node.run(*stacks).stdout, "a profile is being taken")
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(5) == 0
+
+
+def test_a_taken_health_port_is_the_end_when_asked_for(machines: tuple[Machine, Machine]) -> None:
+    node, _ = machines
+    node.start(sys.executable, "-m", "http.server", "10256", "--bind", "127.0.0.1")
+    address = "--healthz-bind-address=127.0.0.1:10256"
+    until(lambda: node.status_of("http://127.0.0.1:10256/") == "200", "the port is taken")
+    common = (
+        str(BIN / "kubeproxy"),
+        "--hostname-override=node",
+        f"--data-dir={node.directory / 'data'}",
+        address,
+    )
+    ended = node.run(*common, "--bind-address-hard-fail")
+    assert ended.returncode == 1
+    assert "Error: cannot listen on 127.0.0.1:10256: Address already in use" in ended.stderr
+    agent = node.agent(address)
+    until(lambda: node.status_of("http://127.0.0.1:10249/healthz") == "200", "without it, the agent goes on")
     assert agent.poll() is None
