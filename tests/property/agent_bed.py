@@ -68,7 +68,7 @@ class Spoiled:
         self.at_commit = 0
         """Before which COMMIT of the next text the line is put; 0: before none."""
         self.save, self.in_use = tables.save, tables.in_use
-        self.fingerprint = tables.fingerprint
+        self.fingerprint, self.has_match = tables.fingerprint, tables.has_match
 
     def restore(self, text: str | Iterable[str]) -> None:
         """See `backend.Tables.restore`."""

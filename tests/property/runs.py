@@ -1,10 +1,13 @@
 """How many examples a property run draws: few in the short CI run, a thousand histories with --long.
 
 What reproduces a failure is printed with it (`print_blob`), and hypothesis keeps failing examples in .hypothesis/.
-It shrinks for five minutes at most, so `PATIENCE` is what a test that uses this must be given.
+It shrinks for five minutes at most (less where `shrinks_for` says so), so `PATIENCE` is what a test must be given.
 """
 
+import functools
 import os
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,3 +30,25 @@ def runs(examples: int = HISTORIES) -> settings:
     return settings(
         max_examples=examples, deadline=None, print_blob=True, suppress_health_check=slow, phases=phases
     )
+
+
+def shrinks_for(seconds: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a test inside of `given`: so long after the first failure, no new example is tried."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        failing: dict[str, float] = {}
+
+        @functools.wraps(test)
+        def bounded(*values: object, **named: object) -> None:
+            example = repr((values, named))
+            if failing and example not in failing and time.monotonic() - min(failing.values()) > seconds:
+                return
+            try:
+                test(*values, **named)
+            except Exception:
+                failing.setdefault(example, time.monotonic())
+                raise
+
+        return bounded
+
+    return decorate

@@ -1,0 +1,110 @@
+"""Histories against the real kernel: their end is that of a fresh start, and packets agree with the model.
+
+Each history is lived through in the lab's node, in one flavour and both IP families; a fresh agent writes the
+last state into an empty namespace, to compare. Then packets are drawn, to and around everything that the
+Services claim, and sent: who answers, with which source address, or how the client is turned away, must be what
+`trace` predicts.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.model.addresses import Family
+from tests.netns.drawn_packets import ask, questions
+from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.real_kernel import RealKernel
+from tests.property.agent_bed import Agent, live
+from tests.property.door_bed import Written, agent_with_good_service, check, hear_hostile
+from tests.property.runs import HISTORIES, LONG, PATIENCE, runs, shrinks_for
+from tests.property.strategies_histories import History, histories
+from tests.property.strategies_hostile import hostile_objects
+from tests.scenarios.lab import Lab, lab
+
+pytestmark = [pytest.mark.netns, PATIENCE]
+
+WORKERS = 48
+PACKETS = 40
+"""Of each family, after each history."""
+SHRINK_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Lab]:
+    with lab() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[LoneNamespace]:
+    with lone_namespace() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def clean(*kernels: RealKernel) -> Iterator[None]:
+    """Leave nothing behind for the next example, whatever went wrong in this one."""
+    try:
+        yield
+    except BaseException:
+        for kernel in kernels:
+            kernel.reset()
+        raise
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_state_and_packets_are_those_of_the_last_world(
+    place: Lab, empty: LoneNamespace, crowd: ThreadPoolExecutor, flavour: Flavour
+) -> None:
+    node, scratch = RealKernel(partial(place.run, "node"), flavour), RealKernel(empty.run, flavour)
+
+    @runs(HISTORIES if LONG else HISTORIES // len(Flavour))
+    @given(histories(steps=4), st.sampled_from(range(1000)))
+    @shrinks_for(SHRINK_SECONDS)
+    def check(history: History, seed: int) -> None:
+        with clean(node, scratch):
+            node.forget_flows()
+            cluster, agent = live(history, node)
+            fresh = Agent(scratch, agent.settings, cluster.world(backwards=True))
+            fresh.settle()
+            assert agent.state() == fresh.state()
+            fresh.cleanup()
+            asked = [
+                each for family in Family for each in questions(agent.world, agent.settings, family, seed, PACKETS)
+            ]
+            wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
+            assert not wrong, "\n".join(wrong)
+            agent.cleanup()
+
+    check()
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_hostile_objects_do_not_stop_the_others(place: Lab, empty: LoneNamespace, flavour: Flavour) -> None:
+    node, scratch = RealKernel(partial(place.run, "node"), flavour), RealKernel(empty.run, flavour)
+    alone = agent_with_good_service(scratch)
+
+    @runs(HISTORIES if LONG else 5)
+    @given(st.lists(hostile_objects(), min_size=2, max_size=12))
+    @shrinks_for(SHRINK_SECONDS)
+    def test(written: list[Written]) -> None:
+        with clean(node):
+            agent = agent_with_good_service(node)
+            hear_hostile(agent, written)
+            check(agent, alone)
+            agent.cleanup()
+
+    test()
+    alone.cleanup()
