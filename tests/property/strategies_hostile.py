@@ -188,7 +188,10 @@ def hostile_objects(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     kind, valid = draw(st.sampled_from(VALID))
     found = copy.deepcopy(valid)
     for _ in range(draw(st.sampled_from(range(5)))):
-        *parents, last = draw(st.sampled_from(list(_paths(found))))
+        places = list(_paths(found))
+        if not places:
+            break
+        *parents, last = draw(st.sampled_from(places))
         parent = _get(found, tuple(parents))
         worse = draw(st.sampled_from([*_worse(parent[last]), ABSENT]))
         if worse == ABSENT:
