@@ -64,7 +64,7 @@ def test_a_change_names_only_chains_of_services_that_changed(history: History) -
             assert ":KUBE-SERVICES" not in text
 
 
-@runs(200 if LONG else 50)
+@runs(200 if LONG else 20)
 @given(histories(steps=2))
 def test_there_and_back_again_costs_nothing(history: History) -> None:
     kernel = FakeKernel()

@@ -19,7 +19,7 @@ from kubeproxy.model.world import World
 from tests.property.category_oracle import expected
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
 from tests.property.strategies_histories import Cluster, History, histories
-from tests.property.strategies_model import NODE_NAME, SETTINGS, services
+from tests.property.strategies_model import KEYS, NODE_NAME, SETTINGS, services
 
 pytestmark = [pytest.mark.unit, PATIENCE]
 
@@ -36,8 +36,8 @@ def lived(history: History) -> tuple[Cluster, World]:
 
 
 @runs()
-@given(HISTORIES_OF_MODEL)
-def test_a_world_with_a_history_is_as_good_as_new(history: History) -> None:
+@given(HISTORIES_OF_MODEL, st.integers(0, 2 ** len(KEYS) - 1))
+def test_a_world_with_a_history_is_as_good_as_new(history: History, some: int) -> None:
     cluster, world = lived(history)
     for backwards in (False, True):
         fresh = cluster.world(backwards=backwards)
@@ -46,51 +46,30 @@ def test_a_world_with_a_history_is_as_good_as_new(history: History) -> None:
         for family in Family:
             assert desired(world, history.settings, family) == desired(fresh, history.settings, family)
             assert node_state(world, history.settings, family) == node_state(fresh, history.settings, family)
-
-
-@runs()
-@given(HISTORIES_OF_MODEL)
-def test_who_is_not_told_to_be_touched_has_not_changed(history: History) -> None:
-    cluster, world = Cluster(), World()
-    before: dict[Family, dict[ServicePortName, ServiceState]] = {family: {} for family in Family}
-    for step in history.steps:
-        for event in step.events:
-            touched, node_too = event.happen(cluster).deliver(world)
-            for family in Family:
-                after = desired(world, history.settings, family)
-                if not node_too:
-                    changed = {
-                        n for n in before[family].keys() | after.keys() if before[family].get(n) != after.get(n)
-                    }
-                    assert {name.key for name in changed} <= touched, event
-                before[family] = after
-
-
-@runs()
-@given(HISTORIES_OF_MODEL, st.data())
-def test_a_part_of_a_world_says_what_the_whole_says(history: History, data: st.DataObject) -> None:
-    _, world = lived(history)
-    keys = data.draw(st.sets(st.sampled_from(sorted(world.services)))) if world.services else set()
+    owners = _owners(cluster)
     for family in Family:
-        whole = desired(world, history.settings, family, keys)
-        assert desired(world.part(keys), history.settings, family, keys) == whole
-        assert desired(world.part(None), history.settings, family, keys) == whole
-        assert node_state(world.part(keys), history.settings, family) == node_state(
-            world, history.settings, family
-        )
+        _a_part_says_what_the_whole_says(world, history.settings, family, some)
+        _categories_are_those_of_the_reference(cluster, world, history.settings, family)
+        _every_place_belongs_to_the_first_who_claims_it(cluster, world, history.settings, family, owners)
 
 
-@runs()
-@given(HISTORIES_OF_MODEL)
-def test_categories_are_those_of_the_reference(history: History) -> None:
-    cluster, world = lived(history)
-    for family in Family:
-        for name, state in desired(world, history.settings, family).items():
-            service = cluster.services[name.key]
-            port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
-            want = expected(cluster, service, port, family, NODE_NAME, is_external=state.is_external)
-            found = [each.text for each in state.cluster], [each.text for each in state.local]
-            assert (*found, state.has_endpoints) == want, name
+def _a_part_says_what_the_whole_says(world: World, settings: Settings, family: Family, some: int) -> None:
+    keys = [key for place, key in enumerate(KEYS) if some >> place & 1]
+    whole = desired(world, settings, family, keys)
+    assert desired(world.part(keys), settings, family, keys) == whole
+    assert desired(world.part(None), settings, family, keys) == whole
+    assert node_state(world.part(keys), settings, family) == node_state(world, settings, family)
+
+
+def _categories_are_those_of_the_reference(
+    cluster: Cluster, world: World, settings: Settings, family: Family
+) -> None:
+    for name, state in desired(world, settings, family).items():
+        service = cluster.services[name.key]
+        port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
+        want = expected(cluster, service, port, family, NODE_NAME, is_external=state.is_external)
+        found = [each.text for each in state.cluster], [each.text for each in state.local]
+        assert (*found, state.has_endpoints) == want, name
 
 
 def _owners(cluster: Cluster) -> dict[Place, tuple[Any, ...]]:
@@ -117,26 +96,41 @@ def _owners(cluster: Cluster) -> dict[Place, tuple[Any, ...]]:
     return {place: min(rivals) for place, rivals in claims.items()}
 
 
+def _every_place_belongs_to_the_first_who_claims_it(
+    cluster: Cluster, world: World, settings: Settings, family: Family, owners: dict[Place, tuple[Any, ...]]
+) -> None:
+    everything = msgspec.structs.replace(settings, allow_external_ips=True)
+    for name, state in desired(world, everything, family).items():
+        service = cluster.services[name.key]
+        port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
+        own = {ip for ip in (state.cluster_ip, *state.external_ips, *state.load_balancer_ips) if ip}
+        claimed = {*service.external_ips, *service.load_balancer_ips}
+        claimed = {ip for ip in claimed if family_of(ip) is family}
+        claimed |= set([ip for ip in service.cluster_ips if family_of(ip) is family][:1])
+        assert own == {ip for ip in claimed if owners[Place(ip, name.protocol, port.port)][-1] == name}
+        wins = port.node_port and owners[Place("", name.protocol, port.node_port)][-1] == name
+        assert state.node_port == (port.node_port if wins else 0)
+
+
 @runs()
 @given(HISTORIES_OF_MODEL)
-def test_every_place_belongs_to_the_first_who_claims_it(history: History) -> None:
-    cluster, world = lived(history)
-    owners = _owners(cluster)
-    everything = msgspec.structs.replace(history.settings, allow_external_ips=True)
-    for family in Family:
-        for name, state in desired(world, everything, family).items():
-            service = cluster.services[name.key]
-            port = next(p for p in service.ports if (p.name, p.protocol) == (name.port, name.protocol))
-            own = {ip for ip in (state.cluster_ip, *state.external_ips, *state.load_balancer_ips) if ip}
-            claimed = {*service.external_ips, *service.load_balancer_ips}
-            claimed = {ip for ip in claimed if family_of(ip) is family}
-            claimed |= set([ip for ip in service.cluster_ips if family_of(ip) is family][:1])
-            assert own == {ip for ip in claimed if owners[Place(ip, name.protocol, port.port)][-1] == name}
-            wins = port.node_port and owners[Place("", name.protocol, port.node_port)][-1] == name
-            assert state.node_port == (port.node_port if wins else 0)
+def test_who_is_not_told_to_be_touched_has_not_changed(history: History) -> None:
+    cluster, world = Cluster(), World()
+    before: dict[Family, dict[ServicePortName, ServiceState]] = {family: {} for family in Family}
+    for step in history.steps:
+        for event in step.events:
+            touched, node_too = event.happen(cluster).deliver(world)
+            for family in Family:
+                after = desired(world, history.settings, family)
+                if not node_too:
+                    changed = {
+                        n for n in before[family].keys() | after.keys() if before[family].get(n) != after.get(n)
+                    }
+                    assert {name.key for name in changed} <= touched, event
+                before[family] = after
 
 
-@runs(200 if LONG else 50)
+@runs(200 if LONG else 20)
 @given(st.lists(services(), min_size=2, max_size=5, unique_by=key_of), st.randoms(use_true_random=False), SETTINGS)
 def test_claims_do_not_depend_on_who_came_first(rivals: list[Service], chance: object, settings: Settings) -> None:
     def told(order: list[Service]) -> tuple[object, ...]:
