@@ -10,10 +10,12 @@ import pytest
 
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.kernel.conntrack import KernelConntrack
-from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.tracing import Tracer
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import FlowMatch
 from kubeproxy.model.objects import Protocol
@@ -219,6 +221,19 @@ def test_a_stale_connection_is_named(scene: Scene) -> None:
     assert f"stale conntrack entry: UDP {case.source}:" in found, found
     assert f"→ {case.address}:53" in found
     assert "a rule of somebody else comes before kubeproxy's: nat PREROUTING" in found
+
+
+def test_two_traces_do_not_disturb_each_other(scene: Scene) -> None:
+    flow = TracedFlow(protocol=Protocol.TCP, source="192.0.2.1", source_port=1, destination="192.0.2.2", port=2)
+    tracer = Tracer(scene.tables(Family.V4), ProcSysctls(), flow)
+    case = scene.case("pod,outside,node cluster:80")
+    scene.place.run("node", tracer.__enter__)
+    try:
+        with pytest.raises(KernelError, match="another packet is being traced"):
+            scene.live(case)
+    finally:
+        scene.place.run("node", lambda: tracer.__exit__(None, None, None))
+    assert scene.live(case).differences == ()
 
 
 def test_a_killed_predecessors_rule_is_removed(scene: Scene) -> None:
