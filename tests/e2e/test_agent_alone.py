@@ -250,7 +250,8 @@ def test_a_udp_client_that_keeps_its_port_follows_its_service(machines: tuple[Ma
         assert applied.returncode == 0, applied.stderr
         until(lambda: node.run(sys.executable, "-c", ASK).stdout == f"{target}\n", f"port {target} answers")  # noqa: B023
     metrics = node.run("curl", "-s", "http://127.0.0.1:10249/metrics").stdout
-    (line,) = (each for each in metrics.splitlines() if each.startswith("kubeproxy_conntrack_reconciler_deleted"))
+    deleted = [each for each in metrics.splitlines() if each.startswith("kubeproxy_conntrack_reconciler_deleted")]
+    (line,) = (each for each in deleted if "IPv4" in each)
     assert float(line.split()[-1]) >= 1
     close_wait = node.run("cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").stdout
     assert close_wait == "3600\n"

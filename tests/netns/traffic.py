@@ -52,6 +52,8 @@ class Traffic:
         self._held = held
         self._listeners = [self._listen(who) for who in backends]
         self._stop = threading.Event()
+        self._unasked = threading.Event()
+        """Nobody asks any more, so nobody need answer."""
         self._threads = [threading.Thread(target=work) for work in (self._serve, self._drive)]
         self._clients: dict[socket.socket, Client] = {}
         self._selector = selectors.DefaultSelector()
@@ -69,9 +71,11 @@ class Traffic:
         return self
 
     def __exit__(self, *_: object) -> None:
+        server, clients = self._threads
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        clients.join()
+        self._unasked.set()
+        server.join()
         for each in [*self._clients, *self._listeners]:
             each.close()
 
@@ -102,7 +106,7 @@ class Traffic:
         with selectors.DefaultSelector() as selector:
             for listener in self._listeners:
                 selector.register(listener, selectors.EVENT_READ, True)
-            while not self._stop.is_set():
+            while not self._unasked.is_set():
                 for key, _ in selector.select(0.1):
                     assert isinstance(key.fileobj, socket.socket)
                     if key.data:
