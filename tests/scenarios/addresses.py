@@ -67,6 +67,8 @@ PORTS = (80, 8080, 53, 5353)
 HOST_PORT = 8088
 """What the node's own process, a pod on the host's network, listens on."""
 
+CROWD_NETWORK = {V4: "10.245.0.0/16", V6: "fd00:10:245::/64"}
+"""Pods of another node, as many as there are addresses; all are called `crowd`."""
 POD_NETWORK = {V4: "10.244.0.0/16", V6: "fd00:10:244::/48"}
 NODE_POD_NETWORK = {V4: "10.244.0.0/24", V6: "fd00:10:244::/64"}
 SERVICE_NETWORK = {V4: "10.96.0.0/16", V6: "fd00:10:96::/96"}
@@ -87,8 +89,15 @@ def virtual(way: str, family: Family, row: int, number: int) -> str:
     return forms[way][family].format(row, number)
 
 
+def crowd(number: int, family: Family) -> str:
+    """Return the address of one pod of the crowd."""
+    return f"10.245.{number >> 8}.{number & 255}" if family is V4 else f"fd00:10:245::{number:x}"
+
+
 def name_of(address: str) -> str:
     """Return whose address this is; `wan` when nobody's in the lab."""
+    if address.startswith(("10.245.", "fd00:10:245:")):
+        return "crowd"
     return _NAMES.get(address, "wan")
 
 

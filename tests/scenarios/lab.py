@@ -25,6 +25,7 @@ from tests.scenarios import addresses
 from tests.scenarios.addresses import (
     ALT,
     BRIDGE,
+    CROWD_NETWORK,
     GATEWAY,
     HOST_PORT,
     HOSTS,
@@ -97,6 +98,7 @@ class Lab:
         ):
             _ip(["link set lo up", *lines], self.name(who))
         self.run("node", _route_packets)
+        self.run("outside", lambda: _sysctls({"ipv4/conf/all/route_localnet": 1}))
         self._responders = Responders()
         self._stack.callback(self._responders.close)
         for who in ("be1", "be2", "far", "wan"):
@@ -142,12 +144,14 @@ def _node() -> Iterator[str]:
     yield from (f"addr add {LINK_GATEWAY}/64 dev {device} nodad" for device in ("far0", "wan0"))
     for pod in ("farpod", "be3", "be4"):
         yield from (f"route add {HOSTS[pod].address(family)} dev far0" for family in Family)
+    yield f"route add {CROWD_NETWORK[V4]} via {HOSTS['be3'].v4} dev far0 onlink"
+    yield f"route add {CROWD_NETWORK[V6]} via {LINK_PEER} dev far0"
     yield f"addr add {WAN_NODE}/30 dev wan0"
     yield f"route add default via {WAN_PEER} dev wan0 src {NODE.v4}"
-    yield f"route add default via {WAN_LINK} dev wan0 src {NODE.v6}"
+    yield f"route add default via {LINK_PEER} dev wan0 src {NODE.v6}"
 
 
-WAN_NODE, WAN_PEER, WAN_LINK = "192.168.99.1", "192.168.99.2", "fe80::2"
+WAN_NODE, WAN_PEER, LINK_PEER = "192.168.99.1", "192.168.99.2", "fe80::2"
 
 
 def _gateway() -> Iterator[str]:
@@ -167,9 +171,11 @@ def _far() -> Iterator[str]:
     yield "link set eth0 up"
     for name in ("farpod", "be3", "be4"):
         yield from _add(HOSTS[name], "eth0")
+    yield f"addr add {LINK_PEER}/64 dev eth0 nodad"
     yield f"route add {TUNNEL.v4}/32 dev eth0"
     yield f"route add default via {TUNNEL.v4}"
     yield f"route add default via {LINK_GATEWAY} dev eth0"
+    yield from (f"route add local {CROWD_NETWORK[family]} dev lo" for family in Family)
 
 
 def _outside() -> Iterator[str]:
@@ -180,12 +186,15 @@ def _outside() -> Iterator[str]:
             yield f"addr add {host.v6}/64 dev eth0 nodad"
     yield f"route add default via {NODE.v4}"
     yield f"route add default via {NODE.v6}"
+    # Somebody who tries to reach what listens on the node's loopback.
+    yield "route del table local local 127.0.0.0/8 dev lo"
+    yield "route del table local local 127.0.0.1 dev lo"
 
 
 def _wan() -> Iterator[str]:
     yield "link set eth0 up"
     yield f"addr add {WAN_PEER}/30 dev eth0"
-    yield f"addr add {WAN_LINK}/64 dev eth0 nodad"
+    yield f"addr add {LINK_PEER}/64 dev eth0 nodad"
     yield f"route add default via {WAN_NODE}"
     yield f"route add default via {LINK_GATEWAY} dev eth0"
     for network in (*addresses.WORLD_BEYOND[V4], *addresses.WORLD_BEYOND[V6]):

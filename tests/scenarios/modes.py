@@ -20,6 +20,8 @@ class Mode(Record, frozen=True, kw_only=True):
     """What a probe's line calls it."""
     backend: Callable[[Family], Backend]
     """Makes a backend; called, as all of its methods, on a thread in the node's namespace."""
+    close: Callable[[Family], None]
+    """Lets nothing into or through the node but answers, and what a later rule in the same place accepts."""
 
 
 def _iptables(flavour: Flavour) -> Callable[[Family], Backend]:
@@ -28,7 +30,20 @@ def _iptables(flavour: Flavour) -> Callable[[Family], Backend]:
     )
 
 
+def _closed(flavour: Flavour) -> Callable[[Family], None]:
+    def close(family: Family) -> None:
+        icmp = "icmp" if family is Family.V4 else "ipv6-icmp"
+        answers = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        rules = (f"-A INPUT -p {icmp} -j ACCEPT", "-A INPUT -i lo -j ACCEPT", f"-A INPUT {answers}")
+        text = "\n".join(
+            ("*filter", ":INPUT DROP [0:0]", ":FORWARD DROP [0:0]", *rules, f"-A FORWARD {answers}", "COMMIT\n")
+        )
+        Iptables(SystemExec(), family, flavour).restore(text)
+
+    return close
+
+
 MODES = {
-    "iptables-legacy": Mode(word="iptables", backend=_iptables(Flavour.LEGACY)),
-    "iptables-nft": Mode(word="iptables", backend=_iptables(Flavour.NFT)),
+    f"iptables-{flavour}": Mode(word="iptables", backend=_iptables(flavour), close=_closed(flavour))
+    for flavour in Flavour
 }

@@ -4,6 +4,8 @@ from tests.scenarios import (
     rows_affinity,
     rows_bad_objects,
     rows_basics,
+    rows_circumstances,
+    rows_crowds,
     rows_exposure,
     rows_hints,
     rows_labels,
@@ -27,4 +29,6 @@ ROWS: tuple[Row, ...] = (
     *rows_affinity.ROWS,
     *rows_labels.ROWS,
     *rows_bad_objects.ROWS,
+    *rows_crowds.ROWS,
+    *rows_circumstances.ROWS,
 )

@@ -8,6 +8,15 @@ LOCAL = [svc("80", "nodeport", externalTrafficPolicy="Local"), eps("be1", "be3")
 
 ROWS = [
     row(
+        "nobody reaches from outside what listens on loopback, whatever makes it routable",
+        EXPOSED,
+        """
+        outside 127.0.0.1:8088 -> DROPPED | v4
+        outside UDP 127.0.0.1:8088 -> DROPPED | v4
+        localhost localhost:8088 -> node same
+        """,
+    ),
+    row(
         "every local address, by default",
         EXPOSED,
         """

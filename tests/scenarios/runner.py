@@ -8,23 +8,24 @@ crowd of threads: an answer takes a millisecond, only silence has to be waited f
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from kubeproxy.dataplane.base import Backend, SyncFailed
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.objects import Protocol, Record
-from tests.scenarios.addresses import name_of
+from kubeproxy.model.objects import Record
+from tests.scenarios.addresses import BACKENDS, HOSTS, name_of
 from tests.scenarios.examine import examine
 from tests.scenarios.history import Moment, moments
 from tests.scenarios.lab import Lab, lab
 from tests.scenarios.modes import MODES, Mode
 from tests.scenarios.probes import Answer, probe
 from tests.scenarios.scene import Case
+from tests.scenarios.sites import SITES
 from tests.scenarios.table import Row
 
-WORKERS = 48
+WORKERS, LABS = 192, 4
 ATTEMPTS = 20
 
 
@@ -42,21 +43,30 @@ def run(
     only: Callable[[Row], bool] | None = None,
 ) -> list[Outcome]:
     """Ask everything about the rows (of them, about ``only`` some); return every outcome."""
-    families = tuple(families)
     asked = {row.name for row in rows if only is None or only(row)}
+    sites = dict.fromkeys(row.site for row in rows if row.name in asked)
+    with ThreadPoolExecutor(LABS) as labs, ThreadPoolExecutor(WORKERS) as crowd:
+        parts = labs.map(lambda site: _run_site(rows, site, mode, tuple(families), asked, crowd), sites)
+        return [outcome for part in parts for outcome in part]
+
+
+def _run_site(
+    rows: Sequence[Row], site: str, mode: Mode, families: Sequence[Family], asked: set[str], crowd: Executor
+) -> list[Outcome]:
+    """Step through all rows of a site in a lab of their own."""
     found: list[Outcome] = []
-    with lab() as place, ThreadPoolExecutor(WORKERS) as crowd:
-        for site in dict.fromkeys(row.site for row in rows if row.name in asked):
-            with Programmed(place, mode, families) as node:
-                for moment in moments(rows, site, mode.word, families):
-                    cases = [case for case in moment.cases if case.row in asked]
-                    trouble = node.sync(moment)
-                    found += crowd.map(
-                        lambda case, trouble=trouble: (  # type: ignore[misc]
-                            _told(case, trouble) or _examined(place, case)
-                        ),
-                        _slow_first(cases),
-                    )
+    with lab() as place, Programmed(place, mode, families) as node:
+        if SITES[site].closed:
+            for family in families:
+                place.run("node", lambda: mode.close(family))  # noqa: B023  (run waits for it)
+        for moment in moments(rows, site, mode.word, families):
+            trouble = node.sync(moment)
+            cases = [case for case in moment.cases if case.row in asked]
+
+            def outcome(case: Case, trouble: dict[str, str] = trouble) -> Outcome:
+                return _told(case, trouble) or _examined(place, case)
+
+            found += crowd.map(outcome, _slow_first(cases))
     return found
 
 
@@ -93,7 +103,7 @@ class Programmed:
 
     def sync(self, moment: Moment) -> dict[str, str]:
         """Program a moment; return what went wrong, by a row's namespace ("" for all of them)."""
-        for who, port, address in sorted({_plain_server(case) for case in moment.cases} - {None}):
+        for who, port, address in sorted({each for case in moment.cases for each in _listeners(case)}):
             self._place.listen(who, (port,), address)
         trouble: dict[str, str] = {}
         for family, backend in self._backends.items():
@@ -104,12 +114,14 @@ class Programmed:
         return trouble
 
 
-def _plain_server(case: Case) -> tuple[str, int, str] | None:
-    """Return who must listen, lest "ignored" look like "refused": on which port, and of which address."""
-    if case.expect.kind != "IGNORED" or case.protocol is Protocol.SCTP:
-        return None
-    who = name_of(case.address)
-    return who, case.port, case.address if who == "node" else ""
+def _listeners(case: Case) -> Iterator[tuple[str, int, str]]:
+    """Yield who must listen: in which namespace, on which port, of which address ("" for all)."""
+    if case.expect.kind == "IGNORED":  # lest it look like "refused"
+        who = name_of(case.address)
+        yield who, case.port, case.address if who == "node" else ""
+    for name, port in case.expect.servers:
+        if name in BACKENDS and port:
+            yield HOSTS[name].namespace, port, ""
 
 
 def _apply(backend: Backend, moment: Moment, family: Family) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol, Record
-from tests.scenarios.addresses import HOSTS, LOOPBACK, NODE, SERVICE_NETWORK, V4, name_of, virtual
+from tests.scenarios.addresses import HOSTS, LOOPBACK, NODE, SERVICE_NETWORK, V4, crowd, name_of, virtual
 from tests.scenarios.table import Expect, Json, Line, Row, lines
 
 FIRST_NODE_PORT, FIRST_HEALTH_PORT, NODE_PORTS_A_ROW = 30000, 20000, 10
@@ -17,7 +17,7 @@ SPACING = 10
 """Addresses of one kind that a Service may have: `external` to `external9`; the last one is never given away."""
 
 _SYMBOL = re.compile(r"\$([a-z]+\d*)(?::([a-z]+))?(/host|/net)?")
-_WHERE = re.compile(r"(?:(?P<service>[a-z]+)/)?(?P<way>[a-z]+)(?P<number>\d?)(?:@(?P<on>\w+))?")
+_WHERE = re.compile(r"(?:(?P<service>[a-z.]+)/)?(?P<way>[a-z]+)(?P<number>\d?)(?:@(?P<on>\w+))?")
 
 
 class Case(Record, frozen=True, kw_only=True):
@@ -172,6 +172,8 @@ class Scene:
             return "0.0.0.0/0" if family is V4 else "::/0"
         if name == "services":
             return SERVICE_NETWORK[family]
+        if name.startswith("crowd"):
+            return crowd(int(name.removeprefix("crowd")), family)
         if name in HOSTS:
             return HOSTS[name].address(family) + tail
         way, number = re.fullmatch(r"([a-z]+)(\d?)", name).groups()  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Node, Record, ServiceCIDR
 from kubeproxy.model.settings import LocalMode, Settings
 from tests.scenarios.addresses import (
+    ALT,
     BRIDGE,
     NODE,
     NODE_POD_NETWORK,
@@ -28,6 +29,8 @@ class Site(Record, frozen=True, kw_only=True):
     settings: Settings
     nodes: tuple[Node | None, ...]
     service_cidrs: tuple[dict[str, tuple[str, ...]], ...]
+    closed: bool = False
+    """Whether the administrator lets nothing in or through but what he, or the proxy, lets."""
 
     def node(self, step: int) -> Node | None:
         return self.nodes[min(step, len(self.nodes) - 1)]
@@ -55,11 +58,15 @@ KUBERNETES = {"kubernetes": _both(SERVICE_NETWORK)}
 
 
 def site(
-    *nodes: Node | None, cidrs: tuple[dict[str, tuple[str, ...]], ...] = (KUBERNETES,), **settings: Any
+    *nodes: Node | None,
+    cidrs: tuple[dict[str, tuple[str, ...]], ...] = (KUBERNETES,),
+    closed: bool = False,
+    **settings: Any,
 ) -> Site:
     """Build a site; settings are those of the usual one, save what is named."""
     own: dict[str, Any] = {"node_name": NODE_NAME, "cluster_cidrs": _both(POD_NETWORK)}
-    return Site(settings=Settings(**(own | settings)), nodes=nodes or (node(),), service_cidrs=cidrs)
+    chosen = Settings(**(own | settings))
+    return Site(settings=chosen, nodes=nodes or (node(),), service_cidrs=cidrs, closed=closed)
 
 
 SITES = {
@@ -79,5 +86,12 @@ SITES = {
     "ServiceCIDRs come": site(
         cidrs=({}, KUBERNETES, KUBERNETES | {"more": ("203.0.113.0/24", "fd00:20:96::/112")})
     ),
+    "crowds": site(),
+    "closed": site(closed=True),
+    "nobody knows the node": site(None),
+    "the node's address changes": site(
+        node(), node(internal_ips=(ALT.v4, ALT.v6)), nodeport_addresses=("primary",)
+    ),
+    "the node's pod network comes": site(node(pod_cidrs=()), node(), detect_local=LocalMode.NODE_CIDR),
     "the zone changes": site(node(), node(zone="b"), node(zone=""), None),
 }

@@ -208,7 +208,7 @@ def parse_expect(text: str) -> Expect:
     servers = []
     for name in names.split(","):
         who, _, own = name.partition(":")
-        if who not in HOSTS and who != "wan":
+        if who not in HOSTS and who != "crowd":
             raise ValueError(f"{text!r}: who is {who!r}?")
         servers.append((who, int(own or default)))
     if client not in ("same", "masq", "any"):

@@ -7,7 +7,7 @@ import pytest
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 from tests.scenarios.examine import A_SERVER, examine
-from tests.scenarios.history import questions
+from tests.scenarios.history import moments
 from tests.scenarios.probes import DROPPED, REFUSED, Answer
 from tests.scenarios.rows import ROWS
 from tests.scenarios.scene import Case, Scene
@@ -22,13 +22,11 @@ def test_every_row_can_be_asked_in_every_mode() -> None:
     assert len(names) == len(set(names))
     assert {each.site for each in ROWS} <= SITES.keys()
     for mode in MODES:
-        asked = {(q.case.row, q.case.family) for q in questions(ROWS, mode)}
-        missing = {(name, family) for name in names for family in Family} - asked
-        assert not {name for name, family in missing if (name, _other(family)) in missing}, mode
-
-
-def _other(family: Family) -> Family:
-    return Family.V6 if family is Family.V4 else Family.V4
+        for number, each in enumerate(ROWS):
+            scene = Scene(each, number)
+            for step in range(len(each.steps)):
+                asked = [scene.cases(step, family, mode) for family in Family]
+                assert any(asked), f"{each.name}, step {step}, in {mode}"
 
 
 def test_no_two_rows_share_an_address_or_node_port() -> None:
@@ -45,6 +43,20 @@ def test_no_two_rows_share_an_address_or_node_port() -> None:
             ):
                 if place not in ("None", ""):
                     assert owners.setdefault(place, each.name) == each.name
+
+
+def test_a_history_says_what_a_partial_sync_must_look_at() -> None:
+    there, gone = [svc(), eps("be1")], [svc()]
+    rows = [
+        row("stays", there, ""),
+        row("loses", there, "pod cluster:80 -> be1 same", gone, "pod cluster:80 -> REFUSED"),
+    ]
+    first, second = [
+        (m.touched, len(m.cases), dict(m.world.slices)) for m in moments(rows, "usual", "ipvs", [Family.V4])
+    ]
+    assert first[:2] == (None, 1)
+    assert second[:2] == ({("r1", "web")}, 1)
+    assert first[2].keys() - second[2].keys() == {("r1", "web-1-v4"), ("r1", "web-1-v6")}
 
 
 def test_a_line_asks_each_client_about_each_destination() -> None:
