@@ -187,8 +187,7 @@ def _outside() -> Iterator[str]:
     yield f"route add default via {NODE.v4}"
     yield f"route add default via {NODE.v6}"
     # Somebody who tries to reach what listens on the node's loopback.
-    yield "route del table local local 127.0.0.0/8 dev lo"
-    yield "route del table local local 127.0.0.1 dev lo"
+    yield "addr del 127.0.0.1/8 dev lo"
 
 
 def _wan() -> Iterator[str]:

@@ -34,6 +34,15 @@ ROWS = [
         """,
     ),
     row(
+        "and refuse there when nobody is there",
+        [svc("80", "nodeport")],
+        """
+        localhost nodeport@localhost:80 -> REFUSED | v4 iptables
+        localhost nodeport@localhost:80 -> IGNORED | v4 ipvs nftables
+        localhost nodeport@localhost:80 -> IGNORED | v6
+        """,
+    ),
+    row(
         "so they do by UDP",
         BY_UDP,
         """

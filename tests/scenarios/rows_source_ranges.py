@@ -155,8 +155,11 @@ ROWS = [
         "outside,pod balancer:80 -> be1 masq",
     ),
     row(
-        "all ranges are nonsense: nobody is let in by a slip",
+        "ranges of which none can be read admit nobody",
         [ranged("no range", "10.0.0.0/99"), eps("be1")],
-        "outside,pod,node balancer:80 -> DROPPED",
+        """
+        outside,pod,node balancer:80 -> DROPPED
+        outside external,nodeport:80 -> be1 masq
+        """,
     ),
 ]

@@ -135,6 +135,9 @@ class Scene:
         name = meta["name"]
         body = {key: self._spread(value, name, families) for key, value in found.items() if key[0] != "_"}
         for port in body.get("spec", {}).get("ports") or ():
+            if isinstance(port.get("port"), str):  # "$nodeport:web:80": the number of that node port
+                _, owner, number = port["port"].split(":")
+                port["port"] = self._node_port(owner, int(number))
             if port.get("nodePort") == "$nodeport":
                 port["nodePort"] = self._node_port(name, port["port"])
         if body.get("spec", {}).get("healthCheckNodePort") == "$health":

@@ -88,6 +88,7 @@ SITES = {
     ),
     "crowds": site(),
     "closed": site(closed=True),
+    "another mark": site(masquerade_bit=5),
     "nobody knows the node": site(None),
     "the node's address changes": site(
         node(), node(internal_ips=(ALT.v4, ALT.v6)), nodeport_addresses=("primary",)

@@ -131,7 +131,11 @@ def test_without_endpoints_every_address_refuses() -> None:
         cluster=(), has_endpoints=False, node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",)
     )
     fragment = render(state)
-    assert (fragment.chains, fragment.body, fragment.nat_rules) == ((), "", ())
+    assert (fragment.chains, fragment.body) == ((), "")
+    # An address of the node's own must not go on to a node port of that number, which is somebody else's.
+    assert fragment.nat_rules == tuple(
+        f"KUBE-SERVICES -d {ip}/32 -p tcp -m tcp --dport 80 -j ACCEPT" for ip in ("1.2.3.4", "5.6.7.8")
+    )
     why = '-m comment --comment "ns1/svc1:p80 has no endpoints" -j REJECT'
     assert fragment.filter_rules == (
         f"KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 {why}",
@@ -180,7 +184,7 @@ def test_policy_local_tells_pods_and_the_node_from_strangers() -> None:
 def test_policy_local_without_an_endpoint_here_falls_through_to_a_drop() -> None:
     fragment = render(msgspec.structs.replace(LOCAL, local=()))
     assert fragment.chains == (SVC, EXT)
-    assert chain(fragment, EXT)[-1] == f"-m addrtype --src-type LOCAL -j {SVC}"
+    assert chain(fragment, EXT)[-2:] == [f"-m addrtype --src-type LOCAL -j {SVC}", "-j ACCEPT"]
     (dropped,) = fragment.filter_rules
     assert dropped.startswith("KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 ")
     assert dropped.endswith('"ns1/svc1:p80 has no local endpoints" -j DROP')

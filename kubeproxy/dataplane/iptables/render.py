@@ -26,6 +26,8 @@ LABEL_MAX = 180
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII)
 _REASONS = {Refusal.REJECT: "has no endpoints", Refusal.DROP: "has no local endpoints"}
+_UNTRANSLATED = "-j ACCEPT"
+"""For what is to be refused: it would else go on, and where the address is the node's be some node port's."""
 
 
 class Unrenderable(ValueError):
@@ -113,12 +115,16 @@ class Renderer:
                 port.chains.append(firewall)
                 port.lines.append(f":{firewall} - [0:0]\n")
                 port.lines += [f"-A {firewall} -s {source} -j {external}\n" for source in self._admitted(state)]
+                port.lines.append(f"-A {firewall} {_UNTRANSLATED}\n")
             for ip in state.external_ips:
                 port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} -j {external}")
             if state.node_port:
                 port.nat_rules.append(f"{names.NODEPORTS} {port.match} --dport {state.node_port} -j {external}")
             for ip in state.load_balancer_ips:
                 port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} -j {entrance}")
+        else:
+            for ip in (*state.external_ips, *state.load_balancer_ips):
+                port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} {_UNTRANSLATED}")
         if guarded:
             self._guard(port, firewall, refusal)
 
@@ -142,8 +148,8 @@ class Renderer:
                 port.lines.append(f"-A {chain} {self._pods}-j {cluster}\n")
             own = "-m addrtype --src-type LOCAL"
             port.lines.append(f"-A {chain} {own} -j {names.MARK_MASQ}\n-A {chain} {own} -j {cluster}\n")
-        if state.local:
-            port.lines.append(f"-A {chain} -j {port.service_chain(local=True)}\n")
+        way = f"-j {port.service_chain(local=True)}" if state.local else _UNTRANSLATED
+        port.lines.append(f"-A {chain} {way}\n")
         return chain
 
     def _admitted(self, state: ServiceState) -> Sequence[str]:
