@@ -37,6 +37,8 @@ def disagreement(case: Case, answer: Answer) -> str:
 def _disagreement(case: Case, answer: Answer) -> str:
     kind, outcome = case.expect.kind, answer.outcome
     untouched = outcome == "NOT OURS"
+    if kind == "BLOCKED":
+        return "" if outcome in ("FORWARD", "NOT OURS") else f"expected to be let go, not {outcome}"
     if kind == "IGNORED":
         return "" if untouched else f"expected to be ignored, not {outcome}"
     if kind == "REFUSED" and untouched and str(ip_address(case.address)) in OWN:

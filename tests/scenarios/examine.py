@@ -23,7 +23,7 @@ Ask = Callable[[float], Answer | str]
 def examine(case: Case, ask: Ask, pause: Callable[[float], None]) -> str:
     """Return what differs from what was expected, "" when nothing does."""
     kind = case.expect.kind
-    if kind == DROPPED:
+    if kind in (DROPPED, "BLOCKED"):
         own = not case.interface and case.protocol is Protocol.TCP
         found = ask(OWN_SILENCE_SECONDS if own else SILENCE_SECONDS)
         return "" if found == DROPPED else f"expected silence, got {found}"

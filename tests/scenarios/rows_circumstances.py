@@ -116,7 +116,7 @@ ROWS = [
         "it is for others to let pods speak to pods",
         EXPOSED,
         """
-        pod cluster,be2:80 -> DROPPED
+        pod cluster,be2:80 -> BLOCKED
         node be1:80 -> be1 same
         """,
         site="closed",
@@ -126,17 +126,17 @@ ROWS = [
         [LOCAL, eps("be1")],
         """
         outside health:80 -> IGNORED | iptables ipvs
-        outside node:8088 -> DROPPED
+        outside node:8088 -> BLOCKED
         """,
         [svc("80", WAYS), eps("be1")],
-        "outside health:80 -> DROPPED",
+        "outside health:80 -> BLOCKED",
         [LOCAL],
         """
         outside health:80 -> IGNORED | iptables ipvs
         localhost localhost:8088 -> node same
         """,
         [svc("80", "nodeport", externalTrafficPolicy="Local", healthCheckNodePort="$health"), eps("be1")],
-        "outside health:80 -> DROPPED",
+        "outside health:80 -> BLOCKED",
         site="closed",
     ),
     row(

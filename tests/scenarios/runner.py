@@ -83,7 +83,7 @@ def _examined(place: Lab, case: Case) -> Outcome:
 
 
 def _slow_first(cases: list[Case]) -> list[Case]:
-    slow = {"forgets": 0, "DROPPED": 1, "REFUSED": 2}
+    slow = {"forgets": 0, "DROPPED": 1, "BLOCKED": 1, "REFUSED": 2}
     return sorted(cases, key=lambda case: slow.get(case.expect.kind, 3))
 
 

@@ -16,6 +16,7 @@ WHERE is `cluster`, `external`, `balancer`, `nodeport` (with the Service's port)
     forgets be1,be3 …   one of these, and after a while another (affinity of one second)
     REFUSED  DROPPED    turned away loudly, silently
     IGNORED             left alone: what the plain kernel does with it
+    BLOCKED             no business of ours, or sent on by us, and stopped silently by the administrator's firewall
 
 Words after `|` restrict a line to one family and some modes; several lines may so say what differs.
 """
@@ -148,7 +149,7 @@ class Expect(Record, frozen=True, kw_only=True):
     """What a probe must find."""
 
     kind: str
-    """answer, sticky, forgets, REFUSED, DROPPED or IGNORED."""
+    """answer, sticky, forgets, REFUSED, DROPPED, IGNORED or BLOCKED."""
     servers: tuple[tuple[str, int], ...] = ()
     """Name and port (0: any) of all who answer."""
     client: str = "any"
@@ -200,7 +201,7 @@ def _questions(question: str, expect: Expect, text: str) -> list[Line]:
 def parse_expect(text: str) -> Expect:
     """Parse what stands after the arrow. Raises ValueError."""
     words = text.split()
-    if words and words[0] in ("REFUSED", "DROPPED", "IGNORED"):
+    if words and words[0] in ("REFUSED", "DROPPED", "IGNORED", "BLOCKED"):
         return Expect(kind=words[0])
     kind = words.pop(0) if words[0] in ("sticky", "forgets") else "answer"
     names, client, *port = words
