@@ -1,6 +1,7 @@
 """The scenario table reads as it is meant, and its examiner lets nothing wrong pass."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,15 @@ def test_every_row_can_be_asked_in_every_mode() -> None:
             for step in range(len(each.steps)):
                 asked = [scene.cases(step, family, mode) for family in Family]
                 assert any(asked), f"{each.name}, step {step}, in {mode}"
+
+
+def test_the_page_of_behaviours_names_rows_that_there_are() -> None:
+    names = [each.name for each in ROWS]
+    page = Path(__file__).parents[2].joinpath("docs/behaviour.md").read_text()
+    cited = [line.split("|")[-2].strip() for line in page.splitlines() if line.startswith("| ")]
+    for name in (each.strip() for cell in cited for each in cell.split(";")):
+        if name not in ("row", "---") and not name.startswith("("):
+            assert any(each.startswith(name.removesuffix(" …")) for each in names), name
 
 
 def test_no_two_rows_share_an_address_or_node_port() -> None:
