@@ -1,7 +1,7 @@
-"""The iptables backend inside the packet lab: program a world there, then ask the packets."""
+"""The iptables backend inside the scenarios' lab: program a world there, then ask the packets. IPv4."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.kernel.exec import SystemExec
@@ -11,31 +11,17 @@ from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Record, Service
+from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import service, world
-from tests.netns.packet_lab import NODE_IP, PacketLab
+from tests.scenarios.addresses import NODE
+from tests.scenarios.lab import Lab
+from tests.scenarios.probes import probe
 
 SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
 VIP, EXTERNAL, BALANCER, NODE_PORT = "10.96.0.10", "1.2.3.4", "5.6.7.8", 30080
 BE1, BE2, BE3 = "10.244.0.11@node1", "10.244.0.12@node1", "10.244.1.11@node2"
-DROP_SECONDS = 0.4
-
-
-class Row(Record, frozen=True, kw_only=True):
-    """A world, and what each probe must find.
-
-    A probe is `SOURCE [PROTOCOL] ADDRESS:PORT`; an expectation names all backends that must answer (and no
-    other may), then `same` or `masq` for the client's address as they see it, then their port if it matters;
-    or REFUSED, or DROPPED.
-    """
-
-    name: str
-    objects: tuple[Service | EndpointSlice, ...]
-    probes: dict[str, str]
-    settings: Settings = SETTINGS
-    node_ips: tuple[str, ...] = (NODE_IP,)
 
 
 def everywhere(**fields: object) -> Service:
@@ -49,7 +35,7 @@ def backend_in(flavour: Flavour) -> IptablesBackend:
     return IptablesBackend(tables, Ipset(Family.V4), ProcSysctls(), Family.V4, Nfacct())
 
 
-def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Settings = SETTINGS) -> None:
+def sync(lab: Lab, backend: IptablesBackend, from_: World, settings: Settings = SETTINGS) -> None:
     def work() -> None:
         plan = backend.diff(wanted(from_, settings, Family.V4), None)
         assert plan is not None
@@ -59,36 +45,37 @@ def sync(lab: PacketLab, backend: IptablesBackend, from_: World, settings: Setti
 
 
 @contextlib.contextmanager
-def programmed(lab: PacketLab, row: Row, flavour: Flavour) -> Iterator[IptablesBackend]:
-    built = world(*row.objects)
-    built.apply_node(Node(name="node1", internal_ips=row.node_ips))
+def programmed(
+    lab: Lab, objects: Iterable[Service | EndpointSlice], flavour: Flavour
+) -> Iterator[IptablesBackend]:
+    built = world(*objects)
+    built.apply_node(Node(name="node1", internal_ips=(NODE.v4,)))
     backend = backend_in(flavour)
-    sync(lab, backend, built, row.settings)
+    sync(lab, backend, built)
     try:
         yield backend
     finally:
         lab.run("node", backend.cleanup)
 
 
-def check(lab: PacketLab, probe: str, expected: str) -> None:
-    """Probe until every expected backend has answered; complain about anything else."""
-    source, *middle, destination = probe.split()
+def check(lab: Lab, question: str, expected: str) -> None:
+    """Ask until every expected backend has answered; complain about anything else.
+
+    A question is `SOURCE ADDRESS:PORT`; an expectation names all backends that must answer, then `same` or `masq`
+    for the client's address as they see it; or is REFUSED.
+    """
+    source, destination = question.split()
     address, _, port = destination.rpartition(":")
-    protocol = Protocol(middle[0]) if middle else Protocol.TCP
     names, *how = expected.split()
-    if not how:
-        timeout = DROP_SECONDS if expected == "DROPPED" else 2.0
-        found = lab.probe(source, protocol, address, int(port), timeout)
-        assert found == expected, f"{probe}: expected {expected}, got {found}"
-        return
     missing = set(names.split(","))
     for _ in range(60):
-        found = lab.probe(source, protocol, address, int(port))
-        assert not isinstance(found, str), f"{probe}: expected {expected}, got {found}"
-        who, masq, reached = found
-        assert who in names.split(","), f"{probe}: {who} answered instead of {names}"
-        assert [masq, str(reached)][: len(how)] == how, f"{probe}: expected {how}, got {found}"
-        missing.discard(who)
+        found = probe(lab, source, Protocol.TCP, address, int(port))
+        if isinstance(found, str):
+            assert found == expected, f"{question}: expected {expected}, got {found}"
+            return
+        assert found.server in names.split(","), f"{question}: {found.server} answered instead of {names}"
+        assert [found.client] == how, f"{question}: expected {how}, got {found}"
+        missing.discard(found.server)
         if not missing:
             return
-    raise AssertionError(f"{probe}: {missing} never answered")
+    raise AssertionError(f"{question}: {missing} never answered")

@@ -12,27 +12,26 @@ from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.healthchecks import HealthCheck
-from tests.netns.packet_lab import ALT_NODE_IP, NODE_IP, PacketLab, packet_lab
+from tests.scenarios.addresses import ALT, LOOPBACK, NODE, OWN
+from tests.scenarios.lab import Lab
+from tests.scenarios.lab import lab as build_lab
 
 pytestmark = pytest.mark.netns
 
 PORT = 31000
-V6_IP = "fd00:56::11"
-V4_ALL, V6_ALL = {NODE_IP, ALT_NODE_IP, "127.0.0.1", "10.244.0.1"}, {V6_IP, "::1"}
 WEB = ("default", "web")
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[PacketLab]:
-    with packet_lab() as built:
-        SystemExec().run(["ip", "-n", built.name("node"), "addr", "add", f"{V6_IP}/64", "dev", "eth0", "nodad"])
+def lab() -> Iterator[Lab]:
+    with build_lab() as built:
         yield built
 
 
 def answering() -> set[str]:
     """Return the node's addresses that accept on the port; to be called in its namespace."""
     found = set()
-    for address in V4_ALL | V6_ALL:
+    for address in OWN[Family.V4] | OWN[Family.V6]:
         kind = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(kind) as client:
             client.settimeout(1)
@@ -56,18 +55,18 @@ async def serving(family: Family, cidrs: tuple[str, ...], look: Callable[[Servic
 @pytest.mark.parametrize(
     ("family", "cidrs", "expected"),
     [
-        (Family.V4, (), V4_ALL),
-        (Family.V6, (), V6_ALL),
-        (Family.V4, (f"{NODE_IP}/32",), {NODE_IP}),  # what `primary` becomes
-        (Family.V6, (f"{V6_IP}/128",), {V6_IP}),
-        (Family.V4, ("192.168.57.0/24",), {ALT_NODE_IP}),
-        (Family.V4, ("192.168.0.0/16", "127.0.0.0/8"), {NODE_IP, ALT_NODE_IP, "127.0.0.1"}),
+        (Family.V4, (), OWN[Family.V4]),
+        (Family.V6, (), OWN[Family.V6]),
+        (Family.V4, (f"{NODE.v4}/32",), {NODE.v4}),  # what `primary` becomes
+        (Family.V6, (f"{NODE.v6}/128",), {NODE.v6}),
+        (Family.V4, ("192.168.57.0/24",), {ALT.v4}),
+        (Family.V4, ("192.168.56.0/23", "127.0.0.0/8"), {NODE.v4, ALT.v4, LOOPBACK.v4}),
         (Family.V4, ("203.0.113.0/24",), set()),
         (Family.V4, ("203.0.113.7/32",), set()),
-        (Family.V6, ("fd00:56::/64",), {V6_IP}),
+        (Family.V6, ("2001:db8:56::/64",), {NODE.v6}),
     ],
 )
-def test_where_it_listens(lab: PacketLab, family: Family, cidrs: tuple[str, ...], expected: set[str]) -> None:
+def test_where_it_listens(lab: Lab, family: Family, cidrs: tuple[str, ...], expected: set[str]) -> None:
     troubled: list[str] = []
 
     def look(servers: ServiceHealth) -> set[str]:
@@ -79,17 +78,17 @@ def test_where_it_listens(lab: PacketLab, family: Family, cidrs: tuple[str, ...]
     assert bool(troubled) is (not expected)
 
 
-def test_both_families_have_the_port_side_by_side(lab: PacketLab) -> None:
+def test_both_families_have_the_port_side_by_side(lab: Lab) -> None:
     async def both() -> set[str]:
         inner: set[str] = await asyncio.wait_for(
             serving(Family.V4, (), lambda _: asyncio.run(serving(Family.V6, (), lambda _: answering()))), 10
         )
         return inner
 
-    assert lab.run("node", lambda: asyncio.run(both())) == V4_ALL | V6_ALL
+    assert lab.run("node", lambda: asyncio.run(both())) == OWN[Family.V4] | OWN[Family.V6]
 
 
-def test_an_address_that_comes_later_is_listened_on(lab: PacketLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_comes_later_is_listened_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kubeproxy.health.service_health.RETRY_SECONDS", 0.05)
     inside = ["ip", "-n", lab.name("node"), "addr"]
 

@@ -23,14 +23,15 @@ from tests.netns.iptables_bed import (
     NODE_PORT,
     SETTINGS,
     VIP,
-    Row,
     backend_in,
     check,
     everywhere,
     programmed,
     sync,
 )
-from tests.netns.packet_lab import NODE_IP, PacketLab, packet_lab
+from tests.scenarios.addresses import NODE
+from tests.scenarios.lab import Lab
+from tests.scenarios.lab import lab as build_lab
 
 pytestmark = pytest.mark.netns
 
@@ -38,8 +39,8 @@ DNS = "dns-tcp=53>5353/TCP,dns=53/UDP,dns-sctp=53/SCTP"
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[PacketLab]:
-    with packet_lab() as built:
+def lab() -> Iterator[Lab]:
+    with build_lab() as built:
         yield built
 
 
@@ -67,7 +68,7 @@ COMMIT
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))
-def test_syncs_and_cleanup_leave_others_rules_alone(lab: PacketLab, flavour: Flavour) -> None:
+def test_syncs_and_cleanup_leave_others_rules_alone(lab: Lab, flavour: Flavour) -> None:
     tables = Iptables(SystemExec(), Family.V4, flavour)
 
     def saved() -> list[str]:
@@ -77,11 +78,11 @@ def test_syncs_and_cleanup_leave_others_rules_alone(lab: PacketLab, flavour: Fla
 
     lab.run("node", lambda: tables.restore(FOREIGN))
     before = lab.run("node", saved)
-    row = Row(name="", objects=(everywhere(), endpoint_slice("web", "80>8080", [BE1, BE3])), probes={})
-    with programmed(lab, row, flavour) as backend:
+    objects = (everywhere(), endpoint_slice("web", "80>8080", [BE1, BE3]))
+    with programmed(lab, objects, flavour) as backend:
         rules = lab.run("node", saved)
         assert set(before) <= set(rules)
-        built = world(*row.objects)
+        built = world(*objects)
         sync(lab, backend, built)
         assert lab.run("node", saved) == rules  # no jump is added twice
         assert lab.run("node", backend.observe) == ""
@@ -98,7 +99,7 @@ def test_syncs_and_cleanup_leave_others_rules_alone(lab: PacketLab, flavour: Fla
 
 @pytest.mark.parametrize("family", list(Family))
 @pytest.mark.parametrize("flavour", list(Flavour))
-def test_a_fingerprint_tells_that_rules_have_vanished(lab: PacketLab, flavour: Flavour, family: Family) -> None:
+def test_a_fingerprint_tells_that_rules_have_vanished(lab: Lab, flavour: Flavour, family: Family) -> None:
     tables = Iptables(SystemExec(), family, flavour)
 
     def fingerprint() -> bytes:
@@ -113,10 +114,10 @@ def test_a_fingerprint_tells_that_rules_have_vanished(lab: PacketLab, flavour: F
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))
-def test_a_partial_plan_is_what_the_kernel_then_holds(lab: PacketLab, flavour: Flavour) -> None:
+def test_a_partial_plan_is_what_the_kernel_then_holds(lab: Lab, flavour: Flavour) -> None:
     built = world(service("web", VIP), endpoint_slice("web", "80", [BE1]))
-    row = Row(name="", objects=(), probes={})
-    with programmed(lab, row, flavour) as backend:
+    objects = ()
+    with programmed(lab, objects, flavour) as backend:
 
         def partial(*objects: Service | EndpointSlice | None) -> None:
             touched = set()
@@ -134,9 +135,9 @@ def test_a_partial_plan_is_what_the_kernel_then_holds(lab: PacketLab, flavour: F
         partial(endpoint_slice("web", "80", [BE2, BE3]))
         check(lab, f"pod {VIP}:80", "be2,be3 same")
         partial(everywhere())
-        check(lab, f"outside {NODE_IP}:{NODE_PORT}", "be2,be3 masq")
+        check(lab, f"outside {NODE.v4}:{NODE_PORT}", "be2,be3 masq")
         partial(endpoint_slice("web", "80", []))
-        check(lab, f"outside {NODE_IP}:{NODE_PORT}", "REFUSED")
+        check(lab, f"outside {NODE.v4}:{NODE_PORT}", "REFUSED")
         partial(endpoint_slice("web", "80", [BE1]), service("api", "10.96.0.11"))
         check(lab, f"be1 {VIP}:80", "be1 masq")
         check(lab, "pod 10.96.0.11:80", "REFUSED")
@@ -161,7 +162,7 @@ def destinations(chains: dict[str, list[dict[str, object]]], chain: str) -> set[
     return found
 
 
-def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: PacketLab) -> None:
+def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: Lab) -> None:
     """python-iptables decodes the legacy tables; its DNATs must be the ServiceStates' endpoints."""
     many = [f"10.244.{i >> 8}.{i & 255}" for i in range(150)]
     objects = (
@@ -172,7 +173,7 @@ def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: PacketLab) -> None:
         service("sticky", "10.96.0.12", session_affinity=True),
         endpoint_slice("sticky", "80>8080", [BE1, BE3]),
     )
-    with programmed(lab, Row(name="", objects=objects, probes={}), Flavour.LEGACY):
+    with programmed(lab, objects, Flavour.LEGACY):
         argv = ["ip", "netns", "exec", lab.name("node"), sys.executable, "-c", READER]
         chains = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
     read = {}
@@ -188,9 +189,9 @@ def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: PacketLab) -> None:
     assert read == meant
 
 
-def test_cleanup_finds_what_was_written_in_either_flavour(lab: PacketLab) -> None:
-    row = Row(name="", objects=(service("web", VIP), endpoint_slice("web", "80", [BE1])), probes={})
-    with programmed(lab, row, Flavour.NFT):
+def test_cleanup_finds_what_was_written_in_either_flavour(lab: Lab) -> None:
+    objects = (service("web", VIP), endpoint_slice("web", "80", [BE1]))
+    with programmed(lab, objects, Flavour.NFT):
         # Legacy goes first and must leave the set, which the rules in nft still need.
         for flavour in (Flavour.LEGACY, Flavour.NFT):
             lab.run("node", backend_in(flavour).cleanup)
@@ -200,7 +201,7 @@ def test_cleanup_finds_what_was_written_in_either_flavour(lab: PacketLab) -> Non
 
 
 @pytest.mark.parametrize(("kind", "adopted"), [("hash:ip,port,ip maxelem 65536", True), ("hash:ip", False)])
-def test_a_set_that_is_there_is_adopted_if_it_is_of_our_type(lab: PacketLab, kind: str, adopted: bool) -> None:
+def test_a_set_that_is_there_is_adopted_if_it_is_of_our_type(lab: Lab, kind: str, adopted: bool) -> None:
     """kube-proxy's IPVS mode has a set of this name and type, and another size."""
     name, entries = "KUBE-LOOP-BACK", [("10.244.0.2", Protocol.TCP, 80)]
     sets = Ipset(Family.V4)
@@ -219,7 +220,7 @@ def test_cleanup_makes_no_legacy_table_that_nobody_uses(family: Family) -> None:
     def in_use() -> frozenset[str]:
         return Iptables(SystemExec(), family, Flavour.LEGACY).in_use()
 
-    with packet_lab() as fresh:
+    with build_lab() as fresh:
         assert fresh.run("node", in_use) == frozenset()
         fresh.run("node", lambda: cleanup.main([]))
         assert fresh.run("node", in_use) == frozenset()

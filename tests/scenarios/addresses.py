@@ -41,6 +41,13 @@ GATEWAY = Host(namespace="node", v4="10.244.0.1", v6="fd00:10:244::1")
 TUNNEL = Host(namespace="node", v4="10.244.0.0", v6="fd00:10:244::f")
 """The same towards pods of another node."""
 LOOPBACK = Host(namespace="node", v4="127.0.0.1", v6="::1")
+WAY_OUT = Host(namespace="node", v4="192.168.99.1", v6="fd00:99::1")
+"""Where its default route leaves."""
+OWN = {
+    family: frozenset(host.address(family) for host in (NODE, ALT, GATEWAY, TUNNEL, LOOPBACK, WAY_OUT))
+    for family in Family
+}
+"""All of the node's addresses."""
 EXTRA_CLIENTS = 20
 
 HOSTS = {
@@ -102,4 +109,4 @@ def name_of(address: str) -> str:
 
 
 _NAMES = {host.address(family): name for name, host in HOSTS.items() for family in Family}
-_NAMES |= {host.address(family): "node" for host in (ALT, LOOPBACK, GATEWAY, TUNNEL) for family in Family}
+_NAMES |= {address: "node" for own in OWN.values() for address in own}

@@ -2,15 +2,12 @@
 
 from ipaddress import ip_address
 
-from kubeproxy.model.addresses import Family
 from kubeproxy.trace.answer import Answer
 from kubeproxy.trace.packet import Origin
 from kubeproxy.trace.question import Question
-from tests.scenarios.addresses import ALT, GATEWAY, HOSTS, LOOPBACK, NODE, TUNNEL, name_of
+from tests.scenarios.addresses import HOSTS, OWN, name_of
 from tests.scenarios.scene import Case
 
-OWN = frozenset(host.address(family) for host in (NODE, ALT, GATEWAY, TUNNEL, LOOPBACK) for family in Family)
-"""The node's addresses."""
 _PODS = ("pod", "be1", "be2", "bridged", "farpod", "be3", "be4")
 
 
@@ -41,7 +38,7 @@ def _disagreement(case: Case, answer: Answer) -> str:
         return "" if outcome in ("FORWARD", "NOT OURS") else f"expected to be let go, not {outcome}"
     if kind == "IGNORED":
         return "" if untouched else f"expected to be ignored, not {outcome}"
-    if kind == "REFUSED" and untouched and str(ip_address(case.address)) in OWN:
+    if kind == "REFUSED" and untouched and str(ip_address(case.address)) in OWN[case.family]:
         return ""  # by the kernel: nobody listens there
     if kind in ("REFUSED", "DROPPED"):
         return "" if outcome == kind else f"expected {kind}, not {outcome}"

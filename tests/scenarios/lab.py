@@ -35,6 +35,7 @@ from tests.scenarios.addresses import (
     TUNNEL,
     V4,
     V6,
+    WAY_OUT,
     Host,
 )
 from tests.scenarios.responders import Responders
@@ -146,12 +147,12 @@ def _node() -> Iterator[str]:
         yield from (f"route add {HOSTS[pod].address(family)} dev far0" for family in Family)
     yield f"route add {CROWD_NETWORK[V4]} via {HOSTS['be3'].v4} dev far0 onlink"
     yield f"route add {CROWD_NETWORK[V6]} via {LINK_PEER} dev far0"
-    yield f"addr add {WAN_NODE}/30 dev wan0"
-    yield f"route add default via {WAN_PEER} dev wan0 src {NODE.v4}"
+    yield from _add(WAY_OUT, "wan0")
+    yield f"route add default via {WAN_PEER} dev wan0 onlink src {NODE.v4}"
     yield f"route add default via {LINK_PEER} dev wan0 src {NODE.v6}"
 
 
-WAN_NODE, WAN_PEER, LINK_PEER = "192.168.99.1", "192.168.99.2", "fe80::2"
+WAN_PEER, LINK_PEER = "192.168.99.2", "fe80::2"
 
 
 def _gateway() -> Iterator[str]:
@@ -192,9 +193,9 @@ def _outside() -> Iterator[str]:
 
 def _wan() -> Iterator[str]:
     yield "link set eth0 up"
-    yield f"addr add {WAN_PEER}/30 dev eth0"
+    yield f"addr add {WAN_PEER}/32 dev eth0"
     yield f"addr add {LINK_PEER}/64 dev eth0 nodad"
-    yield f"route add default via {WAN_NODE}"
+    yield f"route add default via {WAY_OUT.v4} dev eth0 onlink"
     yield f"route add default via {LINK_GATEWAY} dev eth0"
     for network in (*addresses.WORLD_BEYOND[V4], *addresses.WORLD_BEYOND[V6]):
         yield f"route add local {network} dev lo"

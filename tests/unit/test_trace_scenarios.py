@@ -3,10 +3,11 @@
 import pytest
 
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
-from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.addresses import Family
 from kubeproxy.trace.answer import Answer
 from kubeproxy.trace.explainer import Condition, Explainer
-from tests.scenarios.asking import OWN, disagreement, question_of
+from tests.scenarios.addresses import OWN
+from tests.scenarios.asking import disagreement, question_of
 from tests.scenarios.history import questions
 from tests.scenarios.rows import ROWS
 
@@ -24,7 +25,7 @@ def test_the_verdict_is_what_the_row_expects() -> None:
             locator=IptablesLocator(),
             families=tuple(Family),
             condition=lambda _: Condition(),
-            local_addresses=lambda family: [own for own in OWN if family_of(own) is family],
+            local_addresses=lambda family: sorted(OWN[family]),
         )
         answer = explainer.answer(question_of(each.case))
         assert isinstance(answer, Answer)
