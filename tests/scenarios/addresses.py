@@ -71,6 +71,8 @@ HOSTS = {
 BACKENDS = ("be1", "be2", "be3", "be4")
 PORTS = (80, 8080, 53, 5353)
 """What backends listen on."""
+MORE_PORTS = range(9000, 9030)
+"""What they listen on as well once a row expects an answer from there."""
 HOST_PORT = 8088
 """What the node's own process, a pod on the host's network, listens on."""
 

@@ -1,9 +1,9 @@
 """Many endpoints, ports, ranges and long names: what is large is served whole, and harms nobody beside it."""
 
+from tests.scenarios.addresses import MORE_PORTS
 from tests.scenarios.table import Json, eps, row, svc
 
-MANY_PORTS = range(9000, 9030)
-MANY = ",".join(f"{who}:{port}" for who in ("be1", "be2", "be3", "be4") for port in MANY_PORTS)
+MANY = ",".join(f"{who}:{port}" for who in ("be1", "be2", "be3", "be4") for port in MORE_PORTS)
 LONG = ".".join(["long" * 15] * 4)[:253].rstrip(".")
 
 
@@ -20,10 +20,21 @@ ROWS = [
         "a hundred and twenty endpoints all get requests",
         [
             svc("80", "nodeport"),
-            *(eps("be1", "be2", "be3", "be4", ports=f"80>{port}", suffix=str(port)) for port in MANY_PORTS),
+            *(eps("be1", "be2", "be3", "be4", ports=f"80>{port}", suffix=str(port)) for port in MORE_PORTS),
         ],
         f"""
         pod cluster:80 -> {MANY} same
+        """,
+    ),
+    row(
+        "a client stays with one of a hundred and twenty",
+        [
+            svc("80", "nodeport", sessionAffinity="ClientIP"),
+            *(eps("be1", "be2", "be3", "be4", ports=f"80>{port}", suffix=str(port)) for port in MORE_PORTS),
+        ],
+        f"""
+        pod,be1 cluster:80 -> sticky {MANY} any
+        outside nodeport:80 -> sticky {MANY} masq
         """,
     ),
     row(

@@ -45,6 +45,61 @@ ROWS = [
         """,
     ),
     row(
+        "a node that holds the load balancer's address speaks from it, and is let in if its own is",
+        [
+            svc(
+                "778",
+                status={"loadBalancer": {"ingress": [{"ip": "$alt"}]}},
+                type="LoadBalancer",
+                loadBalancerSourceRanges=["$node/host"],
+            ),
+            eps("be1", ports="778>80"),
+            svc(
+                "779",
+                name="api",
+                status={"loadBalancer": {"ingress": [{"ip": "$alt"}]}},
+                type="LoadBalancer",
+                loadBalancerSourceRanges=["$outside/host"],
+            ),
+            eps("be1", ports="779>80", service="api"),
+        ],
+        """
+        node alt:778 -> be1 masq 80
+        outside,pod alt:778 -> DROPPED
+        outside alt:779 -> be1 masq 80
+        node,blocked alt:779 -> DROPPED
+        """,
+    ),
+    row(
+        "Services that share a load balancer's address have each their own ranges",
+        [
+            ranged("$outside/host"),
+            eps("be1"),
+            svc(
+                "81",
+                name="api",
+                type="LoadBalancer",
+                status={"loadBalancer": {"ingress": [{"ip": "$balancer:web"}]}},
+                loadBalancerSourceRanges=["$blocked/host"],
+            ),
+            eps("be2", ports="81>80", service="api"),
+            svc(
+                "82",
+                name="open",
+                type="LoadBalancer",
+                status={"loadBalancer": {"ingress": [{"ip": "$balancer:web"}]}},
+            ),
+            eps("be3", ports="82>80", service="open"),
+        ],
+        """
+        outside balancer:80 -> be1 masq
+        blocked balancer:80 -> DROPPED
+        blocked balancer:81 -> be2 masq
+        outside balancer:81 -> DROPPED
+        outside,blocked,pod balancer:82 -> be3 masq
+        """,
+    ),
+    row(
         "one pod only",
         [ranged("$pod/host"), eps("be1")],
         """

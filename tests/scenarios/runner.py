@@ -15,7 +15,7 @@ from kubeproxy.dataplane.base import Backend, SyncFailed
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
 from kubeproxy.model.objects import Record
-from tests.scenarios.addresses import BACKENDS, HOSTS, name_of
+from tests.scenarios.addresses import BACKENDS, HOSTS, MORE_PORTS, name_of
 from tests.scenarios.examine import examine
 from tests.scenarios.history import Moment, moments
 from tests.scenarios.lab import Lab, lab
@@ -120,7 +120,7 @@ def _listeners(case: Case) -> Iterator[tuple[str, int, str]]:
         who = name_of(case.address)
         yield who, case.port, case.address if who == "node" else ""
     for name, port in case.expect.servers:
-        if name in BACKENDS and port:
+        if name in BACKENDS and port in MORE_PORTS:
             yield HOSTS[name].namespace, port, ""
 
 
