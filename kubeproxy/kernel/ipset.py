@@ -7,6 +7,7 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import (
     ATTR_FAMILY,
     ATTR_REVISION,
+    ATTR_SETNAME,
     ATTR_TYPENAME,
     BATCH,
     BUSY,
@@ -24,6 +25,7 @@ from kubeproxy.kernel.ipset_messages import (
     encode_create,
     encode_entries,
     encode_head,
+    encode_headers,
     encode_type,
 )
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
@@ -59,7 +61,10 @@ class Ipset:
     def _check_kind(self, name: str, kind: SetType) -> None:
         (answer,) = self._request(CMD_HEADER, 0, name, encode_head(self._family, name))
         found = dict(attributes(answer[4:]))
-        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (kind.encode(), AF[self._family]):
+        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (
+            kind.kernel_name.encode(),
+            AF[self._family],
+        ):
             raise KernelError(f"ipset {name}: somebody's set of another type has this name; ipset destroy {name}")
 
     def destroy(self, name: str) -> bool:
@@ -76,6 +81,19 @@ class Ipset:
     def members(self, name: str) -> set[Member]:
         """Return the entries of a set."""
         return set(decode_members(self._request(CMD_LIST, NLM_F_DUMP, name, encode_head(self._family, name))))
+
+    def named(self, prefix: str) -> set[str]:
+        """Return the names of this family's sets that begin so; none on a kernel without ipsets."""
+        try:
+            answers = self._request(CMD_LIST, NLM_F_DUMP, "", encode_headers())
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.EINVAL):
+                return set()
+            raise
+        found = [dict(attributes(answer[4:])) for answer in answers]
+        own = [each for each in found if each[ATTR_FAMILY][0] == AF[self._family]]
+        names = {each[ATTR_SETNAME].rstrip(b"\0").decode(errors="replace") for each in own}
+        return {name for name in names if name.startswith(prefix)}
 
     def add(self, name: str, entries: Sequence[Member]) -> None:
         """Add entries; one that is there stays."""

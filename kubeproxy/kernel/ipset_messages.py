@@ -7,7 +7,7 @@ linux/netfilter/ipset/ip_set.h.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from enum import StrEnum
+from enum import Enum
 from ipaddress import ip_address
 
 from kubeproxy.kernel.netlink_messages import (
@@ -30,19 +30,35 @@ Member = Entry | str
 SUBSYSTEM = 6 << 8
 CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL, CMD_HEADER, CMD_TYPE = 2, 3, 7, 9, 10, 12, 13
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
-ATTR_DATA, ATTR_ADT, ATTR_LINENO = 7, 8, 9
-DATA_IP, DATA_PORT, DATA_PROTO, DATA_MAXELEM, DATA_IP2 = 1, 4, 7, 19, 20
+ATTR_FLAGS, ATTR_DATA, ATTR_ADT, ATTR_LINENO = 6, 7, 8, 9
+DATA_IP, DATA_PORT, DATA_TIMEOUT, DATA_PROTO, DATA_FLAGS, DATA_HASHSIZE, DATA_MAXELEM, DATA_IP2 = (
+    1,
+    4,
+    6,
+    7,
+    8,
+    18,
+    19,
+    20,
+)
+LIST_HEADERS, FORCEADD = 1 << 2, 1 << 5
+"""Flags of a list (no entries, please), and of a set."""
 IPADDR_IPV4, IPADDR_IPV6 = 1, 2
 
 
-class SetType(StrEnum):
-    """The kernel's names of the types that we use."""
+class SetType(Enum):
+    """The kinds of set that we use: the kernel's name of the type, and how many entries one may have."""
 
-    ENDPOINTS = "hash:ip,port,ip"
-    ADDRESSES = "hash:ip"
+    ENDPOINTS = ("hash:ip,port,ip", 1 << 20)
+    ADDRESSES = ("hash:ip", 1 << 20)
+    CLIENTS = ("hash:ip", 1 << 16)
+    """Addresses that rules add and that are forgotten after a time; in a full set a new one drives another out."""
+
+    def __init__(self, kernel_name: str, max_elements: int) -> None:
+        self.kernel_name = kernel_name
+        self.max_elements = max_elements
 
 
-MAX_ELEMENTS = 1 << 20
 BATCH = 800
 """Entries a message: an attribute of 65,535 bytes holds 862 of IPv6."""
 
@@ -60,22 +76,35 @@ def encode_head(family: Family, name: str) -> bytes:
 
 def encode_create(family: Family, name: str, kind: SetType, revision: int) -> bytes:
     """Encode the body of a message that makes a set."""
-    size = attribute(DATA_MAXELEM | NLA_F_NET_BYTEORDER, struct.pack("!I", MAX_ELEMENTS))
+    options = _number(DATA_MAXELEM, kind.max_elements)
+    if kind is SetType.CLIENTS:
+        # The timeout here is that of entries added without one; there are none.
+        options += _number(DATA_HASHSIZE, 64) + _number(DATA_TIMEOUT, 0) + _number(DATA_FLAGS, FORCEADD)
     return b"".join(
         (
             encode_head(family, name),
-            attribute(ATTR_TYPENAME, kind.encode() + b"\0"),
+            attribute(ATTR_TYPENAME, kind.kernel_name.encode() + b"\0"),
             attribute(ATTR_REVISION, bytes([revision])),
             attribute(ATTR_FAMILY, bytes([AF[family]])),
-            attribute(ATTR_DATA | NLA_F_NESTED, size),
+            attribute(ATTR_DATA | NLA_F_NESTED, options),
         )
     )
+
+
+def _number(kind: int, value: int) -> bytes:
+    return attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value))
+
+
+def encode_headers() -> bytes:
+    """Encode the question for every set's name, type and family."""
+    protocol = attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
+    return struct.pack("=BBH", 0, 0, 0) + protocol + _number(ATTR_FLAGS, LIST_HEADERS)
 
 
 def encode_type(family: Family, kind: SetType) -> bytes:
     """Encode the question which revisions of the set type the kernel has."""
     protocol = attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
-    name = attribute(ATTR_TYPENAME, kind.encode() + b"\0")
+    name = attribute(ATTR_TYPENAME, kind.kernel_name.encode() + b"\0")
     return struct.pack("=BBH", AF[family], 0, 0) + protocol + name + attribute(ATTR_FAMILY, bytes([AF[family]]))
 
 

@@ -63,6 +63,7 @@ def test_a_message_states_its_length() -> None:
 def test_a_create_message_names_the_type() -> None:
     assert b"hash:ip,port,ip\0" in encode_create(Family.V4, "KUBE-LOOP-BACK", SetType.ENDPOINTS, 6)
     assert b"hash:ip\0" in encode_create(Family.V6, "KUBE-6-CLUSTER-IPS", SetType.ADDRESSES, 4)
+    assert b"hash:ip\0" in encode_create(Family.V4, "KUBE-SEP-X", SetType.CLIENTS, 4)
 
 
 def test_errors_say_what_they_are_about() -> None:

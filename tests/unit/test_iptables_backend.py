@@ -358,6 +358,29 @@ def test_a_held_lock_is_nobodys_fault() -> None:
     assert caught.value.culprits == ()
 
 
+def test_endpoints_with_affinity_have_sets_for_as_long_as_they_are_there() -> None:
+    def clients() -> set[str]:
+        return node.sets.named("KUBE-SEP-")
+
+    node = Node(web(), web_slice(), service("api", "10.96.0.2"), endpoint_slice("api", "80", ["10.244.0.9"]))
+    node.full()
+    assert clients() == set()
+    node.put(web(session_affinity=True))
+    both = clients()
+    assert len(both) == 2
+    node.put(web_slice("10.244.0.2@node1"))
+    (left,) = clients()
+    assert left in both
+    node.sets.add(left, ["192.168.0.7"])
+    node.restart()
+    node.sets.create("KUBE-SEP-AAAAAAAAAAAAAAAA", SetType.CLIENTS)  # a predecessor's
+    node.full()
+    assert clients() == {left}
+    assert node.sets.members(left) == {"192.168.0.7"}
+    node.put(web())
+    assert clients() == set()
+
+
 def test_a_failing_set_commits_nothing() -> None:
     node = Node(web(), web_slice())
 

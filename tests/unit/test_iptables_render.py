@@ -151,8 +151,8 @@ def test_affinity_remembers_the_endpoint_before_it_chooses_one() -> None:
     assert seps == tuple(names.endpoint_chain(NAME, f"10.180.0.{i}:80") for i in (0, 1))
     in_service = [line for line in fragment.body.splitlines() if line.startswith(f"-A {SVC} ")]
     assert in_service[1:] == [
-        f"-A {SVC} -m recent --name {seps[0]} --rcheck --seconds 60 --reap -j {seps[0]}",
-        f"-A {SVC} -m recent --name {seps[1]} --rcheck --seconds 60 --reap -j {seps[1]}",
+        f"-A {SVC} -m set --match-set {seps[0]} src -j {seps[0]}",
+        f"-A {SVC} -m set --match-set {seps[1]} src -j {seps[1]}",
         f"-A {SVC} -m statistic --mode random --probability 0.5000000000 -j {seps[0]}",
         f"-A {SVC} -j {seps[1]}",
     ]
@@ -214,6 +214,15 @@ def test_who_is_admitted_comes_before_the_drop_when_nobody_is_there() -> None:
     assert set(render(msgspec.structs.replace(state, cluster=targets(1), has_endpoints=True)).filter_rules) < set(
         render(state).filter_rules
     )
+
+
+def test_an_endpoint_with_affinity_remembers_who_comes() -> None:
+    fragment = render(changed(affinity_seconds=60))
+    sep = fragment.chains[1]
+    assert chain(fragment, sep) == [
+        f"-j SET --add-set {sep} src --exist --timeout 60",
+        "-p tcp -j DNAT --to-destination 10.180.0.0:80",
+    ]
 
 
 def test_affinity_under_both_policies_shares_the_endpoints_chains() -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
@@ -88,6 +89,7 @@ class IptablesBackend:
         self._ledger = Ledger()
         self._hairpin = SharedSet(sets, names.LOCAL_ENDPOINTS[family], SetType.ENDPOINTS, hairpin_entries)
         self._cluster_ips = SharedSet(sets, names.CLUSTER_IPS[family], SetType.ADDRESSES, cluster_ips)
+        self._clients = ClientSets(sets)
         self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
         """States that no rules stand for. The ledger has them, so they are left alone until they change."""
         self._intact: dict[str, bytes] = {}
@@ -185,11 +187,13 @@ class IptablesBackend:
                     observer.start()
                     self._hairpin.adopt()
                     self._cluster_ips.adopt()
+                    self._clients.adopt()
                 changes, written = self._restore(plan, observer)
                 if plan.full:
                     self._route_localnet(plan.node, observer.saved("nat"))
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
+            self._clients.sweep()
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
         self._needs_full = False
@@ -205,6 +209,7 @@ class IptablesBackend:
             written.append(with_rules)
             self._hairpin.change(with_rules)
             self._cluster_ips.change(change)
+            self._clients.change(with_rules)
 
         def before_commit() -> None:
             self._hairpin.flush()

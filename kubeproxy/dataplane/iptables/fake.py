@@ -20,7 +20,7 @@ BUILT_IN = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
 }
-TARGETS = {"ACCEPT", "DROP", "REJECT", "RETURN", "DNAT", "MASQUERADE", "MARK"}
+TARGETS = {"ACCEPT", "DROP", "REJECT", "RETURN", "DNAT", "MASQUERADE", "MARK", "SET"}
 MAX_CHAIN_NAME = 28
 
 Chains = dict[str, list[str]]
@@ -45,6 +45,10 @@ class FakeSets:
     def members(self, name: str) -> set[Member]:
         """See `sets.Sets.members`."""
         return set(self.sets[name])
+
+    def named(self, prefix: str) -> set[str]:
+        """See `sets.Sets.named`."""
+        return {name for name in self.sets if name.startswith(prefix)}
 
     def add(self, name: str, entries: Sequence[Member]) -> None:
         """See `sets.Sets.add`."""
@@ -181,8 +185,9 @@ class FakeTables:
                 raise Refusal(f"couldn't load target {target}")
         if "--nfacct-name" in words and words[words.index("--nfacct-name") + 1] not in self.counters:
             raise Refusal("No such file or directory")
-        if "--match-set" in words and words[words.index("--match-set") + 1] not in self._sets.sets:
-            raise Refusal("set does not exist")
+        for flag in ("--match-set", "--add-set"):
+            if flag in words and words[words.index(flag) + 1] not in self._sets.sets:
+                raise Refusal("set does not exist")
 
     def _delete_chain(self, chains: Chains, chain: str) -> None:
         if chains[chain]:

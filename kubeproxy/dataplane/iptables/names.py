@@ -77,7 +77,7 @@ def port_hash(name: ServicePortName) -> str:
 
 
 def endpoint_chain(name: ServicePortName, endpoint: str) -> str:
-    """Return the chain (and xt_recent list) of one endpoint, given as `ip:port`."""
+    """Return the chain of one endpoint, given as `ip:port`; the set of its clients has the same name."""
     return ENDPOINT_PREFIX + hash16(f"{name}{LOWER[name.protocol]}{endpoint}")
 
 

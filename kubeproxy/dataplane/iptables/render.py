@@ -235,19 +235,19 @@ class _Port:
         choose(chain, f"-p {self.protocol} ", "-j DNAT --to-destination ", ends, self.chains, self.lines)
 
     def _remember(self, chain: str, targets: Sequence[Target]) -> None:
-        """Send a client to the endpoint that it had; xt_recent remembers, one list an endpoint."""
+        """Send a client to the endpoint that it had; a set an endpoint remembers (clients.py)."""
+        seconds = self.state.affinity_seconds
         ends, returning = [], []
         known = set(self.chains)
         for target in targets:
             own = names.endpoint_chain(self.state.name, target.text)
             ends.append(own)
-            test = f"-m recent --name {own} --rcheck --seconds {self.state.affinity_seconds} --reap"
-            returning.append(f"-A {chain} {test} -j {own}\n")
+            returning.append(f"-A {chain} -m set --match-set {own} src -j {own}\n")
             if own not in known:  # the other policy's chain may have it already
                 self.chains.append(own)
-                dnat = f"-j DNAT --to-destination {target.text}"
                 self.lines.append(
-                    f":{own} - [0:0]\n-A {own} -p {self.protocol} -m recent --name {own} --set {dnat}\n"
+                    f":{own} - [0:0]\n-A {own} -j SET --add-set {own} src --exist --timeout {seconds}\n"
+                    f"-A {own} -p {self.protocol} -j DNAT --to-destination {target.text}\n"
                 )
         self.lines += returning
         choose(chain, "", "-j ", ends, self.chains, self.lines)

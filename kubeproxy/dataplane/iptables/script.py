@@ -97,6 +97,8 @@ class Script:
         needed: set[str] = set()
         for change in self._plan.changes:
             before, after = self._rendered(change.before), self._rendered(change.after, change)
+            # Before the text goes out: a rule may name a set that is yet to be made.
+            self._on_change(change, _written(change, before, after))
             body = after.body if after.body != before.body else ""
             text = body + dispatch.moved(before.nat_rules, after.nat_rules)
             self.tally.fragment(before, after)
@@ -108,7 +110,6 @@ class Script:
                 text = dispatch.moved(before.filter_rules, after.filter_rules)
                 self.tally.wrote("filter", text)
                 self._filter.append((change.name, text))
-            self._on_change(change, _written(change, before, after))
         if full:
             found = self._observed("nat")
             yield None, missing_jumps("nat", found)

@@ -33,6 +33,10 @@ class Sets(Protocol):
         """Take entries out; those that are not in do no harm."""
         ...
 
+    def named(self, prefix: str) -> set[str]:
+        """Return the names of this family's sets that begin so."""
+        ...
+
     def destroy(self, name: str) -> bool:
         """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
         ...

@@ -41,6 +41,10 @@ class Tables(Protocol):
 class Sets(Protocol):
     """ipsets of one family (`kernel.ipset.Ipset`)."""
 
+    def named(self, prefix: str) -> set[str]:
+        """Return the names of sets that begin so."""
+        ...
+
     def destroy(self, name: str) -> bool:
         """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
         ...
@@ -186,7 +190,8 @@ def remove_chains(tables: Tables, owned: Owned) -> Iterator[str]:
 def _sets(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
     stay = kept_sets(family, kept)
     sets = kernel.sets(family)
-    for name in dict.fromkeys(upstream.IPVS_SETS[family] + names.SETS[family]):
+    clients = sets.named(names.ENDPOINT_PREFIX) if kept is None or kept.mode is not Mode.IPTABLES else ()
+    for name in dict.fromkeys((*upstream.IPVS_SETS[family], *names.SETS[family], *sorted(clients))):
         if name not in stay and not sets.destroy(name):
             yield f"set {name} stays: delete the iptables rule that refers to it"
 
