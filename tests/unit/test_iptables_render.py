@@ -7,7 +7,7 @@ import pytest
 
 from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.matches import pod_matches
-from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, Fragment, Renderer, Unrenderable
+from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, STICKY_MAX, Fragment, Renderer, Unrenderable
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
@@ -337,3 +337,5 @@ def test_more_endpoints_than_rules_can_carry_are_refused() -> None:
     assert len(render(most).chains) < 36**3
     with pytest.raises(Unrenderable, match="100001 endpoints"):
         render(changed(cluster=STATE.cluster * (ENDPOINTS_MAX + 1)))
+    with pytest.raises(Unrenderable, match="10001 endpoints are more than the 10000 that can remember clients"):
+        render(changed(cluster=targets(STICKY_MAX + 1), affinity_seconds=60))

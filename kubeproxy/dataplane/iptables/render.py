@@ -21,6 +21,9 @@ from kubeproxy.model.objects import Record
 ENDPOINTS_MAX = 100_000
 """No cluster has that many; one hostile Service must fill neither the table nor `names.part_chain`'s numbers."""
 
+STICKY_MAX = 10_000
+"""With affinity: each endpoint has a set, and the kernel holds 65,535 of all kinds."""
+
 LABEL_MAX = 180
 """A comment has 255 characters; the longest has 52 beside the label, and a hash ends a label that is cut."""
 
@@ -256,6 +259,9 @@ class _Port:
 def _check(state: ServiceState, name: str) -> None:
     if _SAFE.fullmatch(name) is None:
         raise Unrenderable(f"{name[:80]!r} is no name of a Service port")
-    if len(state.cluster) > ENDPOINTS_MAX or len(state.local) > ENDPOINTS_MAX:
+    most, why = (
+        (STICKY_MAX, "can remember clients") if state.affinity_seconds else (ENDPOINTS_MAX, "rules are for")
+    )
+    if len(state.cluster) > most or len(state.local) > most:
         count = max(len(state.cluster), len(state.local))
-        raise Unrenderable(f"{count} endpoints are more than the {ENDPOINTS_MAX} that rules are for")
+        raise Unrenderable(f"{count} endpoints are more than the {most} that {why}")
