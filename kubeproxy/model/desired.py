@@ -186,7 +186,7 @@ def stream(
                     internal_local=internal_local,
                     external_local=external_local,
                     cluster=_targets(chosen.cluster, own),
-                    local=_targets(chosen.local, own),
+                    local=_targets(chosen.local, own) if chosen.local else (),
                     has_endpoints=chosen.has_endpoints,
                     health_check_node_port=0 if index else health_check,
                 ),

@@ -31,7 +31,10 @@ class ClientSets:
 
     def change(self, change: Change) -> None:
         """Make the sets that a change's rules will name."""
-        self._needed.difference_update(_sets_of(change.before))
+        if change.before is not None and change.before.affinity_seconds:
+            self._needed.difference_update(_sets_of(change.before))
+        if change.after is None or not change.after.affinity_seconds:
+            return
         for name in _sets_of(change.after):
             self._needed.add(name)
             if name not in self._present:
@@ -45,7 +48,5 @@ class ClientSets:
                 self._present.discard(name)
 
 
-def _sets_of(state: ServiceState | None) -> Iterable[str]:
-    if state is None or not state.affinity_seconds:
-        return ()
+def _sets_of(state: ServiceState) -> Iterable[str]:
     return [names.endpoint_chain(state.name, target.text) for target in state.reachable]

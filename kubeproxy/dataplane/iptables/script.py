@@ -100,16 +100,12 @@ class Script:
             # Before the text goes out: a rule may name a set that is yet to be made.
             self._on_change(change, _written(change, before, after))
             body = after.body if after.body != before.body else ""
-            text = body + dispatch.moved(before.nat_rules, after.nat_rules)
-            self.tally.fragment(before, after)
-            self.tally.wrote("nat", text)
-            yield change.name, text
+            self.tally.port(before, after)
+            yield change.name, body + dispatch.moved(before.nat_rules, after.nat_rules)
             written += after.chains
             gone += [chain for chain in before.chains if chain not in after.chains]
             if before.filter_rules != after.filter_rules:
-                text = dispatch.moved(before.filter_rules, after.filter_rules)
-                self.tally.wrote("filter", text)
-                self._filter.append((change.name, text))
+                self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
         if full:
             found = self._observed("nat")
             yield None, missing_jumps("nat", found)

@@ -7,7 +7,7 @@ port's fragment has. A full restore counts anew; a partial one adds what has com
 from collections.abc import Iterable
 
 from kubeproxy.dataplane.base import RuleCount
-from kubeproxy.dataplane.iptables.render import Fragment
+from kubeproxy.dataplane.iptables.render import NOTHING, Fragment
 from kubeproxy.dataplane.iptables.tables import JUMPS
 
 _FIXED_JUMPS = {table: sum(jump.table == table for jump in JUMPS) for table in ("nat", "filter")}
@@ -21,20 +21,28 @@ class Tally:
         self._written = {"nat": 0, "filter": 0}
         self._delta = {"nat": 0, "filter": 0}
 
-    def wrote(self, table: str, lines: str) -> None:
-        """Count lines of a Service port that are written."""
-        self._written[table] += _rules_in(lines)
-
     def fixed(self, table: str, lines: str) -> None:
         """Count the lines that a full restore writes whatever the Services are."""
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def fragment(self, before: Fragment, after: Fragment) -> None:
-        """Count what a Service port's rules become."""
-        for fragment, sign in ((before, -1), (after, 1)):
-            self._delta["nat"] += sign * (_rules_in(fragment.body) + len(fragment.nat_rules))
-            self._delta["filter"] += sign * len(fragment.filter_rules)
+    def port(self, before: Fragment, after: Fragment) -> None:
+        """Count what a Service port's rules become: its body is written whole, other rules one by one."""
+        body = after.body.count("\n-A ")
+        nat, filtered = body + len(after.nat_rules), len(after.filter_rules)
+        if before is NOTHING:
+            new_nat, new_filtered = nat, filtered
+            had_nat = had_filtered = 0
+        else:
+            had_nat = before.body.count("\n-A ") + len(before.nat_rules)
+            had_filtered = len(before.filter_rules)
+            new_nat = len(set(after.nat_rules).difference(before.nat_rules))
+            new_nat += body if after.body != before.body else 0
+            new_filtered = len(set(after.filter_rules).difference(before.filter_rules))
+        self._written["nat"] += new_nat
+        self._written["filter"] += new_filtered
+        self._delta["nat"] += nat - had_nat
+        self._delta["filter"] += filtered - had_filtered
 
     def after(self, before: Iterable[RuleCount]) -> tuple[RuleCount, ...]:
         """Return what stands when ``before`` stood before."""
