@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
 
+BATCH = 800
+"""Changes whose entries go into the sets together, while the text about them streams."""
+
 MAX_CULPRITS = 16
 """More refused ports than this are no matter of single Services."""
 
@@ -203,17 +206,20 @@ class IptablesBackend:
         """Run a plan's restore; return its changes, and what of them is written."""
         changes: list[Change] = []
         written: list[Change] = []
+        taken = 0
 
         def on_change(change: Change, with_rules: Change) -> None:
             changes.append(change)
             written.append(with_rules)
-            self._hairpin.change(with_rules)
-            self._cluster_ips.change(change)
             self._clients.change(with_rules)
+            if len(changes) % BATCH == 0:
+                fill_sets()
 
-        def before_commit() -> None:
-            self._hairpin.flush()
-            self._cluster_ips.flush()
+        def fill_sets() -> None:
+            nonlocal taken
+            self._hairpin.take(written[taken:])
+            self._cluster_ips.take(changes[taken:])
+            taken = len(changes)
 
         def text() -> Iterator[str]:
             yield from script.pieces()
@@ -230,7 +236,7 @@ class IptablesBackend:
         renderer = Renderer(plan.node)
         held = {name: state for name, (state, _) in self._quarantine.items()}
         fill = partial(Script, renderer=renderer, skeleton=skeleton, observed=observer.saved, held=held)
-        script = fill(plan, on_change=on_change, before_commit=before_commit)
+        script = fill(plan, on_change=on_change, before_commit=fill_sets)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())

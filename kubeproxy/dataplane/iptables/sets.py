@@ -4,14 +4,13 @@ Several ports may have the same entry, so entries are counted. An entry is in th
 rely on it, and leaves after they are gone.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Change
 from kubeproxy.kernel.ipset_messages import Entry, Member, SetType
 from kubeproxy.model.desired import ServiceState
-
-BATCH = 800
 
 
 class Sets(Protocol):
@@ -42,69 +41,57 @@ class Sets(Protocol):
         ...
 
 
-def hairpin_entries(state: ServiceState) -> Sequence[Entry]:
-    """Return the endpoints of a port that may be clients of their own Service."""
-    protocol = state.name.protocol
-    return [(each.address, protocol, each.port) for each in state.reachable if each.may_be_local]
+def hairpin_entries(states: Iterable[ServiceState]) -> list[Entry]:
+    """Return the endpoints of ports that may be clients of their own Service."""
+    return [
+        (each.address, state.name.protocol, each.port)
+        for state in states
+        for each in state.reachable
+        if each.may_be_local
+    ]
 
 
-def cluster_ips(state: ServiceState) -> Sequence[str]:
-    """Return a port's cluster IP, if it owns one."""
-    return (state.cluster_ip,) if state.cluster_ip else ()
+def cluster_ips(states: Iterable[ServiceState]) -> list[str]:
+    """Return the cluster IPs of ports that own theirs."""
+    return [state.cluster_ip for state in states if state.cluster_ip]
 
 
 class SharedSet:
-    """What should be in one set, and what is."""
+    """What should be in one set, and what is. Changes are taken by the hundred: most have nothing for it."""
 
     def __init__(
-        self, sets: Sets, name: str, kind: SetType, entries: Callable[[ServiceState], Sequence[Member]]
+        self, sets: Sets, name: str, kind: SetType, entries: Callable[[Iterable[ServiceState]], Sequence[Member]]
     ) -> None:
         self._sets = sets
         self._name = name
         self._kind = kind
         self._entries = entries
-        self._uses: dict[Member, int] = {}
-        """How many ports need each entry that is, or is about to be, in the kernel."""
-        self._missing: list[Member] = []
+        self._uses: Counter[Member] = Counter()
+        """How many ports need each entry that is in the kernel."""
 
     def adopt(self) -> None:
         """Make sure of the set and learn what it holds; forget every use."""
         self._sets.create(self._name, self._kind)
-        self._uses = dict.fromkeys(self._sets.members(self._name), 0)
-        self._missing.clear()
+        self._uses = Counter(dict.fromkeys(self._sets.members(self._name), 0))
 
-    def change(self, change: Change) -> None:
-        """Count a change's entries, adding new ones to the kernel a batch at a time."""
-        before = () if change.before is None else self._entries(change.before)
-        after = () if change.after is None else self._entries(change.after)
-        if before == after:
-            return
-        uses = self._uses
-        for entry in after:
-            count = uses.get(entry)
-            if count is None:
-                count = 0
-                self._missing.append(entry)
-            uses[entry] = count + 1
-        for entry in before:
-            uses[entry] -= 1
-        if len(self._missing) >= BATCH:
-            self.flush()
+    def take(self, changes: Sequence[Change]) -> None:
+        """Count what changes add and give up; what is new is in the kernel afterwards."""
+        come = self._entries([each.after for each in changes if each.after is not None])
+        gone = self._entries([each.before for each in changes if each.before is not None])
+        fresh = [entry for entry in dict.fromkeys(come) if entry not in self._uses]
+        if fresh:
+            self._sets.add(self._name, fresh)
+        self._uses.update(come)
+        self._uses.subtract(gone)
 
-    def flush(self) -> None:
-        """Add what is still missing."""
-        if self._missing:
-            self._sets.add(self._name, self._missing)
-            self._missing = []
-
-    def sweep(self, changes: Iterable[Change] | None) -> None:
+    def sweep(self, changes: Sequence[Change] | None) -> None:
         """Take out entries that no port uses any more: those of ``changes``, or (None) all."""
         uses = self._uses
         if changes is None:
             stale = [entry for entry, count in uses.items() if count <= 0]
         else:
-            touched = {entry for each in changes if each.before for entry in self._entries(each.before)}
-            stale = [entry for entry in touched if uses[entry] <= 0]
+            gone = self._entries([each.before for each in changes if each.before is not None])
+            stale = [entry for entry in dict.fromkeys(gone) if uses[entry] <= 0]
         if stale:
             self._sets.delete(self._name, stale)
         for entry in stale:
