@@ -93,6 +93,7 @@ class Node:
         self.kind_of_device: str | None = None
         self.flush_error: Exception | None = None
         self.nft_error: Exception | None = None
+        self.client_sets: set[str] = set()
         self.sysctls = FakeSysctls({ROUTE_LOCALNET: "1"})
 
     def kernel(self) -> Kernel:
@@ -105,6 +106,9 @@ class Node:
             counters=self,
             sysctls=self.sysctls,
         )
+
+    def named(self, prefix: str) -> set[str]:
+        return {name for name in self.client_sets if name.startswith(prefix)}
 
     def destroy(self, name: str) -> bool:
         self.log.append(f"destroy {name}")
@@ -163,6 +167,15 @@ def test_ours_stays_where_it_is_and_goes_where_it_is_not() -> None:
     assert "destroy KUBE-LOOP-BACK" not in node.log
     assert "destroy KUBE-CLUSTER-IP" in node.log
     assert "delete IPv4 kube-proxy" in node.log
+
+
+@pytest.mark.parametrize(("kept", "gone"), [(None, True), (OURS, False), (Kept(mode=Mode.NFTABLES), True)])
+def test_sets_of_clients_go_unless_their_mode_serves(kept: Kept | None, gone: bool) -> None:
+    node = Node()
+    node.client_sets = {"KUBE-SEP-AAAAAAAAAAAAAAAA", "somebodys"}
+    assert remove(node.kernel(), [Family.V4], kept) == ()
+    assert ("destroy KUBE-SEP-AAAAAAAAAAAAAAAA" in node.log) is gone
+    assert "destroy somebodys" not in node.log
 
 
 def test_a_cleanup_takes_everything_in_both_families() -> None:

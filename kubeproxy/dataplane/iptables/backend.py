@@ -159,7 +159,7 @@ class IptablesBackend:
             localnet.turn_off(self._tables, self._sysctls)
         self._turned_localnet_on = False
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
-        for set_name in names.SETS[self._family]:
+        for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
 
     def _release(self) -> None:
