@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import ServiceCIDR, TrafficPolicy, key_of, name_of
+from kubeproxy.model.settings import Settings
+from kubeproxy.testing.build import endpoint_slice, service
+from kubeproxy.trace.verdict import Outcome
 from tests.netns.drawn_packets import ask, questions
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 from tests.netns.real_kernel import RealKernel
 from tests.property.agent_bed import Agent, live
 from tests.property.door_bed import Written, agent_with_good_service, check, hear_hostile
 from tests.property.runs import HISTORIES, LONG, PATIENCE, runs, shrinks_for
-from tests.property.strategies_histories import History, histories
+from tests.property.strategies_histories import Batch, History, histories
 from tests.property.strategies_hostile import hostile_objects
 from tests.scenarios.lab import Lab, lab
 
@@ -108,3 +112,34 @@ def test_hostile_objects_do_not_stop_the_others(place: Lab, empty: LoneNamespace
 
     test()
     alone.cleanup()
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+def test_an_external_ip_among_the_cluster_ips_is_refused_as_its_service_says(
+    place: Lab, crowd: ThreadPoolExecutor, flavour: Flavour
+) -> None:
+    """One has an address that no Service got, one another's cluster IP; the long run drew the first."""
+    given_away = [
+        service("a", "10.96.2.2", "80", external_ips=("10.96.2.1",)),
+        service("b", "10.96.2.5", "80"),
+        service("c", "10.96.2.3", "81", external_ips=("10.96.2.5",), external_policy=TrafficPolicy.LOCAL),
+    ]
+    elsewhere = endpoint_slice("c", "81>80", ["10.244.1.11@node2"])
+    cidr = ServiceCIDR(name="kubernetes", cidrs=("10.96.0.0/16",))
+    node = RealKernel(partial(place.run, "node"), flavour)
+    with clean(node):
+        node.forget_flows()
+        agent = Agent(node, Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",)))
+        agent.hear(
+            Batch(
+                services={key_of(each): each for each in given_away},
+                slices={key_of(elsewhere): elsewhere},
+                cidrs={name_of(cidr): cidr},
+            )
+        )
+        agent.settle()
+        asked = questions(agent.world, agent.settings, Family.V4, 0, 200)
+        met = {each.packet.destination: each.verdict.outcome for each in asked if each.client == "outside"}
+        assert {met["10.96.2.1"], met["10.96.2.5"]} <= {Outcome.REFUSED, Outcome.DROPPED}
+        assert not [each for each in crowd.map(partial(ask, place), asked) if each]
+        agent.cleanup()

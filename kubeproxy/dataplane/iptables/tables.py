@@ -192,6 +192,9 @@ class Skeleton:
         """Yield the end of KUBE-SERVICES: a packet that is still addressed to a cluster IP has no place to go."""
         comment = "-m comment --comment"
         held = f"-m set --match-set {names.CLUSTER_IPS[self._family]} dst"
+        # Somebody's external IP may be such an address; what is said of it there comes first.
+        yield f"-A {names.SERVICES} {held} -j {names.EXTERNAL_SERVICES}\n"
         yield f'-A {names.SERVICES} {comment} "kubernetes cluster IPs: no such port" {held} -j REJECT\n'
         for cidr in self._node.service_cidrs:
+            yield f"-A {names.SERVICES} -d {cidr} -j {names.EXTERNAL_SERVICES}\n"
             yield f'-A {names.SERVICES} -d {cidr} {comment} "kubernetes service CIDRs: no such address" -j DROP\n'
