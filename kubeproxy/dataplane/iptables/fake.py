@@ -3,13 +3,15 @@
 It holds tables, chains and rules, applies a restore text to a copy and keeps the copy only when every line of
 the table went through, and refuses what the kernel refuses: a jump to a chain that does not exist, the
 deletion of a chain that is not empty or is still referred to, the deletion of a rule that is not there, a
-match on a set that nobody made. Rules are kept as text: what a packet does is the netns tests' business.
+match on a set that nobody made, an address or a port that is none. Rules are kept as text: what a packet does is
+the netns tests' business.
 """
 
 import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address, ip_network
 
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.ipset_messages import Member, SetType
@@ -22,6 +24,7 @@ BUILT_IN = {
 }
 TARGETS = {"ACCEPT", "DROP", "REJECT", "RETURN", "DNAT", "MASQUERADE", "MARK", "SET"}
 MAX_CHAIN_NAME = 28
+MAX_COMMENT = 255
 
 Chains = dict[str, list[str]]
 _DECLARATION = re.compile(r":(\S+) \S+ \[\d+:\d+\]")
@@ -29,6 +32,29 @@ _DECLARATION = re.compile(r":(\S+) \S+ \[\d+:\d+\]")
 
 class Refusal(Exception):
     """A line that the kernel would not take."""
+
+
+def _is_legal(option: str, value: str) -> bool:
+    """Return whether the program would take an option's value; options that are not known here take any."""
+    try:
+        match option:
+            case "-s" | "-d":
+                ip_network(value)
+            case "--to-destination":
+                address, _, port = value.rpartition(":")
+                ip_address(address.strip("[]"))
+                return _is_port(port)
+            case "--dport":
+                return _is_port(value)
+            case "--comment":
+                return len(value) <= MAX_COMMENT
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(text: str) -> bool:
+    return text.isdigit() and 0 < int(text) < 65536
 
 
 class FakeSets:
@@ -185,6 +211,9 @@ class FakeTables:
                 raise Refusal(f"couldn't load target {target}")
         if "--nfacct-name" in words and words[words.index("--nfacct-name") + 1] not in self.counters:
             raise Refusal("No such file or directory")
+        for option, value in itertools.pairwise(words):
+            if not _is_legal(option, value):
+                raise Refusal(f"bad value {value!r} of {option}")
         for flag in ("--match-set", "--add-set"):
             if flag in words and words[words.index(flag) + 1] not in self._sets.sets:
                 raise Refusal("set does not exist")
