@@ -19,11 +19,10 @@ from kubeproxy.kernel.conntrack_messages import (
     decode_stats,
     encode_delete,
     encode_dump,
-    encode_head,
 )
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, netfilter_head
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import Flow, FlowMatch
 
@@ -106,7 +105,7 @@ class KernelConntrack:
         """See `Conntrack.size`."""
         with _open() as netlink:
             try:
-                (answer,) = netlink.request(SUBSYSTEM | MSG_GET_STATS, 0, encode_head(None), _WHAT)
+                (answer,) = netlink.request(SUBSYSTEM | MSG_GET_STATS, 0, netfilter_head(None), _WHAT)
             except NetlinkError as error:
                 raise _explained(error) from error
         return decode_stats(answer)

@@ -11,11 +11,11 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from kubeproxy.kernel.netlink_messages import (
-    AF,
     NLA_F_NESTED,
     PROTOCOL_NUMBER,
     attribute,
     attributes,
+    netfilter_head,
     whole_attributes,
 )
 from kubeproxy.model.addresses import Family
@@ -53,18 +53,13 @@ class _Tuple(NamedTuple):
     destination: _End
 
 
-def encode_head(family: Family | None) -> bytes:
-    """Encode what every message begins with (struct nfgenmsg); the whole body of one that asks for everything."""
-    return struct.pack("=BBH", AF[family] if family else 0, 0, 0)
-
-
 def encode_dump(family: Family, match: FlowMatch | None) -> bytes:
     """Encode the body of a request for entries: of a family (None: all of it), or of a protocol and one port.
 
     The rest of ``match`` is for the `Decoder`, which looks at everything again: kernels before 5.8 know no filter
     and answer with all they have, and by IPv6 addresses all since (6.18 still) return what is *not* asked for.
     """
-    head = encode_head(family)
+    head = netfilter_head(family)
     if match is None:
         return head
     flags, proto = FILTER_PROTO_NUM, attribute(CTA_PROTO_NUM, bytes([PROTOCOL_NUMBER[match.protocol]]))
@@ -82,7 +77,7 @@ def encode_delete(family: Family, flow: Flow) -> bytes:
 
     (The kernel derives the number from memory addresses: a successor in the same place may share it.)
     """
-    return encode_head(family) + b"".join(whole_attributes(flow.handle[4:], _IDENTITY))
+    return netfilter_head(family) + b"".join(whole_attributes(flow.handle[4:], _IDENTITY))
 
 
 class Decoder:

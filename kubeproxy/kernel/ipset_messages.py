@@ -17,6 +17,8 @@ from kubeproxy.kernel.netlink_messages import (
     PROTOCOL_NUMBER,
     attribute,
     attributes,
+    netfilter_head,
+    text_attribute,
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -68,10 +70,13 @@ BUSY = 4100
 _PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
+def _opening(family: Family | None) -> bytes:
+    return netfilter_head(family) + attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
+
+
 def encode_head(family: Family, name: str) -> bytes:
     """Encode what every message about a set begins with; the whole body of one that only names it."""
-    protocol = attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
-    return struct.pack("=BBH", AF[family], 0, 0) + protocol + attribute(ATTR_SETNAME, name.encode() + b"\0")
+    return _opening(family) + text_attribute(ATTR_SETNAME, name)
 
 
 def encode_create(family: Family, name: str, kind: SetType, revision: int) -> bytes:
@@ -83,7 +88,7 @@ def encode_create(family: Family, name: str, kind: SetType, revision: int) -> by
     return b"".join(
         (
             encode_head(family, name),
-            attribute(ATTR_TYPENAME, kind.kernel_name.encode() + b"\0"),
+            text_attribute(ATTR_TYPENAME, kind.kernel_name),
             attribute(ATTR_REVISION, bytes([revision])),
             attribute(ATTR_FAMILY, bytes([AF[family]])),
             attribute(ATTR_DATA | NLA_F_NESTED, options),
@@ -97,15 +102,13 @@ def _number(kind: int, value: int) -> bytes:
 
 def encode_headers() -> bytes:
     """Encode the question for every set's name, type and family."""
-    protocol = attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
-    return struct.pack("=BBH", 0, 0, 0) + protocol + _number(ATTR_FLAGS, LIST_HEADERS)
+    return _opening(None) + _number(ATTR_FLAGS, LIST_HEADERS)
 
 
 def encode_type(family: Family, kind: SetType) -> bytes:
     """Encode the question which revisions of the set type the kernel has."""
-    protocol = attribute(ATTR_PROTOCOL, bytes([IPSET_PROTOCOL]))
-    name = attribute(ATTR_TYPENAME, kind.kernel_name.encode() + b"\0")
-    return struct.pack("=BBH", AF[family], 0, 0) + protocol + name + attribute(ATTR_FAMILY, bytes([AF[family]]))
+    name = text_attribute(ATTR_TYPENAME, kind.kernel_name)
+    return _opening(family) + name + attribute(ATTR_FAMILY, bytes([AF[family]]))
 
 
 _LINE = struct.pack("=HHI", 8, ATTR_LINENO | NLA_F_NET_BYTEORDER, 0)

@@ -6,7 +6,7 @@ linux/genetlink.h and linux/ip_vs.h.
 
 import struct
 
-from kubeproxy.kernel.netlink_messages import attribute, attributes
+from kubeproxy.kernel.netlink_messages import attributes, text_attribute
 
 NETLINK_GENERIC = 16
 CONTROLLER = 16
@@ -18,9 +18,7 @@ NAME = "IPVS"
 
 def encode_family(name: str) -> bytes:
     """Encode the question to the controller which number a family has."""
-    return struct.pack("=BBH", _GET_FAMILY, _CONTROLLER_VERSION, 0) + attribute(
-        _FAMILY_NAME, name.encode() + b"\0"
-    )
+    return struct.pack("=BBH", _GET_FAMILY, _CONTROLLER_VERSION, 0) + text_attribute(_FAMILY_NAME, name)
 
 
 def decode_family(body: bytes) -> int:

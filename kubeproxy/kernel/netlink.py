@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_messages import (
-    HEADER,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -16,17 +15,17 @@ from kubeproxy.kernel.netlink_messages import (
     NLMSG_DONE,
     NLMSG_ERROR,
     message,
+    messages,
 )
 
 RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 PIPELINE = 100
 """Requests in one send: the answers to all of them, should each be an error, still fit the usual buffer."""
 
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
 
 
 class NetlinkError(KernelError):
@@ -153,14 +152,10 @@ class NetlinkSocket:
 
     def _receive(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
         """Take in one datagram: kind, flags, sequence and body of each message in it."""
-        data = self._socket.recv(RECEIVE_BYTES)
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-            if length < 16:
-                raise NetlinkError(errno.EBADMSG, what)
-            yield kind, flags, sequence, data[offset + 16 : offset + length]
-            offset += length + (-length % 4)
+        try:
+            yield from messages(self._socket.recv(RECEIVE_BYTES))
+        except ValueError as error:
+            raise NetlinkError(errno.EBADMSG, what) from error
 
 
 def _code(body: bytes) -> int:

@@ -61,3 +61,29 @@ def whole_attributes(data: bytes, kinds: Collection[int]) -> Iterator[bytes]:
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     """Encode one message."""
     return HEADER.pack(len(body) + 16, kind, flags, sequence, 0) + body
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield kind, flags, sequence and body of every message in a datagram. Raises ValueError for nonsense."""
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        if length < HEADER.size:
+            raise ValueError(f"a netlink message of {length} bytes")
+        yield kind, flags, sequence, data[offset + HEADER.size : offset + length]
+        offset += length + (-length % 4)
+
+
+def netfilter_head(family: Family | None, resource: int = 0) -> bytes:
+    """Encode what the body of every netfilter message begins with (struct nfgenmsg); None: no family's."""
+    return struct.pack("!BBH", AF[family] if family else 0, 0, resource)
+
+
+def text_attribute(kind: int, text: str) -> bytes:
+    """Encode an attribute that is a text ended by a zero."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def decode_text(value: bytes) -> str:
+    """Decode an attribute's value that is a text ended by a zero."""
+    return value.rstrip(b"\0").decode(errors="backslashreplace")

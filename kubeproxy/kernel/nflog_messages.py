@@ -4,13 +4,14 @@ Numbers are those of linux/netfilter/nfnetlink_log.h; the prefix is net/ipv4/net
 `TRACE: table:chain:kind:number `.
 """
 
+import contextlib
 import re
 import struct
 from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.kernel.netlink_messages import AF, HEADER, attribute, attributes
+from kubeproxy.kernel.netlink_messages import attribute, attributes, decode_text, messages, netfilter_head
 from kubeproxy.model.addresses import Family
 
 SUBSYSTEM = 4 << 8
@@ -39,30 +40,26 @@ class LegacyTrace(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_binding(family: Family) -> Iterator[bytes]:
     """Yield the bodies that make a socket the listener of the default group."""
-    yield _config(AF[family], attribute(_CFG_CMD, bytes([_CMD_PF_BIND])))
-    yield _config(0, attribute(_CFG_CMD, bytes([_CMD_BIND])))
-    yield _config(0, attribute(_CFG_MODE, struct.pack("!IBB", COPY_BYTES, _COPY_PACKET, 0)))
+    yield _config(family, attribute(_CFG_CMD, bytes([_CMD_PF_BIND])))
+    yield _config(None, attribute(_CFG_CMD, bytes([_CMD_BIND])))
+    yield _config(None, attribute(_CFG_MODE, struct.pack("!IBB", COPY_BYTES, _COPY_PACKET, 0)))
 
 
-def _config(family: int, attributes: bytes) -> bytes:
-    return struct.pack("!BBH", family, 0, GROUP) + attributes
+def _config(family: Family | None, attributes: bytes) -> bytes:
+    return netfilter_head(family, GROUP) + attributes
 
 
 def decode_packets(data: bytes) -> Iterator[LegacyTrace]:
     """Decode a datagram; what no TRACE target logged is passed over."""
-    offset = 0
-    while offset + HEADER.size + 4 <= len(data):
-        length, kind, *_ = HEADER.unpack_from(data, offset)
-        if length < HEADER.size + 4:
-            return
-        values = dict(attributes(data[offset + HEADER.size + 4 : offset + length]))
-        offset += length + (-length % 4)
-        match = _TRACE.fullmatch(values.get(_PREFIX, b"").rstrip(b"\0").decode(errors="backslashreplace"))
-        if kind == MSG_PACKET and match is not None:
-            yield LegacyTrace(
-                table=match["table"],
-                chain=match["chain"],
-                kind=match["kind"],
-                number=int(match["number"]),
-                packet=values.get(_PAYLOAD, b""),
-            )
+    with contextlib.suppress(ValueError):
+        for kind, _, _, body in messages(data):
+            values = dict(attributes(body[4:]))
+            match = _TRACE.fullmatch(decode_text(values.get(_PREFIX, b"")))
+            if kind == MSG_PACKET and match is not None:
+                yield LegacyTrace(
+                    table=match["table"],
+                    chain=match["chain"],
+                    kind=match["kind"],
+                    number=int(match["number"]),
+                    packet=values.get(_PAYLOAD, b""),
+                )

@@ -4,16 +4,13 @@ A change of nf_tables is a batch: a message that opens it, the changes, and one 
 datagram; the kernel does all of it or nothing. Numbers are those of linux/netfilter/nf_tables.h and nfnetlink.h.
 """
 
-import struct
-
-from kubeproxy.kernel.netlink_messages import NLM_F_ACK, NLM_F_REQUEST, attribute, message
+from kubeproxy.kernel.netlink_messages import NLM_F_ACK, NLM_F_REQUEST, message, netfilter_head, text_attribute
 from kubeproxy.model.addresses import Family
 
 NFTABLES = 10
 BATCH_BEGIN, BATCH_END = 16, 17
 DELETE_TABLE = NFTABLES << 8 | 2
 _TABLE_NAME = 1
-_AF = {Family.V4: 2, Family.V6: 10}
 
 
 def encode_delete_table(family: Family, name: str, sequence: int) -> bytes:
@@ -21,8 +18,8 @@ def encode_delete_table(family: Family, name: str, sequence: int) -> bytes:
 
     All three messages have one sequence number: a kernel without nf_tables answers the first of them.
     """
-    edge = struct.pack("=BBH", 0, 0, _big_endian(NFTABLES))
-    body = struct.pack("=BBH", _AF[family], 0, 0) + attribute(_TABLE_NAME, name.encode() + b"\0")
+    edge = netfilter_head(None, NFTABLES)
+    body = netfilter_head(family) + text_attribute(_TABLE_NAME, name)
     return b"".join(
         (
             message(BATCH_BEGIN, NLM_F_REQUEST, sequence, edge),
@@ -30,9 +27,3 @@ def encode_delete_table(family: Family, name: str, sequence: int) -> bytes:
             message(BATCH_END, NLM_F_REQUEST, sequence, edge),
         )
     )
-
-
-def _big_endian(number: int) -> int:
-    """Return the native 16-bit number whose bytes are those of ``number`` in network order."""
-    (swapped,) = struct.unpack("=H", number.to_bytes(2, "big"))
-    return int(swapped)

@@ -3,12 +3,12 @@
 Numbers are those of linux/netfilter/nf_tables.h.
 """
 
-import struct
+import contextlib
 from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.kernel.netlink_messages import AF, HEADER, attribute, attributes
+from kubeproxy.kernel.netlink_messages import attributes, decode_text, messages, netfilter_head, text_attribute
 from kubeproxy.model.addresses import Family
 
 GROUP_NFTRACE = 9
@@ -38,15 +38,10 @@ class TraceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_events(data: bytes) -> Iterator[TraceEvent]:
     """Decode a datagram of the trace group; what is not about tracing is passed over."""
-    offset = 0
-    while offset + HEADER.size + 4 <= len(data):
-        length, kind, *_ = HEADER.unpack_from(data, offset)
-        if length < HEADER.size + 4:
-            return
-        body = data[offset + HEADER.size : offset + length]
-        offset += length + (-length % 4)
-        if kind == MSG_TRACE:
-            yield _event(body)
+    with contextlib.suppress(ValueError):
+        for kind, _, _, body in messages(data):
+            if kind == MSG_TRACE and body:
+                yield _event(body)
 
 
 def _event(body: bytes) -> TraceEvent:
@@ -56,8 +51,8 @@ def _event(body: bytes) -> TraceEvent:
     return TraceEvent(
         packet=int.from_bytes(values.get(_ID, b""), "big"),
         family=body[0],
-        table=_text(values.get(_TABLE, b"")),
-        chain=_text(values.get(_CHAIN, b"")),
+        table=decode_text(values.get(_TABLE, b"")),
+        chain=decode_text(values.get(_CHAIN, b"")),
         kind=_KINDS.get(int.from_bytes(values.get(_TYPE, b""), "big"), "?"),
         handle=int.from_bytes(values.get(_RULE_HANDLE, b""), "big"),
         verdict="" if code is None else _VERDICTS.get(code, str(code)),
@@ -66,8 +61,8 @@ def _event(body: bytes) -> TraceEvent:
 
 def encode_rules(family: Family, table: str, chain: str) -> bytes:
     """Encode the body of a dump of one chain's rules."""
-    head = struct.pack("=BBH", AF[family], 0, 0)
-    names = attribute(_RULE_TABLE, table.encode() + b"\0") + attribute(_RULE_CHAIN, chain.encode() + b"\0")
+    head = netfilter_head(family)
+    names = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
     return head + names
 
 
@@ -75,8 +70,4 @@ def decode_rule(body: bytes) -> tuple[str, str, int]:
     """Return table, chain and handle of a rule in a dump."""
     values = dict(attributes(body[4:]))
     handle = int.from_bytes(values.get(_HANDLE, b""), "big")
-    return _text(values.get(_RULE_TABLE, b"")), _text(values.get(_RULE_CHAIN, b"")), handle
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode(errors="backslashreplace")
+    return decode_text(values.get(_RULE_TABLE, b"")), decode_text(values.get(_RULE_CHAIN, b"")), handle

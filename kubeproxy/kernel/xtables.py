@@ -8,11 +8,16 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 from pathlib import Path
 
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, attribute, attributes
+from kubeproxy.kernel.netlink_messages import (
+    NETLINK_NETFILTER,
+    attribute,
+    attributes,
+    netfilter_head,
+    text_attribute,
+)
 from kubeproxy.model.addresses import Family
 
 _SO_GET_INFO = 64
@@ -58,7 +63,7 @@ def legacy_extent(family: Family, table: str) -> bytes:
 def nft_generation() -> bytes:
     """Return the number of nf_tables' last transaction: every change of any table changes it."""
     with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-        body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+        body = netfilter_head(None)
         (answer,) = netlink.request(_NFT_GET_GENERATION, 0, body, "nf_tables generation")
     return dict(attributes(answer[4:]))[_GENERATION_ID]
 
@@ -90,8 +95,8 @@ def legacy_has_match(family: Family, match: str) -> bool:
 
 def nft_has_match(family: Family, match: str) -> bool:
     """Return whether rules of iptables-nft may have `-m MATCH`, which nf_tables carries as it is."""
-    body = struct.pack("=BBH", _LEVELS[family][0], 0, 0)
-    body += attribute(_COMPAT_NAME, match.encode() + b"\0")
+    body = netfilter_head(family)
+    body += text_attribute(_COMPAT_NAME, match)
     body += attribute(_COMPAT_REVISION, bytes(4)) + attribute(_COMPAT_TYPE, _COMPAT_MATCH.to_bytes(4, "big"))
     try:
         with NetlinkSocket(NETLINK_NETFILTER) as netlink:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
-from kubeproxy.kernel.conntrack_messages import MSG_DELETE, SUBSYSTEM, encode_head
+from kubeproxy.kernel.conntrack_messages import MSG_DELETE, SUBSYSTEM
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.netlink import NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, netfilter_head
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
@@ -87,6 +87,6 @@ class RealKernel:
         def work() -> None:
             for family in Family:
                 with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-                    netlink.request(SUBSYSTEM | MSG_DELETE, 0, encode_head(family), "conntrack")
+                    netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
 
         self.run(work)

@@ -22,9 +22,8 @@ from kubeproxy.kernel.conntrack_messages import (
     decode_stats,
     encode_delete,
     encode_dump,
-    encode_head,
 )
-from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, PROTOCOL_NUMBER, attribute, attributes
+from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, PROTOCOL_NUMBER, attribute, attributes, netfilter_head
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.objects import Protocol
@@ -61,7 +60,7 @@ def entry(family: Family, flow: Flow, *, shuffled: bool = False) -> bytes:
     if flow.zone:
         parts.append(attribute(CTA_ZONE, flow.zone.to_bytes(2, "big")))
     parts += [attribute(STATUS, struct.pack("!I", 8)), attribute(CTA_ID, b"\1\2\3\4")]
-    return encode_head(family) + b"".join(reversed(parts) if shuffled else parts)
+    return netfilter_head(family) + b"".join(reversed(parts) if shuffled else parts)
 
 
 def plain(flow: Flow | None) -> dict[str, object]:
@@ -156,6 +155,6 @@ def test_the_kernel_is_asked_to_filter_by_what_it_can(match: FlowMatch, flags: i
 
 
 def test_the_size_of_the_table() -> None:
-    body = encode_head(None) + attribute(1, struct.pack("!I", 5)) + attribute(2, struct.pack("!I", 262144))
+    body = netfilter_head(None) + attribute(1, struct.pack("!I", 5)) + attribute(2, struct.pack("!I", 262144))
     assert decode_stats(body) == (5, 262144)
-    assert decode_stats(encode_head(None)) == (0, 0)
+    assert decode_stats(netfilter_head(None)) == (0, 0)
