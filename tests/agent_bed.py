@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.waiting import until
 
 BIN = Path(sys.executable).parent
 NODE_IP, PEER_IP = "192.168.9.1", "192.168.9.2"
@@ -25,13 +26,6 @@ addressType: IPv4
 ports: [{{name: "", port: 8000}}]
 endpoints: [{{addresses: [{PEER_IP}]}}]
 """
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 class Machine:

@@ -52,14 +52,6 @@ def pod(name, ip="10.244.0.1", *, ready=True, port=8080, leaving=False, phase="R
     )
 
 
-async def eventually(check, seconds=10.0):
-    """Poll ``check`` until it returns something true; return that."""
-    async with asyncio.timeout(seconds):
-        while not (found := await check()):
-            await asyncio.sleep(0.02)
-    return found
-
-
 def service_body(name="web", **spec):
     """Return a Service as a request makes it."""
     return {

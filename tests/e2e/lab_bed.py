@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,11 +131,3 @@ def host_sight() -> frozenset[str]:
 def leaked(before: frozenset[str]) -> frozenset[str]:
     """Return what shows on the machine that did not before; what another test removed meanwhile is not ours."""
     return host_sight() - before
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)

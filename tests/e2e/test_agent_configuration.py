@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.agent_bed import API, BIN, NODE_IP, Machine, serve_web, two_machines, until
+from tests.agent_bed import API, BIN, NODE_IP, Machine, serve_web, two_machines
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

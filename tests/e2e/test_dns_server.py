@@ -16,6 +16,8 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from dnslib import RR, DNSRecord
 
+from tests.waiting import eventually
+
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio]
 
 COREFILE = """
@@ -224,22 +226,17 @@ class World:
         except OSError:
             return 0, ""
 
-    async def until(self, check: Any, seconds: float = 10.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not await check():
-                await asyncio.sleep(0.02)
-
     async def ready(self) -> None:
         async def is_ready() -> bool:
             return (await self.page("READY", "/ready"))[0] == 200
 
-        await self.until(is_ready)
+        await eventually(is_ready)
 
     async def resolves(self, expected: list[str], *args: str) -> None:
         async def is_so() -> bool:
             return sorted((await self.dig("+short", *args)).split()) == sorted(expected)
 
-        await self.until(is_so)
+        await eventually(is_so)
 
 
 @pytest_asyncio.fixture
@@ -317,7 +314,7 @@ async def test_not_ready_until_the_cluster_is_known(tmp_path: Path) -> None:
         async def is_up() -> bool:
             return (await world.page("HEALTH", "/health"))[0] == 200
 
-        await world.until(is_up)
+        await eventually(is_up)
         assert await world.page("READY", "/ready") == (503, "kubernetes")
         assert "status: SERVFAIL" in await world.dig("web.default.svc.cluster.local")
         assert await world.dig("+short", "www.example.test") == "198.51.100.7\n"
@@ -348,7 +345,7 @@ async def test_a_changed_corefile_is_taken_and_a_bad_one_is_not(world: World) ->
     async def is_refused() -> bool:
         return "coredns_reload_failed_total 1.0" in (await world.page("METRICS", "/metrics"))[1]
 
-    await world.until(is_refused, 12)
+    await eventually(is_refused)
     answer = await world.dig("+noall", "+answer", "web.default.svc.cluster.local")
     assert answer.split()[1:2] == ["30"]
     world.corefile.write_text(good.replace("ttl 30", "ttl 17"))
@@ -357,7 +354,7 @@ async def test_a_changed_corefile_is_taken_and_a_bad_one_is_not(world: World) ->
         answer = await world.dig("+noall", "+answer", "web.default.svc.cluster.local")
         return answer.split()[1:2] == ["17"]
 
-    await world.until(is_new, 12)
+    await eventually(is_new)
     status, output = await world.end_resolver()
     assert status == 0
     assert "unknown property 'florp'" in output
@@ -376,7 +373,7 @@ async def test_a_corefile_that_wants_a_taken_port_changes_nothing(world: World) 
             status, text = await world.page("METRICS", "/metrics")
             return status == 200 and "coredns_reload_failed_total 1.0" in text
 
-        await world.until(is_refused, 12)
+        await eventually(is_refused)
     assert (await world.page("READY", "/ready"))[0] == 200
     answer = await world.dig("+noall", "+answer", "web.default.svc.cluster.local")
     assert answer.split()[1:2] == ["30"]
@@ -387,7 +384,7 @@ async def test_a_corefile_that_wants_a_taken_port_changes_nothing(world: World) 
         answer = await world.dig("+noall", "+answer", "web.default.svc.cluster.local")
         return answer.split()[1:2] == ["17"]
 
-    await world.until(is_new, 12)
+    await eventually(is_new)
 
 
 async def test_it_ends_cleanly_and_refuses_a_taken_port(world: World) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab_bed import COMMAND, Labs, as_nobody, host_sight, leaked, until
+from tests.e2e.lab_bed import COMMAND, Labs, as_nobody, host_sight, leaked
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

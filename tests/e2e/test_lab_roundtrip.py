@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.lab_bed import PROJECT, Labs, host_sight, leaked, until
+from tests.e2e.lab_bed import PROJECT, Labs, host_sight, leaked
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

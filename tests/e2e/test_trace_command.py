@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.e2e.test_agent_alone import BIN, NODE_IP, PEER_IP, Machine, machines, serve_web, until
+from tests.e2e.test_agent_alone import BIN, NODE_IP, PEER_IP, Machine, machines, serve_web
+from tests.waiting import until
 
 __all__ = ["machines"]
 

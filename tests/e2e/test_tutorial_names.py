@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.lab_bed import PROJECT, Labs, until
+from tests.e2e.lab_bed import PROJECT, Labs
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.certificates import Authority
 from tests.deploy_manifests import Obj
-from tests.netns.flannel_bed import ROOT, run, until
+from tests.netns.flannel_bed import ROOT, run
+from tests.waiting import until
 
 ADDRESS = "192.168.77.1"
 PORT = "6443"

@@ -9,9 +9,10 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 UNDERLAY = "192.168.77"
@@ -58,13 +59,6 @@ def run(*argv: str, check: bool = True) -> str:
             f"{' '.join(argv)}: status {done.returncode}: {done.stderr.strip()}{done.stdout[-500:]}"
         )
     return done.stdout
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 class Bed:

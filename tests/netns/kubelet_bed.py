@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from tests.waiting import until
 
 T = TypeVar("T")
 
@@ -31,17 +32,6 @@ ip link set lo up && ip address add 192.0.2.11/32 dev lo
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo ready; exec sleep 600
 """
-
-
-def eventually(check: Callable[[], T], seconds: float = 20.0) -> T:
-    """Poll until ``check`` returns something true; return that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {seconds} s; last seen: {found!r}"
-        time.sleep(0.05)
 
 
 class KubeletBed:
@@ -65,7 +55,7 @@ class KubeletBed:
             self._enter += ["--user", "--preserve-credentials"]
         (directory / "subnet.env").write_text(SUBNET_ENV)
         self._start("apiserver", "kubeproxy", "apiserver", f"--store=sqlite:{directory}/store.db", "--port=8001")
-        eventually(lambda: self.run("curl", "-s", f"{SERVER}/healthz") == "ok")
+        until(lambda: self.run("curl", "-s", f"{SERVER}/healthz") == "ok")
         self._start("controllers", "kubeproxy.lab.controllers", f"--server={SERVER}")
         self.start_kubelet()
 

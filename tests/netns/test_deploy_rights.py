@@ -9,7 +9,7 @@ import yaml
 
 from tests.deploy_manifests import DEPLOY, Obj, named, rendered, workload
 from tests.netns.deploy_bed import ADDRESS, NODE, Node
-from tests.netns.flannel_bed import until
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.netns,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.flannel_bed import PREFIX, Bed, until
+from tests.netns.flannel_bed import PREFIX, Bed
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.netns,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.flannel_bed import UNDERLAY, Bed, run, until
+from tests.netns.flannel_bed import UNDERLAY, Bed, run
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.netns,

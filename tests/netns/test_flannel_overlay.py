@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.flannel_bed import PREFIX, ROOT, Bed, until
+from tests.netns.flannel_bed import PREFIX, ROOT, Bed
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.netns,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import kubeproxy.lab
-from tests.netns.kubelet_bed import KubeletBed, eventually, kubelet_bed, pod
+from tests.netns.kubelet_bed import KubeletBed, kubelet_bed, pod
+from tests.waiting import until
 
 pytestmark = pytest.mark.netns
 
@@ -26,7 +27,7 @@ def bed() -> Iterator[KubeletBed]:
 
 def test_a_pod_without_command_answers_on_its_ports(bed: KubeletBed) -> None:
     bed.apply(pod("web", [PROBED]))
-    address = eventually(lambda: bed.ready("web"))
+    address = until(lambda: bed.ready("web"))
     assert address.startswith("10.244.1.")
     answer = bed.run("curl", "-s", f"http://{address}/index.html").splitlines()
     assert answer[:2] == ["pod: web", "node: n1"]
@@ -71,11 +72,11 @@ def test_a_pod_has_its_files_variables_and_init_containers(bed: KubeletBed) -> N
         )
     )
     # The ConfigMap is not there yet: the pod waits for it, and says so.
-    eventually(lambda: "not found" in bed.kubectl("get", "pod", "full", "-o", "jsonpath={..waiting.message}"))
+    until(lambda: "not found" in bed.kubectl("get", "pod", "full", "-o", "jsonpath={..waiting.message}"))
     bed.apply({**config, "data": {"greeting": "hello\n"}})
-    address = eventually(lambda: bed.ready("full"))
+    address = until(lambda: bed.ready("full"))
     log = bed.state / "pods/default_full/c0.log"
-    text = eventually(lambda: log.read_text() if "default via" in log.read_text() else "")
+    text = until(lambda: log.read_text() if "default via" in log.read_text() else "")
     assert text.startswith("hello\ninitialised\nfull\nfull\nnameserver 10.96.0.10\n")
     assert "search default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n" in text
     assert f"{address}\tfull" in text
@@ -91,34 +92,34 @@ def test_a_pod_that_ends_and_one_that_keeps_ending(bed: KubeletBed) -> None:
         pod("once", [{"command": ["true"]}], restartPolicy="Never"),
         pod("crash", [{"command": ["sh", "-c", "exit 3"]}]),
     )
-    eventually(lambda: bed.pod("once")["status"]["phase"] == "Succeeded")
+    until(lambda: bed.pod("once")["status"]["phase"] == "Succeeded")
 
     def crashed() -> bool:
         status = (bed.pod("crash")["status"].get("containerStatuses") or [{}])[0]
         return status.get("restartCount", 0) >= 3 and status["lastState"]["terminated"]["exitCode"] == 3
 
-    eventually(crashed)
+    until(crashed)
     assert not bed.ready("crash")
 
 
 def test_a_killed_kubelet_loses_no_pod_and_its_heir_goes_on(bed: KubeletBed) -> None:
     bed.apply(pod("stays", [PROBED]), pod("goes", [WEB]))
-    address = eventually(lambda: bed.ready("stays"))
-    eventually(lambda: bed.ready("goes"))
+    address = until(lambda: bed.ready("stays"))
+    until(lambda: bed.ready("goes"))
     before = bed.record("stays")
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         bed.end_kubelet(number)
         assert "pod: stays" in bed.run("curl", "-s", "-m", "2", f"http://{address}/")
         bed.kubectl("delete", "pod", "goes", "--wait=false", "--ignore-not-found")
         bed.start_kubelet()
-        eventually(lambda: not bed.pod("goes"))
+        until(lambda: not bed.pod("goes"))
     assert bed.record("stays")["containers"]["c0"]["process"] == before["containers"]["c0"]["process"]
     status = bed.pod("stays")["status"]["containerStatuses"][0]
     assert (status["ready"], status["restartCount"]) == (True, 0)
     # The heir sees the end of a process that is not its child.
     bed.run("kill", "-9", str(bed.record("stays")["pid"]), check=True)
-    eventually(lambda: bed.pod("stays")["status"]["containerStatuses"][0]["restartCount"] == 1)
-    eventually(lambda: bed.ready("stays"))
+    until(lambda: bed.pod("stays")["status"]["containerStatuses"][0]["restartCount"] == 1)
+    until(lambda: bed.ready("stays"))
 
 
 def test_what_a_container_started_ends_with_it(bed: KubeletBed) -> None:
@@ -128,22 +129,22 @@ def test_what_a_container_started_ends_with_it(bed: KubeletBed) -> None:
     bed.apply(
         pod("family", [{"command": ["sh", "-c", server], "livenessProbe": probe, "readinessProbe": healthy}])
     )
-    eventually(lambda: bed.ready("family"))
+    until(lambda: bed.ready("family"))
     # The liveness probe has the shell ended; the server must free its port for the next one.
     (bed.directory / "unwell").touch()
 
     def restarts() -> int:
         return int(bed.pod("family")["status"]["containerStatuses"][0]["restartCount"])
 
-    eventually(lambda: restarts() > 0)
+    until(lambda: restarts() > 0)
     (bed.directory / "unwell").unlink()
-    eventually(lambda: bed.ready("family"))
+    until(lambda: bed.ready("family"))
     assert "Address already in use" not in (bed.state / "pods/default_family/c0.log").read_text()
 
 
 def test_a_pod_that_goes_serves_while_the_proxies_take_it_out(bed: KubeletBed) -> None:
     bed.apply(pod("drains", [WEB]))
-    address = eventually(lambda: bed.ready("drains"))
+    address = until(lambda: bed.ready("drains"))
     answered: list[float] = []
     done = threading.Event()
 
@@ -167,10 +168,10 @@ def test_a_pod_that_goes_serves_while_the_proxies_take_it_out(bed: KubeletBed) -
 
 def test_a_pod_deleted_by_force_is_ended_too(bed: KubeletBed) -> None:
     bed.apply(pod("forced", [{"command": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]}]))
-    eventually(lambda: bed.ready("forced"))
+    until(lambda: bed.ready("forced"))
     record = bed.record("forced")
     bed.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
-    eventually(lambda: Path(record["netns"]).name not in bed.run("ip", "netns"))
+    until(lambda: Path(record["netns"]).name not in bed.run("ip", "netns"))
     assert bed.run("ps", "-o", "pid=", "-p", str(record["pid"])) == ""
 
 

@@ -28,6 +28,7 @@ from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
 from tests.scenarios.modes import MODES
+from tests.waiting import until
 
 pytestmark = pytest.mark.netns
 
@@ -130,7 +131,12 @@ class Machine:
         process = self._start(
             "--mode=iptables", f"--master={API}", "--hostname-override=node1", f"--cluster-cidr={cidrs}"
         )
-        until(self._stands, "the agent has taken over", lambda: process.poll() is None)
+
+        def stands() -> bool:
+            assert process.poll() is None, "the agent has ended"
+            return self._stands()
+
+        until(stands, "the agent has taken over")
         return time.monotonic() - begun
 
     def end(self, number: int) -> None:
@@ -181,14 +187,6 @@ class Machine:
             inside = ["ip", "netns", "exec", self._lab.name("node"), KUBEPROXY, *argv]
             self._started.append(subprocess.Popen(inside, stdout=log, stderr=log, env=os.environ))
         return self._started[-1]
-
-
-def until(holds: Callable[[], bool], what: str, still: Callable[[], bool] = lambda: True) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert still(), f"ended before: {what}"
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, service
 from tests.etcd_bed import free_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit
 
@@ -106,12 +107,6 @@ async def program(*argv, stdin=b"", **environment):
     )
     out, _ = await process.communicate(stdin)
     return process.returncode, out.decode()
-
-
-async def until(check):
-    async with asyncio.timeout(5):
-        while not await check():
-            await asyncio.sleep(0.01)
 
 
 async def test_anonymous_gets_health_and_nothing_else(tmp_path):
@@ -201,7 +196,7 @@ async def test_tokens_count_and_are_read_again(tmp_path, caplog):
         async def told():
             return any("tokens stay as they were" in record.getMessage() for record in caplog.records)
 
-        await until(told)
+        await eventually(told)
         assert await code("t0ken") == 200
         tokens.write_text("other,alice,1,view\n")
         server.clock.wake.set()
@@ -209,7 +204,7 @@ async def test_tokens_count_and_are_read_again(tmp_path, caplog):
         async def changed():
             return await code("other") == 200
 
-        await until(changed)
+        await eventually(changed)
         assert await code("t0ken") == 401
     assert not any("t0ken" in record.getMessage() or "wr0ng" in record.getMessage() for record in caplog.records)
 
@@ -226,7 +221,7 @@ async def test_a_certificate_is_reused_and_renewed_while_it_serves(tmp_path):
         async def renewed():
             return await server.serial() != first
 
-        await until(renewed)
+        await eventually(renewed)
     for name in ("ca.key", "apiserver.key"):
         assert (tmp_path / "pki" / name).stat().st_mode & 0o777 == 0o600
     assert not list((tmp_path / "pki").glob(".*"))
@@ -256,7 +251,7 @@ async def test_given_certificates_are_followed_and_a_bad_one_is_not_taken(tmp_pa
         async def told():
             return any("stay as they were" in record.getMessage() for record in caplog.records)
 
-        await until(told)
+        await eventually(told)
         assert await server.serial() == first
         issue()
         clock.wake.set()
@@ -264,7 +259,7 @@ async def test_given_certificates_are_followed_and_a_bad_one_is_not_taken(tmp_pa
         async def changed():
             return await server.serial() != first
 
-        await until(changed)
+        await eventually(changed)
 
 
 async def test_kubectl_asks_what_it_may_do(tmp_path):

@@ -18,16 +18,11 @@ from kubeproxy.clock import ManualClock, SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, api_bed
 from tests.scraping import scrape
 from tests.store_engines import reset_in_mid_request
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit
 
 RANGES = Ranges(networks=(ip_network("10.96.0.0/12"),))
-
-
-async def until(check):
-    async with asyncio.timeout(5):
-        while not await check():
-            await asyncio.sleep(0.01)
 
 
 async def test_the_kubernetes_service_comes_back():
@@ -46,7 +41,7 @@ async def test_the_kubernetes_service_comes_back():
             there = code == 200 and found["spec"]["clusterIP"] == "10.96.0.1"
             return there and addresses == ["192.168.56.10", "192.168.56.99"]
 
-        await until(back)
+        await eventually(back)
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
@@ -61,7 +56,7 @@ async def test_watches_are_limited_and_one_ends_when_its_client_leaves():
             held.append(await client.get(f"{url}{SERVICES}?watch=1&resourceVersion=1"))
             return held[-1].status == 429
 
-        await until(watch)  # the controllers hold some too
+        await eventually(watch)  # the controllers hold some too
         refused = held.pop()
         assert refused.headers["Retry-After"] == "1"
         assert (await refused.json())["reason"] == "TooManyRequests"
@@ -73,7 +68,7 @@ async def test_watches_are_limited_and_one_ends_when_its_client_leaves():
         async def free():
             return not await watch() and sum(answer.status == 200 for answer in held) == before
 
-        await until(free)
+        await eventually(free)
         for answer in held:
             answer.close()
 
@@ -99,7 +94,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch, caplog):
             async def cut():
                 return any("was not read" in record.getMessage() for record in caplog.records)
 
-            await until(cut)
+            await eventually(cut)
         assert (await bed.call("GET", f"{CONFIG_MAPS}/c7"))[0] == 200
         told = await scrape(bed.client)
         assert told.value("apiserver_terminated_watchers_total", resource="configmaps") == 1

@@ -14,7 +14,8 @@ from kubeproxy.controllers.unseen import KEEP_SECONDS, Unseen
 from kubeproxy.controllers.workqueue import WorkQueue
 from kubeproxy.store.kube import ApiError, KubeClient
 from kubeproxy.store.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
-from tests.controllers_bed import addresses, eventually, make_pod, service_body, slices_of
+from tests.controllers_bed import addresses, make_pod, service_body, slices_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit
 

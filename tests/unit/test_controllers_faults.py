@@ -15,11 +15,11 @@ from tests.controllers_bed import (
     api,
     endpoint_controllers,
     endpoints_of,
-    eventually,
     make_pod,
     service_body,
     slices_of,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ from kubeproxy.clock import SystemClock
 from kubeproxy.controllers.podcidrs import PodNetwork, free_pod_cidrs, pod_network
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import NODES
-from tests.controllers_bed import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit
 

@@ -23,6 +23,7 @@ from kubeproxy.kernel.interfaces import HostAddress
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.links import Address, Forwarding, Link, Neighbour, Route, Verb, Wiring
 from kubeproxy.model.addresses import Family
+from tests.waiting import until_stepped
 
 pytestmark = pytest.mark.unit
 
@@ -140,15 +141,6 @@ def test_host_gw_refuses_a_public_address_behind_nat():
 # --- the reconciler --------------------------------------------------------------------------------------
 
 
-async def until(condition, clock):
-    for _ in range(400):
-        if condition():
-            return
-        await clock.step(0.5)
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to hold")
-
-
 async def running(kernel, clock, backend):
     reconciler = Reconciler(backend, kernel, clock)
     return reconciler, asyncio.create_task(reconciler.run())
@@ -176,7 +168,7 @@ async def test_stale_state_goes_and_wanted_state_comes(kernel):
         kernel.entries.update(FakeInterfaces(Wiring(entries=frozenset({entry}))).entries)
     reconciler, task = await running(kernel, clock, backend)
     reconciler.want(OWN, (PEER,))
-    await until(reconciler.in_step.is_set, clock)
+    await until_stepped(reconciler.in_step.is_set, clock)
     wiring = backend.wiring(OWN, (PEER,))
     assert set(kernel.entries.values()) == {*wiring.entries, foreign}
     assert kernel.links["flannel.1"] == wiring.links[0]
@@ -188,11 +180,11 @@ async def test_a_deleted_device_comes_back_whole_with_its_mac(kernel):
     attrs = backend.attributes(None)
     reconciler, task = await running(kernel, clock, backend)
     reconciler.want(OWN, (PEER,))
-    await until(reconciler.in_step.is_set, clock)
+    await until_stepped(reconciler.in_step.is_set, clock)
     before = dict(kernel.entries)
     kernel.remove_link("flannel.1")
     kernel.changed()
-    await until(lambda: kernel.entries == before, clock)
+    await until_stepped(lambda: kernel.entries == before, clock)
     assert kernel.links["flannel.1"].mac in attrs.backend_data.decode()
     await stop(task)
 
@@ -202,11 +194,11 @@ async def test_a_flushed_entry_is_found_without_any_event(kernel):
     backend.attributes(None)
     reconciler, task = await running(kernel, clock, backend)
     reconciler.want(OWN, (PEER,))
-    await until(reconciler.in_step.is_set, clock)
+    await until_stepped(reconciler.in_step.is_set, clock)
     before = dict(kernel.entries)
     kernel.entries.popitem()
     await clock.step(2 * CHECK_SECONDS)
-    await until(lambda: kernel.entries == before, clock)
+    await until_stepped(lambda: kernel.entries == before, clock)
     await stop(task)
 
 
@@ -216,12 +208,12 @@ async def test_a_refused_step_is_tried_again_and_the_rest_is_done(kernel, caplog
     kernel.refuse = lambda step: isinstance(step.item, Neighbour) and step.verb is Verb.PUT
     reconciler, task = await running(kernel, clock, backend)
     reconciler.want(OWN, (PEER,))
-    await until(lambda: reconciler.failures >= 3, clock)
+    await until_stepped(lambda: reconciler.failures >= 3, clock)
     assert not reconciler.in_step.is_set()
     assert len([record for record in caplog.records if "refused" in record.message]) == 1
     assert any(isinstance(entry, Route) for entry in kernel.entries.values())
     kernel.refuse = lambda step: False
-    await until(reconciler.in_step.is_set, clock)
+    await until_stepped(reconciler.in_step.is_set, clock)
     await stop(task)
 
 

@@ -17,6 +17,7 @@ from flannel.subnets import LEASE_SECONDS, StoreSubnetManager
 from kubeproxy.clock import ManualClock
 from kubeproxy.store.base import Delete, Put, Range, Store, Unavailable, get, prefix_end, put
 from kubeproxy.store.sqlite import SqliteStore
+from tests.waiting import until_stepped
 
 pytestmark = pytest.mark.unit
 
@@ -80,17 +81,6 @@ def manager(store: Any, clock: ManualClock, number: int = 1) -> StoreSubnetManag
     return StoreSubnetManager(store, prefix=PREFIX, clock=clock, chooser=random.Random(number))
 
 
-async def until(condition: Callable[[], object], clock: ManualClock | None = None) -> None:
-    """Let threads and tasks work until something holds; with a clock, let its time pass meanwhile."""
-    for _ in range(400):
-        if condition():
-            return
-        if clock is not None:
-            await clock.step(0.5)
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to hold")
-
-
 @asynccontextmanager
 async def following(node: StoreSubnetManager) -> AsyncIterator[list[dict[str, str]]]:
     """Run `follow`; the list gets {subnet: public address} at each call."""
@@ -101,7 +91,7 @@ async def following(node: StoreSubnetManager) -> AsyncIterator[list[dict[str, st
 
     task = asyncio.create_task(node.follow(note))
     try:
-        await until(lambda: node.synced or task.done())
+        await until_stepped(lambda: node.synced or task.done())
         yield seen
     finally:
         task.cancel()
@@ -128,16 +118,16 @@ async def remaining(store: Any, lease: Lease | None) -> int:
 
 async def test_the_configuration_is_waited_for(store, clock):
     task = asyncio.create_task(manager(store, clock).netconf())
-    await until(lambda: clock.sleeping)
+    await until_stepped(lambda: clock.sleeping)
     await put(store, f"{PREFIX}/config".encode(), b'{"Network": "10.1.0.0/29"}')
     await clock.step(1)
-    await until(lambda: clock.sleeping)
+    await until_stepped(lambda: clock.sleeping)
     assert not task.done()
     store.away = True
     await clock.step(1)
     store.away = False
     await put(store, f"{PREFIX}/config".encode(), b'{"Network": "10.1.0.0/16"}')
-    await until(task.done, clock)
+    await until_stepped(task.done, clock)
     assert isinstance(task.result(), NetConf)
 
 
@@ -208,7 +198,7 @@ async def test_an_answer_that_got_lost_does_not_leak_a_subnet(store, clock):
     store.lose_answers = 1
     node = manager(store, clock)
     task = asyncio.create_task(node.acquire(NETCONF, attrs(1)))
-    await until(task.done, clock)
+    await until_stepped(task.done, clock)
     assert len(await keys(store)) == 1
 
 
@@ -218,7 +208,7 @@ async def test_acquiring_waits_for_an_absent_store(store, clock):
     await clock.step(60)
     assert not task.done()
     store.away = False
-    await until(task.done, clock)
+    await until_stepped(task.done, clock)
     assert NETCONF.fits(task.result().subnet)
 
 
@@ -240,7 +230,7 @@ async def test_renewal_re_arms_the_lease_and_wakes_nobody(store, clock):
         await clock.step(LEASE_SECONDS - 3600 - 1)
         assert await remaining(store, lease) == 3601
         await clock.step(1)
-        await until(lambda: clock.sleeping)
+        await until_stepped(lambda: clock.sleeping)
         for _ in range(100):
             if await remaining(store, lease) > 3601:
                 break
@@ -260,7 +250,7 @@ async def test_a_lease_that_died_is_renewed_by_writing_it_anew(store, clock):
         subnet=lease.subnet, attrs=lease.attrs, key=lease.key, id=lease.id, revision=lease.revision + 1
     )
     await clock.step(LEASE_SECONDS - 3600)
-    await until(lambda: node.own and node.own.id != lease.id)
+    await until_stepped(lambda: node.own and node.own.id != lease.id)
     assert await remaining(store, node.own) == LEASE_SECONDS
     task.cancel()
 
@@ -274,9 +264,9 @@ async def test_others_are_announced_and_oneself_never(store, clock):
     async with following(node) as seen:
         assert seen == [{}]
         await manager(store, clock, 2).acquire(NETCONF, attrs(2), IPv4Network("10.1.22.0/24"))
-        await until(lambda: seen[-1] == {"10.1.22.0/24": "1.2.3.2"})
+        await until_stepped(lambda: seen[-1] == {"10.1.22.0/24": "1.2.3.2"})
         await store.txn((), (Delete(key=f"{SUBNETS}10.1.22.0-24".encode()),))
-        await until(lambda: seen[-1] == {})
+        await until_stepped(lambda: seen[-1] == {})
         assert all(str(own.subnet) not in call for call in seen)
 
 
@@ -286,7 +276,7 @@ async def test_a_lease_that_expires_is_removed(store, clock):
     node = manager(store, clock)
     async with following(node) as seen:
         assert seen == [{"10.1.22.0/24": "1.2.3.2"}]
-        await until(lambda: seen[-1] == {}, clock)
+        await until_stepped(lambda: seen[-1] == {}, clock)
 
 
 async def test_what_is_no_lease_is_passed_over_and_reported(store, clock):
@@ -305,11 +295,11 @@ async def test_after_an_outage_the_watch_goes_on(store, clock):
         store.away = True
         # The engine itself goes on, as an etcd does behind a cut cable.
         await put(store._store, f"{SUBNETS}10.1.22.0-24".encode(), encode_attrs(attrs(2)))
-        await until(lambda: not node.synced)
+        await until_stepped(lambda: not node.synced)
         await clock.step(30)
         assert seen[-1] == {}
         store.away = False
-        await until(lambda: seen[-1] == {"10.1.22.0/24": "1.2.3.2"}, clock)
+        await until_stepped(lambda: seen[-1] == {"10.1.22.0/24": "1.2.3.2"}, clock)
         assert node.synced
 
 
@@ -324,11 +314,11 @@ async def test_after_a_compaction_everything_that_changed_is_announced(store, cl
         await put(engine, f"{SUBNETS}10.1.22.0-24".encode(), encode_attrs(attrs(3)))  # changed
         await engine.txn((), (Delete(key=f"{SUBNETS}10.1.21.0-24".encode()),))  # vanished
         await put(engine, f"{SUBNETS}10.1.23.0-24".encode(), encode_attrs(attrs(4)))  # new
-        await until(lambda: not node.synced)
+        await until_stepped(lambda: not node.synced)
         result = await engine.txn((), (Put(key=b"other", value=b""),))
         await engine.compact(result.revision)
         store.away = False
-        await until(lambda: node.synced, clock)
+        await until_stepped(lambda: node.synced, clock)
         assert seen[-1] == {"10.1.22.0/24": "1.2.3.3", "10.1.23.0/24": "1.2.3.4"}
         assert node.own == own
 
@@ -338,7 +328,7 @@ async def test_a_revoked_lease_is_taken_again(store, clock):
     own = await node.acquire(NETCONF, attrs(1))
     async with following(node):
         await store.lease_revoke(own.id)
-        await until(lambda: node.own and node.own.id != own.id)
+        await until_stepped(lambda: node.own and node.own.id != own.id)
         assert node.own
         assert node.own.subnet == own.subnet
         assert await get(store, own.key.encode())
@@ -350,9 +340,9 @@ async def test_a_lease_revoked_while_the_store_was_away_is_taken_again(store, cl
     async with following(node):
         store.away = True
         await store._store.lease_revoke(own.id)
-        await until(lambda: not node.synced)
+        await until_stepped(lambda: not node.synced)
         store.away = False
-        await until(lambda: node.own and node.own.id != own.id, clock)
+        await until_stepped(lambda: node.own and node.own.id != own.id, clock)
 
 
 async def test_a_subnet_that_another_node_took_ends_the_daemon(store, clock):
@@ -360,7 +350,7 @@ async def test_a_subnet_that_another_node_took_ends_the_daemon(store, clock):
     own = await node.acquire(NETCONF, attrs(1))
     async with asyncio.timeout(5):
         task = asyncio.create_task(node.follow(lambda leases: None))
-        await until(lambda: node.synced)
+        await until_stepped(lambda: node.synced)
         await reserve(store, f"{own.subnet.network_address}-24", 9)
         with pytest.raises(LeaseLost, match=r"leased by 1\.2\.3\.9"):
             await task

@@ -8,8 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ from kubeproxy.store.base import (
 )
 from kubeproxy.store.sqlite import RECENT_BYTES, RECENT_REVISIONS, Retention, SqliteStore
 from tests.store_engines import LONG
+from tests.waiting import until_stepped
 
 pytestmark = pytest.mark.unit
 
@@ -51,14 +51,6 @@ def clock() -> ManualClock:
 async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
     async with await SqliteStore.open(":memory:", clock=clock) as opened:
         yield opened
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the store's thread finish what the clock started."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 
 class TestFile:
@@ -249,12 +241,12 @@ class TestHistory:
             assert len(await events(store, 1, 11)) == 11
             for _ in range(2):
                 await clock.step(10)
-                await until(lambda: clock.sleeping == 1)  # The compactor is done and waits again.
+                await until_stepped(lambda: clock.sleeping == 1)  # The compactor is done and waits again.
             assert store._engine.compacted == 11
             for n in range(50):
                 await put(store, b"a", b"%d" % n)
             await clock.step(10)
-            await until(lambda: clock.sleeping == 1)
+            await until_stepped(lambda: clock.sleeping == 1)
             assert store._engine.compacted == 62 - 20
             (rows,) = store._engine._db.execute("SELECT count(*) FROM log").fetchone()
             assert rows == 21
