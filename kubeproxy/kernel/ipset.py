@@ -19,6 +19,7 @@ from kubeproxy.kernel.ipset_messages import (
     CMD_LIST,
     CMD_TYPE,
     SUBSYSTEM,
+    TOO_MANY_SETS,
     Member,
     SetType,
     decode_members,
@@ -46,17 +47,23 @@ class Ipset:
     def __init__(self, family: Family) -> None:
         self._family = family
 
-    def create(self, name: str, kind: SetType) -> None:
-        """Make a set; one of this name and type may exist already, whatever its size. Raises KernelError."""
+    def create(self, name: str, kind: SetType) -> bool:
+        """Make a set, if one of this name and type does not exist already, whatever its size.
+
+        Returns False when the network namespace has all the sets that the kernel allows it. Raises KernelError.
+        """
         (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family, kind))
         revision = dict(attributes(answer[4:]))[ATTR_REVISION][0]
         body = encode_create(self._family, name, kind, revision)
         try:
             self._request(CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL, name, body)
         except NetlinkError as error:
+            if error.code == TOO_MANY_SETS:
+                return False
             if error.code != errno.EEXIST:
                 raise
             self._check_kind(name, kind)
+        return True
 
     def _check_kind(self, name: str, kind: SetType) -> None:
         (answer,) = self._request(CMD_HEADER, 0, name, encode_head(self._family, name))

@@ -65,6 +65,8 @@ BATCH = 800
 """Entries a message: an attribute of 65,535 bytes holds 862 of IPv6."""
 
 IPSET_PROTOCOL = 6
+TOO_MANY_SETS = 4099
+"""Error: the network namespace has 65,535 sets, which is all that it may have."""
 BUSY = 4100
 """Error: a rule refers to the set."""
 _PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}

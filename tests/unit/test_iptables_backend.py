@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from kubeproxy.dataplane.base import Applied, SyncFailed
+from kubeproxy.dataplane.base import Applied, Change, SyncFailed
 from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL, IptablesBackend
+from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.tables import JUMPS
@@ -379,6 +380,64 @@ def test_endpoints_with_affinity_have_sets_for_as_long_as_they_are_there() -> No
     assert node.sets.members(left) == {"192.168.0.7"}
     node.put(web())
     assert clients() == set()
+
+
+def sticky(name: str, address: str, *endpoints: str) -> tuple[Service, EndpointSlice]:
+    return service(name, address, session_affinity=True), endpoint_slice(name, "80", endpoints)
+
+
+def test_a_sticky_service_without_room_for_its_sets_is_left_out_and_the_others_are_served() -> None:
+    node = Node(*sticky("a", "10.96.0.1", "10.244.0.2", "10.244.0.3"))
+    node.full()
+    node.sets.most = len(node.sets.sets)
+    applied = node.put(*sticky("b", "10.96.0.2", "10.244.0.4"), service("c", "10.96.0.3"))
+    assert applied is not None
+    ((late, why),) = applied.quarantined.items()
+    assert late.name == "b"
+    assert "no room for the 1 ipsets" in why
+    assert any("10.96.0.3/32" in rule for rule in node.rules("KUBE-SERVICES", "filter"))
+    assert not any("10.96.0.2/32" in rule for rule in node.rules("KUBE-SERVICES"))
+    # Whoever was there first stays, also when all is written anew, and when its endpoints are others.
+    assert [each.name for each in node.full().quarantined] == ["b"]
+    node.sets.most += 1
+    node.put(endpoint_slice("a", "80", ["10.244.0.2", "10.244.0.5"]))
+    assert any("10.96.0.1/32" in rule for rule in node.rules("KUBE-SERVICES"))
+    assert node.full().quarantined == {}
+
+
+def test_sets_of_clients_are_counted() -> None:
+    made = FakeSets()
+    sets = ClientSets(made, most=3)
+    states = {
+        name.name: state
+        for name, state in wanted(
+            world(
+                *sticky("a", "10.96.0.1", "10.244.0.2", "10.244.0.3"),
+                *sticky("b", "10.96.0.2", "10.244.0.2", "10.244.0.3"),
+            ),
+            SETTINGS,
+            Family.V4,
+        ).ports
+    }
+    a, b = (Change(state.name, None, state) for state in (states["a"], states["b"]))
+    assert sets.make(a) == "" == sets.make(a)
+    assert "others have 2 of this node's 3" in sets.make(b)
+    assert len(made.sets) == 2
+    sets.change(Change(a.name, states["a"], None))
+    assert sets.make(b) == ""
+    sets.sweep()
+    # After a restart whoever had sets has them, whatever the order.
+    sets = ClientSets(made, most=3)
+    sets.adopt()
+    assert "others have 2" in sets.make(a)
+    assert sets.make(b) == ""
+    assert not sets.sweep()
+    # A predecessor's that nobody wants make room for the next full plan.
+    sets.adopt()
+    assert sets.make(a) != ""
+    assert sets.sweep()
+    sets.adopt()
+    assert sets.make(a) == ""
 
 
 def test_a_failing_set_commits_nothing() -> None:

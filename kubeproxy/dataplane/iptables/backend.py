@@ -95,6 +95,8 @@ class IptablesBackend:
         self._clients = ClientSets(sets)
         self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
         """States that no rules stand for. The ledger has them, so they are left alone until they change."""
+        self._crowded: set[ServicePortName] = set()
+        """Those of them that a full plan tries again."""
         self._intact: dict[str, bytes] = {}
         """Fingerprints of tables that were found to hold what is ours."""
         self._nfacct = nfacct
@@ -167,6 +169,7 @@ class IptablesBackend:
         states = self._ledger.states
         for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
             del self._quarantine[name]
+            self._crowded.discard(name)
 
     def _route_localnet(self, node: NodeState, saved: Saved) -> None:
         """Let 127.0.0.1 be translated, or not any more; after the rules, which keep the wire out of it."""
@@ -196,10 +199,10 @@ class IptablesBackend:
                     self._route_localnet(plan.node, observer.saved("nat"))
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
-            self._clients.sweep()
+            room = self._clients.sweep()
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
-        self._needs_full = False
+        self._needs_full = room and bool(self._crowded)
         return changes
 
     def _restore(self, plan: Plan, observer: "_Observer") -> tuple[list[Change], list[Change]]:
@@ -234,8 +237,17 @@ class IptablesBackend:
         counters = usable(self._tables, self._nfacct) if plan.full and self._nfacct else frozenset[str]()
         skeleton = Skeleton(plan.node, drop_invalid=drop_invalid, counters=counters)
         renderer = Renderer(plan.node)
+        if plan.full:
+            self._make_room()
         held = {name: state for name, (state, _) in self._quarantine.items()}
-        fill = partial(Script, renderer=renderer, skeleton=skeleton, observed=observer.saved, held=held)
+        fill = partial(
+            Script,
+            renderer=renderer,
+            skeleton=skeleton,
+            observed=observer.saved,
+            held=held,
+            prepare=self._clients.make,
+        )
         script = fill(plan, on_change=on_change, before_commit=fill_sets)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
@@ -245,9 +257,16 @@ class IptablesBackend:
                 self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
         self._rules = script.tally.after(self._rules)
-        for change, why in script.unsafe:
+        for change, why in (*script.unsafe, *script.crowded):
             self._hold(change, why)
+        self._crowded.update(change.name for change, _ in script.crowded)
         return changes, written
+
+    def _make_room(self) -> None:
+        """Let those try again for which there was no room."""
+        for name in self._crowded:
+            self._quarantine.pop(name, None)
+        self._crowded.clear()
 
     def _blame(self, error: RestoreFailed, script: Script, changes: list[Change]) -> None:
         """Put the port whose line was refused into quarantine and raise SyncFailed, if there is one."""

@@ -63,10 +63,14 @@ class FakeSets:
     def __init__(self) -> None:
         self.sets: dict[str, set[Member]] = {}
         self.in_use: Callable[[str], bool] = lambda name: False
+        self.most = 65_535
 
-    def create(self, name: str, kind: SetType) -> None:
+    def create(self, name: str, kind: SetType) -> bool:
         """See `sets.Sets.create`."""
+        if name not in self.sets and len(self.sets) >= self.most:
+            return False
         self.sets.setdefault(name, set())
+        return True
 
     def members(self, name: str) -> set[Member]:
         """See `sets.Sets.members`."""

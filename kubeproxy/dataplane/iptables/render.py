@@ -22,7 +22,7 @@ ENDPOINTS_MAX = 100_000
 """No cluster has that many; one hostile Service must fill neither the table nor `names.part_chain`'s numbers."""
 
 STICKY_MAX = 10_000
-"""With affinity: each endpoint has a set, and the kernel holds 65,535 of all kinds."""
+"""With affinity: each endpoint has a set, of which `clients.MOST` are there for all."""
 
 LABEL_MAX = 180
 """A comment has 255 characters; the longest has 52 beside the label, and a hash ends a label that is cut."""

@@ -38,11 +38,13 @@ class Script:
         observed: Callable[[str], Saved],
         *,
         held: Mapping[ServicePortName, ServiceState] | None = None,
+        prepare: Callable[[Change], str] = lambda change: "",
         on_change: Callable[[Change, Change], None] = lambda change, written: None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """See `backend`; ``held`` are states that no rules may stand for (quarantine).
 
+        ``prepare`` makes what a change's new rules rely on, before they are text; it returns why there is none.
         ``on_change`` is told each change, and what of it is written: with None where no rules stand for a state.
         """
         self._plan = plan
@@ -50,12 +52,15 @@ class Script:
         self._skeleton = skeleton
         self._observed = observed
         self._held = held or {}
+        self._prepare = prepare
         self._on_change = on_change
         self._before_commit = before_commit
         self._filter: list[Part] = []
         self.tally = Tally(full=plan.full)
         self.unsafe: list[tuple[Change, str]] = []
         """Ports whose new state cannot be rendered, and so has no rules."""
+        self.crowded: list[tuple[Change, str]] = []
+        """Ports for which there is no room, and so have no rules."""
 
     def pieces(self) -> Iterator[str]:
         """Yield the text."""
@@ -97,7 +102,6 @@ class Script:
         needed: set[str] = set()
         for change in self._plan.changes:
             before, after = self._rendered(change.before), self._rendered(change.after, change)
-            # Before the text goes out: a rule may name a set that is yet to be made.
             self._on_change(change, _written(change, before, after))
             body = after.body if after.body != before.body else ""
             self.tally.port(before, after)
@@ -123,11 +127,15 @@ class Script:
         if state is None or (self._held and self._held.get(state.name) == state):
             return UNWRITTEN
         try:
-            return self._renderer.render(state)
+            fragment = self._renderer.render(state)
         except Unrenderable as error:
             if wanted_by is not None:
                 self.unsafe.append((wanted_by, str(error)))
             return UNWRITTEN
+        if wanted_by is not None and (why := self._prepare(wanted_by)):
+            self.crowded.append((wanted_by, why))
+            return UNWRITTEN
+        return fragment
 
 
 def _written(change: Change, before: Fragment, after: Fragment) -> Change:

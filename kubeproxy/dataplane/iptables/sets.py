@@ -16,8 +16,8 @@ from kubeproxy.model.desired import ServiceState
 class Sets(Protocol):
     """The kernel's ipsets, as far as this page needs them."""
 
-    def create(self, name: str, kind: SetType) -> None:
-        """Make a set; one of this name and type may exist already."""
+    def create(self, name: str, kind: SetType) -> bool:
+        """Make a set unless there is one of this name and type; return whether there was room for it."""
         ...
 
     def members(self, name: str) -> set[Member]:
@@ -70,8 +70,11 @@ class SharedSet:
         """How many ports need each entry that is in the kernel."""
 
     def adopt(self) -> None:
-        """Make sure of the set and learn what it holds; forget every use."""
-        self._sets.create(self._name, self._kind)
+        """Make sure of the set and learn what it holds; forget every use. Raises OSError, KernelError."""
+        if not self._sets.create(self._name, self._kind):
+            raise OSError(
+                f"no room for ipset {self._name}: this node has all that the kernel allows; see ipset list"
+            )
         self._uses = Counter(dict.fromkeys(self._sets.members(self._name), 0))
 
     def take(self, changes: Sequence[Change]) -> None:
