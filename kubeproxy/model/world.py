@@ -16,13 +16,15 @@ A → B → A between two syncs leads to equal ServiceStates, hence to no write.
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
+from heapq import nsmallest
 from ipaddress import ip_address
+from itertools import chain, islice
 from typing import TypeVar
 
 import msgspec
 
 from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.claims import FIELDS, Claims
+from kubeproxy.model.claims import FIELDS, Claims, Lost
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import (
     EndpointSlice,
@@ -36,6 +38,14 @@ from kubeproxy.model.objects import (
 )
 
 T = TypeVar("T", Service, EndpointSlice)
+V = TypeVar("V")
+
+MOST_PLACES = 10_000
+"""Ports of a Service, and addresses from outside times ports. Each costs a rule that all packets pass."""
+MOST_TOLD = 1000
+"""Rejections that are listed: whoever makes a million must not occupy the event loop with telling of them."""
+MOST_TOLD_OF = 20
+"""Of one object."""
 
 
 class Rejection(Record, frozen=True, kw_only=True):
@@ -50,6 +60,8 @@ class Rejection(Record, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Print as a log line's middle."""
+        if not self.kind:
+            return f"{self.field} {self.value} {self.reason}"
         return f"{self.kind} {self.namespace}/{self.name}: {self.field} {self.value} is {self.reason}"
 
 
@@ -205,25 +217,45 @@ class World:
         return part
 
     def rejections(self) -> tuple[Rejection, ...]:
-        """Return all that is left out at present, sorted by object."""
-        found = [rejection for _, some in sorted(self.rejected.items()) for rejection in some]
-        return (*found, *self._contested(), *self._looping())
+        """Return what is left out at present, sorted by object: up to `MOST_TOLD`, `MOST_TOLD_OF` of each."""
+        objects = sorted({*self.rejected, *(("Service", *key) for key in (*self.claims.lost, *self._loops))})
+        found: list[Rejection] = []
+        for at, (kind, namespace, name) in enumerate(objects):
+            if len(found) >= MOST_TOLD:
+                more, why = str(len(objects) - at), "more objects of which parts are left out"
+                last = Rejection(kind="", namespace="", name="", field="and", value=more, reason=why)
+                return (*found, last)
+            found += self.rejections_of(kind, (namespace, name))
+        return tuple(found)
 
-    def _looping(self) -> Iterator[Rejection]:
-        for key, addresses in sorted(self._loops.items()):
-            for address in addresses:
-                yield _rejection("Service", self.services[key], "endpoint", address, "the Service's own address")
+    def rejections_of(self, kind: str, key: Key) -> list[Rejection]:
+        """Return what of one object is left out, `MOST_TOLD_OF` parts and how many there are beside."""
+        refused = self.rejected.get((kind, *key), ())
+        lost = self.claims.lost.get(key, {}) if kind == "Service" else {}
+        loops = self._loops.get(key, ()) if kind == "Service" else ()
+        every = chain(refused, self._contested(key, lost), self._looping(key, loops))
+        found = list(islice(every, MOST_TOLD_OF))
+        more = len(refused) + len(lost) + len(loops) - len(found)
+        if more:
+            found.append(
+                msgspec.structs.replace(found[0], field="and", value=str(more), reason="more of the kind")
+            )
+        return found
 
-    def _contested(self) -> Iterator[Rejection]:
-        for key, lost in sorted(self.claims.lost.items()):
-            for (index, place), owner in sorted(lost.items()):
-                service = self.services[key]
-                field = f"spec.ports[{index}].nodePort"
-                if place.address:
-                    ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
-                    field = next(name for name, ips in zip(FIELDS, ranked, strict=True) if place.address in ips)
-                value = f"{place.address}:{place.port}/{place.protocol}".lstrip(":")
-                yield _rejection("Service", service, field, value, f"the place of {owner.namespace}/{owner.name}")
+    def _looping(self, key: Key, addresses: Iterable[str]) -> Iterator[Rejection]:
+        for address in addresses:
+            yield _rejection("Service", self.services[key], "endpoint", address, "the Service's own address")
+
+    def _contested(self, key: Key, lost: Lost) -> Iterator[Rejection]:
+        service = self.services.get(key)
+        for (index, place), owner in nsmallest(MOST_TOLD_OF, lost.items()):
+            assert service is not None
+            field = f"spec.ports[{index}].nodePort"
+            if place.address:
+                ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
+                field = next(name for name, ips in zip(FIELDS, ranked, strict=True) if place.address in ips)
+            value = f"{place.address}:{place.port}/{place.protocol}".lstrip(":")
+            yield _rejection("Service", service, field, value, f"the place of {owner.namespace}/{owner.name}")
 
     def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
         admitted, rejections = check(value)
@@ -274,9 +306,20 @@ def _distinct_ports(service: Service, rejections: list[Rejection]) -> tuple[Serv
     return tuple(first.values())
 
 
+def _limited(
+    field: str, values: tuple[V, ...], room: int, service: Service, rejections: list[Rejection]
+) -> tuple[V, ...]:
+    if len(values) <= room:
+        return values
+    why = f"more than the {room:,} that there is room for ({MOST_PLACES:,} addresses times ports a Service)"
+    rejections.append(_rejection("Service", service, field, f"list of {len(values):,}", why))
+    return values[:room]
+
+
 def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
     rejections = _faults("Service", service)
     ports = service.ports if len(service.ports) < 2 else _distinct_ports(service, rejections)
+    ports = _limited("spec.ports", ports, MOST_PLACES, service, rejections)
 
     def keep(field: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
         reasons = [forbidden(address) for address in addresses]
@@ -289,6 +332,9 @@ def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
     cluster = keep("spec.clusterIPs", service.cluster_ips)
     external = keep("spec.externalIPs", service.external_ips)
     ingress = keep("status.loadBalancer.ingress", service.load_balancer_ips)
+    room = MOST_PLACES // max(len(ports), 1)
+    ingress = _limited("status.loadBalancer.ingress", ingress, room, service, rejections)
+    external = _limited("spec.externalIPs", external, room - len(ingress), service, rejections)
     if not rejections:
         return service, rejections
     changed = msgspec.structs.replace(

@@ -185,10 +185,9 @@ class Explainer:
         service = self._world.services.get(key)
         name = "/".join(key)
         notes = list(_why_nothing(service, name))
-        notes += [str(each) for each in self._world.rejections() if (each.namespace, each.name) == key]
+        notes += map(str, self._world.rejections_of("Service", key))
         for piece in self._world.slices_of(key):
-            rejected = self._world.rejected.get(("EndpointSlice", piece.namespace, piece.name), ())
-            notes += [str(each) for each in rejected]
+            notes += map(str, self._world.rejections_of("EndpointSlice", (piece.namespace, piece.name)))
         ports: list[PortAnswer] = []
         warnings: list[str] = []
         health = ""

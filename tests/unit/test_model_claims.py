@@ -7,7 +7,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
 from kubeproxy.model.objects import EndpointSlice, Service
 from kubeproxy.model.settings import Settings
-from kubeproxy.model.world import World
+from kubeproxy.model.world import MOST_TOLD, MOST_TOLD_OF, World
 from kubeproxy.testing.build import endpoint_slice, service, world
 
 pytestmark = pytest.mark.unit
@@ -116,3 +116,36 @@ def test_an_endpoint_at_its_own_services_address_is_left_out_and_told() -> None:
     assert [each.value for each in built.rejections()] == ["10.96.0.1"]
     built.apply_slices({(piece.namespace, piece.name): None})
     assert built.rejections() == ()
+
+
+def crowded(name: str, address: str, ports: int, **fields: object) -> Service:
+    every = ",".join(f"p{i}={i + 1}" for i in range(ports))
+    return service(name, address, every, **fields)
+
+
+def test_addresses_times_ports_are_limited() -> None:
+    many = tuple(f"5.0.{i >> 8}.{i & 255}" for i in range(500))
+    built = world(crowded("a", "10.96.0.1", 100, external_ips=many, load_balancer_ips=("1.2.3.4",)))
+    served = built.services["default", "a"]
+    assert (len(served.ports), len(served.load_balancer_ips), len(served.external_ips)) == (100, 1, 99)
+    assert [(each.field, each.value) for each in built.rejections()] == [("spec.externalIPs", "list of 500")]
+    (untouched,) = world(service("a", "10.96.0.1", external_ips=many)).services.values()
+    assert untouched.external_ips == many
+
+
+def test_a_million_lost_places_are_told_of_in_few_words() -> None:
+    many = tuple(f"5.0.0.{i}" for i in range(100))
+    owner = crowded("a", "10.96.0.1", 100, external_ips=many, created=OLD)
+    built = world(
+        owner, *(crowded(f"b{i}", f"10.96.1.{i}", 100, external_ips=many, created=NEW) for i in range(3))
+    )
+    told = [str(each) for each in built.rejections()]
+    assert len(told) == 3 * (MOST_TOLD_OF + 1)
+    assert told[MOST_TOLD_OF] == f"Service default/b0: and {10_000 - MOST_TOLD_OF} is more of the kind"
+
+
+def test_no_more_than_a_thousand_rejections_are_listed() -> None:
+    rivals = [service(f"s{i:04}", "10.96.0.1", created=NEW) for i in range(MOST_TOLD + 11)]
+    told = world(*rivals).rejections()
+    assert len(told) == MOST_TOLD + 1
+    assert str(told[-1]) == "and 10 more objects of which parts are left out"
