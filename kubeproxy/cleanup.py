@@ -5,6 +5,7 @@ not know what ran before; nobody else's. Works without a configuration, an API s
 with whichever of the iptables programs there are.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,10 @@ from kubeproxy.flags import CommandLine
 from kubeproxy.model.addresses import Family
 
 COMMAND_LINE = CommandLine(
-    "kubeproxy cleanup", "Remove every trace of kubeproxy and of kube-proxy from this node's kernel.", []
+    "kubeproxy cleanup",
+    "Remove every trace of kubeproxy and of kube-proxy from this node's kernel. Run it as root, and end them "
+    "first: what still runs writes its rules again within seconds.",
+    [],
 )
 
 
@@ -24,4 +28,6 @@ def main(argv: Sequence[str]) -> int:
     complaints = remove(whole_kernel(), Family, None)
     for complaint in complaints:
         print(f"Error: {complaint}", file=sys.stderr)
+    if complaints and os.geteuid():
+        print("This needs root.", file=sys.stderr)
     return 1 if complaints else 0

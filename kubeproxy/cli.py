@@ -21,6 +21,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `kubeproxy ARGV` and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["help"], ["version"]):
+        arguments[:1] = [f"--{arguments[0]}"]
     module, rest = "kubeproxy.agent", arguments
     if arguments and not arguments[0].startswith("-"):
         if arguments[0] not in COMMANDS:

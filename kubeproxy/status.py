@@ -15,7 +15,7 @@ from rich.text import Text
 
 from kubeproxy.config.types import METRICS_PORT
 from kubeproxy.flags import CommandLine, Flag, FlagError
-from kubeproxy.health.http import AddressError, parse_address
+from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         status = asyncio.run(fetch(f"http://{where}/statusz.json"))
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-        print(f"Error: no agent answers at {where}: {_reason(error)}", file=sys.stderr)
+        print(f"Error: no agent answers at {where}: {_reason(error)}. {WHERE_TO_LOOK}", file=sys.stderr)
         return 1
     return show(status, Console())
 

@@ -125,6 +125,8 @@ def _parse(content: bytes, complaints: list[str]) -> dict[Any, Any]:
             return {}
         complaints.extend(_duplicates(node))
         tree = loader.construct_document(node)
+        if loader.check_node():
+            complaints.append("only the first of several documents counts")
     finally:
         loader.dispose()
     if not isinstance(tree, dict):
@@ -171,9 +173,12 @@ def _check_kind(tree: dict[Any, Any]) -> None:
         if not value:
             raise DecodeError(f"failed to decode: Object '{name}' is missing in the configuration file")
     if (kind, version) != (KIND, API_VERSION):
+        hint = ""
+        if kind == "ConfigMap":
+            hint = "; the file is to be what a kubeadm cluster's ConfigMap has under data, config.conf"
         raise DecodeError(
             f'failed to decode: no kind "{kind}" is registered for version "{version}"; '
-            f'needed: kind "{KIND}", version "{API_VERSION}"'
+            f'needed: kind "{KIND}", version "{API_VERSION}"{hint}'
         )
 
 

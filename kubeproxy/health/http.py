@@ -20,6 +20,8 @@ from kubeproxy.http_log import HTTP_LOG
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+WHERE_TO_LOOK = "Is kubeproxy running on this node, with this --metrics-bind-address?"
+"""For the commands that ask the agent, when it does not answer."""
 
 
 class AddressError(ValueError):

@@ -159,7 +159,7 @@ def decode_service(data: Data) -> Service:
         affinity_seconds=_affinity_seconds(door, spec.session_affinity_config),
         internal_policy=_policy(door, "spec.internalTrafficPolicy", spec.internal_traffic_policy),
         external_policy=_policy(door, "spec.externalTrafficPolicy", spec.external_traffic_policy),
-        health_check_node_port=door.optional_port("spec.healthCheckNodePort", health),
+        health_check_node_port=door.unprivileged_port("spec.healthCheckNodePort", health),
         external_name=_external_name(spec.external_name),
         proxy_name=labels.get(PROXY_NAME_LABEL, ""),
         created=raw.metadata.creation_timestamp or "",

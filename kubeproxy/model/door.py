@@ -12,6 +12,7 @@ from kubeproxy.model.objects import Fault, Protocol
 
 MAX_FAULTS = 20
 """An object with more is wrong as a whole; nobody reads ten thousand lines about it."""
+FIRST_UNPRIVILEGED = 1024
 MAX_VALUE = 60
 """Characters of a value that are shown."""
 
@@ -75,6 +76,13 @@ class Door:
     def optional_port(self, field: str, number: int | None) -> int:
         """Return the same where 0 means that there is none."""
         return self.port(field, number) if number else 0
+
+    def unprivileged_port(self, field: str, number: int | None) -> int:
+        """Return the same of a port on which this node is to listen: no tenant gets one of the system's."""
+        if number and 0 < number < FIRST_UNPRIVILEGED:
+            self.refuse(field, number, f"a port of the system's (below {FIRST_UNPRIVILEGED})")
+            return 0
+        return self.optional_port(field, number)
 
     def protocol(self, field: str, text: str | None) -> Protocol | None:
         """Return a protocol; the API's default is TCP."""

@@ -15,7 +15,7 @@ from kubeproxy.access import find_access
 from kubeproxy.clock import SystemClock
 from kubeproxy.config.types import METRICS_PORT
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean
-from kubeproxy.health.http import AddressError, parse_address
+from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -228,7 +228,7 @@ async def _ask(request: Request, query: dict[str, str], kind: type[T]) -> T:
                 response.raise_for_status()
                 return msgspec.json.decode(body, type=kind)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Failed(f"no agent answers at {where}: {in_words(error)}") from None
+        raise Failed(f"no agent answers at {where}: {in_words(error)}. {WHERE_TO_LOOK}") from None
     except msgspec.DecodeError as error:
         raise Failed(f"no agent answers at {where}: something else does ({error})") from None
 

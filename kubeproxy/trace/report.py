@@ -1,5 +1,6 @@
 """Answers → text, for people. What the cluster named is escaped: it may be markup, or a terminal's command."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
@@ -13,6 +14,8 @@ from kubeproxy.trace.verdict import HAIRPIN
 
 MOST_ENDPOINTS = 50
 """So many endpoints are shown of a kind: JSON has all."""
+WIDEST = 400
+"""Columns of the table of endpoints: a pod's name is to be copied, so it is the terminal that breaks a line."""
 _STYLES = {"FORWARD": "green", "REFUSED": "red", "DROPPED": "red", "NOT OURS": "yellow"}
 
 
@@ -33,7 +36,8 @@ def show_packet(answer: Answer, console: Console) -> None:
             _line(console, f"     {step.rule}", "dim")
     console.print()
     if answer.endpoints:
-        console.print(_endpoints(answer.endpoints), "")
+        _print_wide(_endpoints(answer.endpoints), console)
+        console.print()
     console.print(Text.assemble((answer.outcome, _STYLES.get(answer.outcome, "")), one_line(_summary(answer))))
     if answer.live is not None:
         agrees = "" if answer.live.differences else "; model agrees"
@@ -68,13 +72,22 @@ def _show_port(port: PortAnswer, console: Console) -> None:
         if found:
             if title:
                 _line(console, f"  {title}")
-            console.print(_endpoints(found))
+            _print_wide(_endpoints(found), console)
     for text in port.objects:
         _line(console, f"  {text}", "dim")
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(one_line(text), style), soft_wrap=True)
+
+
+def _print_wide(table: Table, console: Console) -> None:
+    """Print a table as wide as it is."""
+    wide = Console(file=io.StringIO(), width=WIDEST)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def _endpoints(found: Sequence[Candidate]) -> Table:
@@ -117,7 +130,7 @@ def _summary(answer: Answer) -> str:
         where = used[0].endpoint if len(used) == 1 else f"one of {len(used)} endpoints"
         return f" to {where}, {how}"
     if answer.outcome == "NOT OURS":
-        return ": the plain kernel does with it what it does"
+        return ": no rule of ours is for it; this node's routes and other programs' rules decide"
     left = list(_counted(each.left_out for each in answer.endpoints if each.left_out))
     return f": {'; '.join(left)}" if left else ""
 

@@ -113,7 +113,10 @@ class Resolver:
     def _own_address(self, destination: str) -> str:
         way = (way_to(destination) if destination else None) or way_to(STRANGER[self._family])
         if way is None or not way.source:
-            raise EndError("this node has no route there, hence no address to speak from; name one")
+            raise EndError(
+                f"this node has no route to {destination or 'anywhere'}, hence no address to speak from: "
+                "name an address as SRC"
+            )
         return way.source
 
     async def _look_up(self, end: End) -> str:
@@ -123,7 +126,10 @@ class Resolver:
             try:
                 found = await client.get(resource, end.namespace, end.name)
             except (StoreError, aiohttp.ClientError) as error:
-                raise EndError(f"{label}: {error}; its address will do instead") from None
+                hint = "; an address will do instead"
+                if not end.namespace:
+                    hint += f", and if a Service is meant: service/{end.name}, or a pod: pod/{end.name}"
+                raise EndError(f"{label}: {error}{hint}") from None
         addresses = _pod_ips(found) if end.kind is Kind.POD else _node_ips(found)
         own = [ip for ip in map(canonical_ip, addresses) if ip is not None and family_of(ip) is self._family]
         if not own:

@@ -271,3 +271,14 @@ def test_everything_else_is_fatal_and_named(content: str | bytes, message: str) 
     with pytest.raises(DecodeError) as refused:
         decode(content if isinstance(content, bytes) else content.encode())
     assert message in str(refused.value)
+
+
+def test_what_stands_behind_the_first_document_is_told_of() -> None:
+    decoded = decode((HEAD + "mode: iptables\n---\n" + HEAD + "mode: nftables\n").encode())
+    assert decoded.strict_error == "strict decoding error: only the first of several documents counts"
+    assert decoded.configuration.mode == "iptables"
+
+
+def test_whoever_gives_the_whole_config_map_is_told_which_part_is_meant() -> None:
+    with pytest.raises(DecodeError, match=r"has under data, config\.conf"):
+        decode(b"apiVersion: v1\nkind: ConfigMap\ndata: {}\n")

@@ -47,6 +47,7 @@ def told(faults: tuple[Fault, ...]) -> list[str]:
             "spec.externalTrafficPolicy 'local' is no policy (Cluster or Local); it counts as Cluster",
         ),
         ({"healthCheckNodePort": 70000}, "spec.healthCheckNodePort 70000 is no port (1 to 65535)"),
+        ({"healthCheckNodePort": 22}, "spec.healthCheckNodePort 22 is a port of the system's (below 1024)"),
     ],
 )
 def test_a_service_tells_what_is_wrong_with_it(spec: dict[str, Any], line: str) -> None:

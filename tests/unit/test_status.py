@@ -13,6 +13,7 @@ from rich.console import Console
 from kubeproxy import status
 from kubeproxy.clock import ManualClock
 from kubeproxy.health.debug import About, metrics_app
+from kubeproxy.health.http import WHERE_TO_LOOK
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
@@ -154,4 +155,4 @@ async def test_something_else_at_the_port_is_told_apart() -> None:
 
 def test_nobody_at_the_port(capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main(["--metrics-address=[::1]:1"]) == 1
-    assert capsys.readouterr().err == "Error: no agent answers at [::1]:1: Connection refused\n"
+    assert capsys.readouterr().err == f"Error: no agent answers at [::1]:1: Connection refused. {WHERE_TO_LOOK}\n"

@@ -265,8 +265,8 @@ def test_the_condition_of_the_agent() -> None:
     assert "has not written anything yet" in condition_of(SyncStatus(family=Family.V4), 1.0).warnings[0]
 
 
-def printed(show: object, *arguments: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def printed(show: object, *arguments: object, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     show(*arguments, console)  # type: ignore[operator]
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
@@ -286,6 +286,14 @@ def test_the_text_has_the_steps_the_endpoints_and_the_outcome() -> None:
     )
     lines = printed(show_packet, ask(nobody, source=POD, destination=VIP, port="80"))
     assert "DROPPED: 1 endpoint is left out: on node node2, and the policy is Local" in lines
+
+
+def test_a_pods_name_can_be_copied_from_a_narrow_terminal() -> None:
+    answer = ask(known(everywhere(), BOTH), source=POD, destination=VIP, port="80")
+    name = "a-deployment-of-a-long-name-6cbc988cf9-5xblw"
+    found = tuple(msgspec.structs.replace(each, pod=name) for each in answer.endpoints)
+    text = printed(show_packet, msgspec.structs.replace(answer, endpoints=found), width=60)
+    assert text.count(name) == 2
 
 
 def test_what_the_cluster_named_commands_no_terminal() -> None:
