@@ -9,9 +9,10 @@ older Service; then the name. The loser's place is left out, and told, for as lo
 Cost: O(1) a place. Places that nobody contests, nearly all, hold one entry of a dictionary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
+from kubeproxy.model.addresses import family_of
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import Protocol, Service
 from kubeproxy.model.services import is_proxied
@@ -45,10 +46,10 @@ class Claim(NamedTuple):
 FIELDS = ("spec.clusterIPs", "status.loadBalancer.ingress", "spec.externalIPs")
 """By rank, what a claim comes from; a node port's is `spec.ports`."""
 
-Lost = Mapping[tuple[int, Place], Claim]
-"""A Service's lost claims: which port and place, and whose it is."""
+Lost = Set[tuple[int, Place]]
+"""A Service's lost claims: which port and place. Whose it is, `Claims.owner` knows."""
 
-NOTHING_LOST: Lost = {}
+NOTHING_LOST: Lost = frozenset()
 
 
 class Claims:
@@ -58,7 +59,11 @@ class Claims:
         self._owners: dict[Place, Claim] = {}
         self._waiting: dict[Place, set[Claim]] = {}
         """Claims that do not own their place."""
-        self.lost: dict[Key, dict[tuple[int, Place], Claim]] = {}
+        self.lost: dict[Key, set[tuple[int, Place]]] = {}
+
+    def owner(self, place: Place) -> Claim:
+        """Return whose a place is that somebody claims."""
+        return self._owners[place]
 
     def replace(self, before: Service | None, after: Service | None) -> set[Key]:
         """Exchange a Service's claims; return the other Services that won or lost a place by it."""
@@ -83,11 +88,13 @@ class Claims:
         waiting = self._waiting.setdefault(place, set())
         if owner < claim:
             waiting.add(claim)
-            self._note_lost(place, claim, owner)
+            self._note_lost(place, claim)
             return set()
+        # For those that wait already nothing changes: who has lost has lost, to whomever.
         self._owners[place] = claim
         waiting.add(owner)
-        return self._tell(place, waiting, claim) | {owner.key}
+        self._note_lost(place, owner)
+        return {owner.key}
 
     def _withdraw(self, place: Place, claim: Claim) -> set[Key]:
         waiting = self._waiting.get(place)
@@ -102,38 +109,33 @@ class Claims:
         heir = self._owners[place] = min(waiting)
         waiting.discard(heir)
         self._note_won(place, heir)
-        touched = self._tell(place, waiting, heir) | {heir.key}
         self._forget_peace(place, waiting)
-        return touched
-
-    def _tell(self, place: Place, losers: set[Claim], owner: Claim) -> set[Key]:
-        for loser in losers:
-            self._note_lost(place, loser, owner)
-        return {loser.key for loser in losers}
+        return {heir.key}
 
     def _forget_peace(self, place: Place, waiting: set[Claim]) -> None:
         if not waiting:
             del self._waiting[place]
 
-    def _note_lost(self, place: Place, claim: Claim, owner: Claim) -> None:
-        self.lost.setdefault(claim.key, {})[claim.port_index, place] = owner
+    def _note_lost(self, place: Place, claim: Claim) -> None:
+        self.lost.setdefault(claim.key, set()).add((claim.port_index, place))
 
     def _note_won(self, place: Place, claim: Claim) -> None:
-        lost = self.lost.get(claim.key, {})
-        lost.pop((claim.port_index, place), None)
+        lost = self.lost.get(claim.key, set())
+        lost.discard((claim.port_index, place))
         if not lost:
             self.lost.pop(claim.key, None)
 
 
 def _claims(service: Service) -> Iterator[tuple[tuple[int, Place], Claim]]:
-    if not is_proxied(service):
+    families = {family_of(ip) for ip in service.cluster_ips}
+    if not families or not is_proxied(service):
         return
     ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
     own: set[str] = set()
     for rank, addresses in enumerate(ranked):
         for address in addresses:
-            if address in own:
-                continue  # an address that is one of its own already contests nothing
+            if address in own or family_of(address) not in families:
+                continue  # one of its own already contests nothing, nor does one that it does not serve
             own.add(address)
             for index, port in enumerate(service.ports):
                 place = Place(address, port.protocol, port.port)

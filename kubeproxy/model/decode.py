@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from kubeproxy.model import api_json
-from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.model.addresses import Family, canonical_cidr, canonical_ip, family_of
 from kubeproxy.model.door import Door
 from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.model.objects import (
@@ -79,13 +79,17 @@ def _object_name(meta: api_json.Meta) -> str:
     return meta.name
 
 
-NOBODY = ("0.0.0.0/32", "::/128")
-"""The source ranges of a Service that has some of which none can be read: nobody comes from there."""
+NOBODY = {Family.V4: "0.0.0.0/32", Family.V6: "::/128"}
+"""A family's source ranges when some cannot be read and none of its own can: nobody comes from there."""
 
 
 def _source_ranges(door: Door, texts: list[str] | None) -> tuple[str, ...]:
+    """Read the ranges; one that cannot be read may be of either family, and opens the door to neither."""
     found = door.cidrs("spec.loadBalancerSourceRanges", texts or ())
-    return NOBODY if texts and not found else found
+    if all(canonical_cidr(text) is not None for text in texts or ()):
+        return found
+    guarded = {family_of(cidr) for cidr in found}
+    return (*found, *[nobody for family, nobody in NOBODY.items() if family not in guarded])
 
 
 def _service_ports(door: Door, ports: list[api_json.Port] | None) -> tuple[ServicePort, ...]:

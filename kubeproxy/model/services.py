@@ -15,8 +15,8 @@ class VirtualAddresses(Record, frozen=True, kw_only=True):
 
     cluster_ip: str
     external_ips: tuple[str, ...]
+    """Without those that are load balancer addresses too: these are guarded by the source ranges."""
     load_balancer_ips: tuple[str, ...]
-    """Without those that are external IPs too: one address is announced once."""
     source_ranges: tuple[str, ...]
     """Who may come through the load balancer addresses; empty means everybody."""
 
@@ -41,11 +41,11 @@ def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | No
     cluster_ip = ips[0]
     if not (service.external_ips or service.load_balancer_ips or service.source_ranges):
         return VirtualAddresses(cluster_ip=cluster_ip, external_ips=(), load_balancer_ips=(), source_ranges=())
-    external = _of_family(service.external_ips, family, but=(cluster_ip,))
+    balanced = _of_family(service.load_balancer_ips, family, but=(cluster_ip,))
     return VirtualAddresses(
         cluster_ip=cluster_ip,
-        external_ips=external,
-        load_balancer_ips=_of_family(service.load_balancer_ips, family, but=(cluster_ip, *external)),
+        external_ips=_of_family(service.external_ips, family, but=(cluster_ip, *balanced)),
+        load_balancer_ips=balanced,
         source_ranges=_restrictive(_of_family(service.source_ranges, family)),
     )
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.claims import FIELDS, Claims, Lost
+from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import (
     EndpointSlice,
@@ -202,12 +202,12 @@ class World:
             part.services = dict(self.services)
             part._slices_of = dict(self._slices_of)
             part._loops = dict(self._loops)
-            part.claims.lost = {key: dict(lost) for key, lost in self.claims.lost.items()}
+            part.claims.lost = {key: set(lost) for key, lost in self.claims.lost.items()}
             return part
         for key in keys:
             service, pieces = self.services.get(key), self._slices_of.get(key)
             if key in self.claims.lost:
-                part.claims.lost[key] = dict(self.claims.lost[key])
+                part.claims.lost[key] = set(self.claims.lost[key])
             if service is not None:
                 part.services[key] = service
             if pieces is not None:
@@ -231,7 +231,7 @@ class World:
     def rejections_of(self, kind: str, key: Key) -> list[Rejection]:
         """Return what of one object is left out, `MOST_TOLD_OF` parts and how many there are beside."""
         refused = self.rejected.get((kind, *key), ())
-        lost = self.claims.lost.get(key, {}) if kind == "Service" else {}
+        lost = self.claims.lost.get(key, NOTHING_LOST) if kind == "Service" else {}
         loops = self._loops.get(key, ()) if kind == "Service" else ()
         every = chain(refused, self._contested(key, lost), self._looping(key, loops))
         found = list(islice(every, MOST_TOLD_OF))
@@ -248,8 +248,9 @@ class World:
 
     def _contested(self, key: Key, lost: Lost) -> Iterator[Rejection]:
         service = self.services.get(key)
-        for (index, place), owner in nsmallest(MOST_TOLD_OF, lost.items()):
+        for index, place in nsmallest(MOST_TOLD_OF, lost):
             assert service is not None
+            owner = self.claims.owner(place)
             field = f"spec.ports[{index}].nodePort"
             if place.address:
                 ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)

@@ -217,7 +217,8 @@ class Explainer:
         if len(objects) > MOST_OBJECTS:
             objects[MOST_OBJECTS:] = [f"and {len(objects) - MOST_OBJECTS} more"]
         left_out = [f"the kernel interface refused it: {refused}"] if refused else []
-        for (index, place), owner in self._world.claims.lost.get(name.key, {}).items():
+        for index, place in sorted(self._world.claims.lost.get(name.key, ())):
+            owner = self._world.claims.owner(place)
             ports = self._world.services[name.key].ports
             if index < len(ports) and (ports[index].name, ports[index].protocol) == (name.port, name.protocol):
                 what = f"{place.address}:{place.port}" if place.address else f"node port {place.port}"

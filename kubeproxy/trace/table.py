@@ -81,8 +81,8 @@ class Table:
 
     def _note_lost(self, world: World, only: Collection[Key] | None) -> None:
         for key in world.claims.lost if only is None else only:
-            for (index, place), owner in world.claims.lost.get(key, {}).items():
-                service = world.services.get(key)
+            for index, place in sorted(world.claims.lost.get(key, ())):
+                service, owner = world.services.get(key), world.claims.owner(place)
                 if service is None or index >= len(service.ports):
                     continue
                 port = service.ports[index]

@@ -76,7 +76,8 @@ def _owners(cluster: Cluster) -> dict[Place, tuple[Any, ...]]:
     """Return who has each place: the first by rank, age and name, found by comparing everybody."""
     claims: dict[Place, list[tuple[Any, ...]]] = {}
     for service in cluster.services.values():
-        if not is_proxied(service):
+        families = {family_of(ip) for ip in service.cluster_ips}
+        if not families or not is_proxied(service):
             continue
         first = {(port.name, port.protocol): port for port in reversed(service.ports)}
         for index, port in enumerate(service.ports):
@@ -84,7 +85,12 @@ def _owners(cluster: Cluster) -> dict[Place, tuple[Any, ...]]:
                 continue  # left out at the door
             own = ServicePortName(service.namespace, service.name, port.name, port.protocol)
             ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
-            places = {ip: rank for rank, ips in reversed(list(enumerate(ranked))) for ip in ips}
+            places = {
+                ip: rank
+                for rank, ips in reversed(list(enumerate(ranked)))
+                for ip in ips
+                if family_of(ip) in families
+            }
             if port.node_port:
                 claims.setdefault(Place("", port.protocol, port.node_port), []).append(
                     (0, service.created, *key_of(service), index, own)

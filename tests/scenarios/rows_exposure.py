@@ -159,6 +159,12 @@ ROWS = [
         site="no external IPs",
     ),
     row(
+        "external IPs switched off take no load balancer's address along",
+        [svc("80", "balancer", externalIPs=["$balancer"]), eps("be1")],
+        "outside,pod balancer:80 -> be1 masq",
+        site="no external IPs",
+    ),
+    row(
         "conversions: cluster IP, node port, load balancer, ExternalName, headless, and back",
         [svc(), eps("be1")],
         """

@@ -217,4 +217,21 @@ ROWS = [
         outside external,nodeport:80 -> be1 masq
         """,
     ),
+    row(
+        "a range that cannot be read opens the door to neither family",
+        [ranged("192.168.56.201/32", "2001:db8:56::201/129"), eps("be1")],
+        """
+        outside,pod,node balancer:80 -> DROPPED
+        blocked balancer:80 -> be1 masq | v4
+        blocked balancer:80 -> DROPPED | v6
+        """,
+    ),
+    row(
+        "a load balancer's address that is an external IP too is guarded",
+        [ranged("$outside/host", externalIPs=["$balancer"]), eps("be1")],
+        """
+        outside balancer:80 -> be1 masq
+        blocked,pod,node balancer:80 -> DROPPED
+        """,
+    ),
 ]

@@ -102,7 +102,7 @@ def test_a_service_keeps_what_somebody_reads() -> None:
     ]
     assert service.external_ips == ("1.2.3.4",)
     assert service.load_balancer_ips == ("5.6.7.8",)
-    assert service.source_ranges == ("203.0.113.0/25",)
+    assert service.source_ranges == ("203.0.113.0/25", "::/128")  # nonsense opens no door
     assert (service.session_affinity, service.affinity_seconds) == (True, 60)
     assert (service.external_policy, service.internal_policy) == (TrafficPolicy.LOCAL, TrafficPolicy.CLUSTER)
     assert service.health_check_node_port == 30001

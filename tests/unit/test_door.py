@@ -101,7 +101,14 @@ def test_many_faults_do_not_fill_a_log() -> None:
 
 def test_ranges_that_nobody_can_read_admit_nobody() -> None:
     """To leave such a list out would open the load balancer to everybody."""
-    for ranges, kept in ((["10/8", ""], NOBODY), (["10/8", "10.0.0.0/8"], ("10.0.0.0/8",)), ([], ())):
+    v4, v6 = NOBODY[Family.V4], NOBODY[Family.V6]
+    for ranges, kept in (
+        (["10/8", ""], (v4, v6)),
+        (["10/8", "10.0.0.0/8"], ("10.0.0.0/8", v6)),
+        (["fd00::/8", "fd00::/129"], ("fd00::/8", v4)),
+        (["10.0.0.0/8"], ("10.0.0.0/8",)),
+        ([], ()),
+    ):
         spec = {"clusterIP": "10.96.0.1", "loadBalancerSourceRanges": ranges}
         assert decode_service(json.dumps({"metadata": META, "spec": spec}).encode()).source_ranges == kept
 

@@ -41,7 +41,7 @@ def test_whoever_waits_inherits() -> None:
     built = world(
         *(service(name, "10.96.0.1", created=when) for name, when in [("a", OLD), ("b", NEW), ("c", NEW)])
     )
-    assert built.apply_services({("default", "a"): None}) == {("default", name) for name in "abc"}
+    assert built.apply_services({("default", "a"): None}) == {("default", name) for name in "ab"}
     assert {name: each[0] for name, each in addresses(built).items()} == {"b": "10.96.0.1", "c": ""}
     built.apply_services({("default", "b"): None})
     assert addresses(built)["c"][0] == "10.96.0.1"
@@ -62,6 +62,30 @@ def test_a_load_balancers_address_beats_an_external_ip() -> None:
         service("lb", "10.96.0.2", load_balancer_ips=("1.2.3.4",), created=NEW),
     )
     assert (addresses(built)["ext"][2], addresses(built)["lb"][1]) == ((), ("1.2.3.4",))
+
+
+def test_an_address_that_a_service_does_not_serve_is_left_to_who_does() -> None:
+    shy = service("shy", "10.96.0.1", external_ips=("2001:db8::4",), created=OLD)
+    bare = service("bare", "", node_port=30080, external_ips=("1.2.3.4",), created=OLD)
+    web = service("web", "10.96.0.3,fd00::3", node_port=30080, created=NEW)
+    web = msgspec.structs.replace(web, external_ips=("2001:db8::4", "1.2.3.4"))
+    built = world(shy, bare, web)
+    assert built.rejections() == ()
+    assert addresses(built)["web"] == ("10.96.0.3", (), ("1.2.3.4",), 30080)
+    assert {n.name: s.external_ips for n, s in desired(built, SETTINGS, Family.V6).items()} == {
+        "web": ("2001:db8::4",)
+    }
+
+
+def test_a_place_that_a_thousand_want_costs_each_of_them_little() -> None:
+    built = World()
+    rivals = [
+        service(f"s{i}", f"10.96.{i >> 8}.{i & 255}", external_ips=("1.2.3.4",), created=f"{9999 - i}")
+        for i in range(1000)
+    ]
+    touched = [put(built, each) for each in rivals]  # each is older than all before
+    assert max(map(len, touched)) == 2
+    assert len(built.rejections()) == 999
 
 
 def test_node_ports_are_claimed_by_protocol() -> None:

@@ -60,7 +60,7 @@ def test_a_source_range_of_everybody_voids_the_list() -> None:
 def test_an_address_that_is_claimed_twice_by_one_service_counts_once() -> None:
     twice = service("web", "10.96.0.1", external_ips=("1.2.3.4",), load_balancer_ips=("1.2.3.4", "10.96.0.1"))
     state = states(twice)["default/web/TCP"]
-    assert (state.external_ips, state.load_balancer_ips) == (("1.2.3.4",), ())
+    assert (state.external_ips, state.load_balancer_ips) == ((), ("1.2.3.4",))
 
 
 def test_the_nodes_own_address_in_the_source_ranges() -> None:
