@@ -1,30 +1,36 @@
 """What of the agent's state deserves an Event: its start, what it leaves out, and syncs that fail for long."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 from kubeproxy.clock import Clock
 from kubeproxy.health.events import Note, Subject
 from kubeproxy.health.proxy import ProxyHealth
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.store.informer import Key
-from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICES, Resource
+from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
 from kubeproxy.sync.syncer import SyncStatus
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 REPEAT_SECONDS = 300.0
 """How often a sync that goes on failing is told again."""
 
-_RESOURCES = {"Service": SERVICES, "EndpointSlice": ENDPOINT_SLICES}
+_RESOURCES = {each.kind: each for each in (SERVICES, ENDPOINT_SLICES, SERVICE_CIDRS)}
 
 
 class Announcer:
-    """Turns states into notes, each once for as long as it lasts. Called on the event loop."""
+    """Turns states into notes and log lines, each once for as long as it lasts. Called on the event loop."""
 
     def __init__(self, record: Callable[[Note], None], node: str) -> None:
         self._record = record
         self._node = Subject(resource=NODES, name=node)
-        self._left_out: frozenset[Note] = frozenset()
-        self._error = ""
+        self._reported: dict[Family, tuple[object, object]] = {}
+        """What each family's last status left out, and had put into quarantine."""
+        self._left_out: dict[Family, frozenset[Note]] = {}
+        self._errors: dict[Family, str] = {}
 
     def started(self) -> None:
         """Tell that the agent runs, in kube-proxy's words."""
@@ -45,25 +51,20 @@ class Announcer:
         self._record(_warning(subject, "FailedToStartServiceHealthcheck", "Listen", text))
 
     def note(self, status: SyncStatus) -> None:
-        """Tell what a sync newly leaves out."""
-        self._error = status.last_error
-        current = {
-            _warning(
-                Subject(resource=_RESOURCES[each.kind], namespace=each.namespace, name=each.name),
-                "Rejected",
-                "SyncProxyRules",
-                f"{each.field} {each.value} is {each.reason}; it is left out",
+        """Tell what a sync newly leaves out; what both families leave out, once."""
+        self._errors[status.family] = status.last_error
+        reported = status.rejected, status.quarantined
+        if self._reported.get(status.family) == reported:
+            return  # nearly every status
+        known = frozenset[Note]().union(*self._left_out.values())
+        current = frozenset(_left_out(status))
+        for note in sorted(current - known, key=lambda each: (each.subject.name, each.message)):
+            about = note.subject
+            log.warning(
+                "%s %s: %s", about.resource.kind, f"{about.namespace}/{about.name}".lstrip("/"), note.message
             )
-            for each in status.rejected
-        }
-        for port, why in status.quarantined:
-            namespace, name = port.split(":")[0].split("/")[:2]
-            subject = Subject(resource=SERVICES, namespace=namespace, name=name)
-            text = f"port {port} is left out until it changes, the kernel refuses it: {why}"
-            current.add(_warning(subject, "Quarantined", "SyncProxyRules", text))
-        for note in sorted(current - self._left_out, key=lambda each: (each.subject.name, each.message)):
             self._record(note)
-        self._left_out = frozenset(current)
+        self._reported[status.family], self._left_out[status.family] = reported, current
 
     async def watch(self, health: ProxyHealth, clock: Clock) -> None:
         """Tell of syncs that fail for longer than the health allows, until cancelled."""
@@ -74,8 +75,23 @@ class Announcer:
                 last = clock.now() - REPEAT_SECONDS
             elif clock.now() - last >= REPEAT_SECONDS:
                 last = clock.now()
-                text = f"changes do not reach the kernel: {self._error or 'a sync takes too long'}"
+                error = next(filter(None, self._errors.values()), "a sync takes too long")
+                text = f"changes do not reach the kernel: {error}"
                 self._record(_warning(self._node, "SyncFailed", "SyncProxyRules", text))
+
+
+def _left_out(status: SyncStatus) -> Iterator[Note]:
+    for each in status.rejected:
+        if each.kind not in _RESOURCES:
+            continue  # how many more there are
+        subject = Subject(resource=_RESOURCES[each.kind], namespace=each.namespace, name=each.name)
+        text = f"{each.field} {each.value} is {each.reason}; it is left out"
+        yield _warning(subject, "Rejected", "SyncProxyRules", text)
+    for port, why in status.quarantined:
+        namespace, name = port.split(":")[0].split("/")[:2]
+        subject = Subject(resource=SERVICES, namespace=namespace, name=name)
+        text = f"port {port} is left out until it changes, the kernel refuses it: {why}"
+        yield _warning(subject, "Quarantined", "SyncProxyRules", text)
 
 
 def _warning(subject: Subject, reason: str, action: str, message: str) -> Note:

@@ -4,7 +4,7 @@ Settings are what was chosen, the Node and the ServiceCIDRs are what the cluster
 together. It is compared as a whole: when it differs from what was written, everything is written again.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from enum import Enum
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -82,7 +82,7 @@ def node_state(world: World, settings: Settings, family: Family) -> NodeState:
         masquerade_bit=settings.masquerade_bit,
         nodeport_cidrs=cidrs,
         nodeports_on_loopback=_answers_on_loopback(settings, family, cidrs),
-        service_cidrs=tuple(sorted(_of_family(world.service_cidrs.values(), family))),
+        service_cidrs=tuple(sorted(cidr for cidr in world.service_ranges() if family_of(cidr) is family)),
     )
 
 
@@ -132,7 +132,3 @@ def _answers_on_loopback(settings: Settings, family: Family, cidrs: tuple[str, .
 def _is_within(address: str, cidrs: tuple[str, ...]) -> bool:
     ip = ip_address(address)
     return any(ip in ip_network(cidr) for cidr in cidrs)
-
-
-def _of_family(groups: Iterable[tuple[str, ...]], family: Family) -> set[str]:
-    return {cidr for cidrs in groups for cidr in cidrs if family_of(cidr) is family}

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from heapq import nsmallest
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -62,7 +62,8 @@ class Rejection(Record, frozen=True, kw_only=True):
         """Print as a log line's middle."""
         if not self.kind:
             return f"{self.field} {self.value} {self.reason}"
-        return f"{self.kind} {self.namespace}/{self.name}: {self.field} {self.value} is {self.reason}"
+        name = f"{self.namespace}/{self.name}".lstrip("/")
+        return f"{self.kind} {name}: {self.field} {self.value} is {self.reason}"
 
 
 _SPECIAL = re.compile(r".*:|0\.|127\.|169\.254\.|22[4-9]\.|23[0-9]\.")
@@ -216,10 +217,31 @@ class World:
                 part._loops[key] = self._loops[key]
         return part
 
+    def service_ranges(self) -> set[str]:
+        """Return the CIDRs in which an address that no Service has leads nowhere."""
+        return {cidr for _, cidr, why in self._ranges() if not why}
+
+    def _ranges(self) -> Iterator[tuple[str, str, str]]:
+        """Yield by ServiceCIDR each of its CIDRs, and why packets to it are not dropped all the same.
+
+        What holds the node's own address, or its pods', would cut the node off from the cluster, and this agent
+        from the server that could tell it better.
+        """
+        node = self.node
+        others = (*node.internal_ips, *node.external_ips, *node.pod_cidrs) if node else ()
+        for name, cidrs in self.service_cidrs.items():
+            for cidr in cidrs:
+                held = next((each for each in others if _overlap(cidr, each)), "")
+                yield name, cidr, held and f"not for Services alone: {held} is the node's or its pods'"
+
     def rejections(self) -> tuple[Rejection, ...]:
         """Return what is left out at present, sorted by object: up to `MOST_TOLD`, `MOST_TOLD_OF` of each."""
         objects = sorted({*self.rejected, *(("Service", *key) for key in (*self.claims.lost, *self._loops))})
-        found: list[Rejection] = []
+        found = [
+            Rejection(kind="ServiceCIDR", namespace="", name=name, field="spec.cidrs", value=cidr, reason=why)
+            for name, cidr, why in sorted(self._ranges())
+            if why
+        ]
         for at, (kind, namespace, name) in enumerate(objects):
             if len(found) >= MOST_TOLD:
                 more, why = str(len(objects) - at), "more objects of which parts are left out"
@@ -231,7 +253,7 @@ class World:
     def rejections_of(self, kind: str, key: Key) -> list[Rejection]:
         """Return what of one object is left out, `MOST_TOLD_OF` parts and how many there are beside."""
         refused = self.rejected.get((kind, *key), ())
-        lost = self.claims.lost.get(key, NOTHING_LOST) if kind == "Service" else {}
+        lost = self.claims.lost.get(key, NOTHING_LOST) if kind == "Service" else NOTHING_LOST
         loops = self._loops.get(key, ()) if kind == "Service" else ()
         every = chain(refused, self._contested(key, lost), self._looping(key, loops))
         found = list(islice(every, MOST_TOLD_OF))
@@ -285,6 +307,12 @@ class World:
         owner = (piece.namespace, piece.service)
         self._slices_of[owner] = (*self._slices_of.get(owner, ()), piece)
         return {owner}
+
+
+@lru_cache(maxsize=1024)
+def _overlap(cidr: str, other: str) -> bool:
+    one, two = ip_network(cidr), ip_network(other)
+    return one.version == two.version and one.overlaps(two)
 
 
 def _node_facts(node: Node | None) -> tuple[object, ...]:

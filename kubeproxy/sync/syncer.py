@@ -131,7 +131,6 @@ class Syncer:
         self._ready = False
         self._kernel = asyncio.Lock()  # one thread at a time in the backend
         self._last_full = clock.now()
-        self._reported: frozenset[str] = frozenset()
         self._check_error = ""
         self.status = SyncStatus(family=family)
         self._runner = Runner(
@@ -284,7 +283,6 @@ class Syncer:
             no_local_external=applied.no_local_external if applied else status.no_local_external,
             rules=applied.rules if applied else status.rules,
         )
-        self._report()
 
     def _failed(self, failure: SyncFailed, *, full: bool, started: float) -> None:
         status = self.status
@@ -301,17 +299,6 @@ class Syncer:
     def _publish(self, **fields: object) -> None:
         self.status = msgspec.structs.replace(self.status, **fields)
         self._on_result(self.status)
-
-    def _report(self) -> None:
-        """Log what is left out, each once for as long as it lasts."""
-        current = {f"{rejection}; it is left out" for rejection in self.status.rejected}
-        current |= {
-            f"Service port {name} is refused and left out until it changes: {why}"
-            for name, why in self.status.quarantined
-        }
-        for line in sorted(current - self._reported):
-            log.warning("%s", line)
-        self._reported = frozenset(current)
 
 
 def _listed(quarantined: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:

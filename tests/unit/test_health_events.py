@@ -166,6 +166,27 @@ async def test_a_server_that_is_away_is_waited_for_with_a_bounded_number(harness
     assert harness.counts["told"] > 0
 
 
+def test_families_that_sync_in_turn_tell_what_they_leave_out_once(caplog: pytest.LogCaptureFixture) -> None:
+    notes = list[Note]()
+    announcer = Announcer(notes.append, "n1")
+    bad = Rejection(kind="Service", namespace="a", name="web", field="f", value="v", reason="bad")
+    rest = Rejection(kind="", namespace="", name="", field="and", value="7", reason="more objects")
+    refused = (("a/web:http/TCP", "line 3 failed"),)
+    for _ in range(3):
+        announcer.note(SyncStatus(family=Family.V4, rejected=(bad, rest), quarantined=refused))
+        announcer.note(SyncStatus(family=Family.V6))  # has not looked yet
+    announcer.note(SyncStatus(family=Family.V6, rejected=(bad,)))
+    assert [note.reason for note in notes] == ["Rejected", "Quarantined"]
+    assert [each.getMessage() for each in caplog.records] == [
+        "Service a/web: f v is bad; it is left out",
+        "Service a/web: port a/web:http/TCP is left out until it changes, the kernel refuses it: line 3 failed",
+    ]
+    for family in Family:
+        announcer.note(SyncStatus(family=family))
+    announcer.note(SyncStatus(family=Family.V6, rejected=(bad,)))
+    assert [note.reason for note in notes] == ["Rejected", "Quarantined", "Rejected"]
+
+
 async def test_syncs_that_fail_for_long_are_told_and_again_every_five_minutes() -> None:
     clock, health, notes = ManualClock(), ProxyHealth([Family.V4], sync_period=30), list[Note]()
     announcer = Announcer(notes.append, "n1")

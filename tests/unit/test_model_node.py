@@ -80,3 +80,21 @@ def test_what_touches_everything() -> None:
     assert not built.apply_service_cidrs(cidrs)
     assert node_state(built, Settings(node_name="n"), Family.V6).service_cidrs == ("fd00:10::/108",)
     assert built.apply_service_cidrs({("", "kubernetes"): None})
+
+
+def test_a_service_cidr_that_holds_the_node_or_its_pods_cuts_nobody_off() -> None:
+    """Even the way to the API server, which could tell better, would be closed."""
+    built = World()
+    built.apply_node(Node(name="n", internal_ips=("10.0.0.5", "fd00::5"), pod_cidrs=("10.244.1.0/24",)))
+    wide = {
+        "all": ("0.0.0.0/0", "::/0"),
+        "good": ("10.96.0.0/16", "fd00:10::/108"),
+        "pods": ("10.244.0.0/15",),
+    }
+    assert built.apply_service_cidrs({("", name): ServiceCIDR(name=name, cidrs=c) for name, c in wide.items()})
+    found = [node_state(built, Settings(node_name="n"), family).service_cidrs for family in Family]
+    assert found == [("10.96.0.0/16",), ("fd00:10::/108",)]
+    assert str(built.rejections()[0]) == (
+        "ServiceCIDR all: spec.cidrs 0.0.0.0/0 is not for Services alone: 10.0.0.5 is the node's or its pods'"
+    )
+    assert [each.name for each in built.rejections()] == ["all", "all", "pods"]
