@@ -194,6 +194,15 @@ ROWS = [
         site="no ServiceCIDR",
     ),
     row(
+        "a ServiceCIDR that holds the node itself cuts nobody off",
+        [svc(), eps("be1")],
+        """
+        pod cluster:80 -> be1 same
+        pod,node,outside unallocated:80 -> IGNORED
+        """,
+        site="a ServiceCIDR of everything",
+    ),
+    row(
         "ServiceCIDRs come one after the other",
         [svc(), eps("be1")],
         "pod unallocated:80 -> IGNORED",

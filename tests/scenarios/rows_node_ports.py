@@ -98,6 +98,15 @@ ROWS = [
         site="node port CIDRs",
     ),
     row(
+        "on networks that hold loopback, but not on localhost",
+        EXPOSED,
+        """
+        outside nodeport,nodeport@alt:80 -> be1,be3 masq
+        localhost nodeport@localhost:80 -> IGNORED
+        """,
+        site="node port CIDRs of everything",
+    ),
+    row(
         "a family that is not named is not restricted",
         EXPOSED,
         """

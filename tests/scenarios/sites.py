@@ -79,6 +79,9 @@ SITES = {
     "primary node ports": site(nodeport_addresses=("primary",)),
     "node port CIDRs": site(nodeport_addresses=("192.168.57.0/24", "2001:db8:57::/64")),
     "node ports on loopback": site(nodeport_addresses=("127.0.0.0/8", "::1/128")),
+    "node port CIDRs of everything": site(
+        nodeport_addresses=("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"), localhost_nodeports=False
+    ),
     "node port CIDRs of IPv4": site(nodeport_addresses=("192.168.57.0/24",)),
     "no localhost node ports": site(localhost_nodeports=False),
     "no external IPs": site(allow_external_ips=False),
@@ -86,6 +89,7 @@ SITES = {
     "ServiceCIDRs come": site(
         cidrs=({}, KUBERNETES, KUBERNETES | {"more": ("203.0.113.0/24", "fd00:20:96::/112")})
     ),
+    "a ServiceCIDR of everything": site(cidrs=({"all": ("0.0.0.0/0", "::/0")},)),
     "crowds": site(),
     "closed": site(closed=True),
     "another mark": site(masquerade_bit=5),
