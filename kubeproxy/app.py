@@ -68,8 +68,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OURS = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
-"""What kube-proxy watches: nothing that another proxy serves, nothing headless. (DNS has its own informers.)"""
+OUR_SERVICES, OUR_SLICES = f"!{PROXY_NAME_LABEL}", f"!{HEADLESS_LABEL}"
+"""What kube-proxy 1.36 watches: no Service of another proxy, no headless slices. (DNS has its own informers.)"""
 
 INFORMERS = ("services", "endpointslices", "node", "servicecidrs")
 
@@ -125,9 +125,11 @@ class Agent:
         sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, kept)
         self._sweeper = Sweeper(sweep, host.served, clock)
         self._syncers = [self._syncer(family) for family in host.served]
-        self._services = self._follow(client, SERVICES, decode_service, key_of, self._services_changed, OURS)
+        self._services = self._follow(
+            client, SERVICES, decode_service, key_of, self._services_changed, OUR_SERVICES
+        )
         self._slices = self._follow(
-            client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OURS
+            client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OUR_SLICES
         )
         self._node = self._follow(
             client, NODES, decode_node, name_of, self._node_changed, fields=f"metadata.name={options.node_name}"

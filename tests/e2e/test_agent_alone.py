@@ -75,6 +75,25 @@ def test_services_go_on_while_the_agent_is_away_and_are_taken_over(machines: tup
         assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
 
 
+def test_labels_take_services_and_slices_away_and_give_them_back(machines: tuple[Machine, Machine]) -> None:
+    """As upstream watches them: `headless` counts on slices alone, `service-proxy-name` on Services alone."""
+    node, _ = machines
+    node.agent()
+    serve_web(node)
+    url = "http://10.96.7.7/"
+    label = "service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"
+    node.kubectl("label", "service", "web", f"{label[0]}=")
+    node.kubectl("label", "endpointslice", "web-1", f"{label[1]}=other")
+    node.kubectl("label", "endpointslice", "web-1", f"{label[0]}=")
+    until(lambda: node.run("curl", "-s", "-m", "2", url).returncode == 7, "a Service without endpoints refuses")
+    node.kubectl("label", "endpointslice", "web-1", f"{label[0]}-")
+    until(lambda: node.status_of(url) == "200", "it is served, whatever the other labels")
+    node.kubectl("label", "service", "web", f"{label[1]}=other")
+    until(lambda: "10.96.7.7" not in node.rules(), "nothing of another proxy's Service is left")
+    node.kubectl("label", "service", "web", f"{label[1]}-")
+    until(lambda: node.status_of(url) == "200", "it is ours again")
+
+
 def test_a_second_agent_is_refused_and_the_first_goes_on(machines: tuple[Machine, Machine]) -> None:
     node, peer = machines
     node.agent()
