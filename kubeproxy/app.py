@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -40,7 +41,8 @@ from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, canonical_ip
+from kubeproxy.model.claims import Place
 from kubeproxy.model.decode import (
     HEADLESS_LABEL,
     PROXY_NAME_LABEL,
@@ -50,7 +52,7 @@ from kubeproxy.model.decode import (
     decode_service,
     decode_service_cidr,
 )
-from kubeproxy.model.objects import EndpointSlice, Node, Service, ServiceCIDR, key_of, name_of
+from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Service, ServiceCIDR, key_of, name_of
 from kubeproxy.model.world import World
 from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
@@ -97,6 +99,13 @@ def count_packets(metrics: Metrics) -> None:
     )
 
 
+def place_of(server: str) -> Place | None:
+    """Return where an API server listens, None when its URL has a name, which may mean any address tomorrow."""
+    url = urlsplit(server)
+    address = canonical_ip(url.hostname or "")
+    return Place(address, Protocol.TCP, url.port or (443 if url.scheme == "https" else 80)) if address else None
+
+
 class UnfitNode(Exception):
     """The configuration cannot be served on this node; the text says what does not fit."""
 
@@ -112,6 +121,8 @@ class Agent:
         self._clock = clock
         self._flavour = flavour
         self._world = World()
+        if place := place_of(client.server):
+            self._world.claims.reserve(place, "the API server that this node follows")
         self._metrics = Metrics(host.served)
         self._health = ProxyHealth(host.served, options.configuration.sync_period)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)

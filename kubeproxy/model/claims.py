@@ -42,6 +42,11 @@ class Claim(NamedTuple):
         """The Service that claims."""
         return self.namespace, self.name
 
+    @property
+    def whose(self) -> str:
+        """The Service's name, or what the place is reserved for."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
 
 FIELDS = ("spec.clusterIPs", "status.loadBalancer.ingress", "spec.externalIPs")
 """By rank, what a claim comes from; a node port's is `spec.ports`."""
@@ -64,6 +69,13 @@ class Claims:
     def owner(self, place: Place) -> Claim:
         """Return whose a place is that somebody claims."""
         return self._owners[place]
+
+    def reserve(self, place: Place, whose: str) -> None:
+        """Keep a place from every external IP: the API server's, for who takes its traffic locks all agents out.
+
+        A cluster IP or a load balancer's address stays stronger: the API server may be reached by one.
+        """
+        self._stake(place, Claim(FIELDS.index("spec.externalIPs"), "", "", whose, 0))
 
     def replace(self, before: Service | None, after: Service | None) -> set[Key]:
         """Exchange a Service's claims; return the other Services that won or lost a place by it."""
@@ -94,7 +106,7 @@ class Claims:
         self._owners[place] = claim
         waiting.add(owner)
         self._note_lost(place, owner)
-        return {owner.key}
+        return {owner.key} if owner.namespace else set()
 
     def _withdraw(self, place: Place, claim: Claim) -> set[Key]:
         waiting = self._waiting.get(place)
@@ -110,13 +122,15 @@ class Claims:
         waiting.discard(heir)
         self._note_won(place, heir)
         self._forget_peace(place, waiting)
-        return {heir.key}
+        return {heir.key} if heir.namespace else set()
 
     def _forget_peace(self, place: Place, waiting: set[Claim]) -> None:
         if not waiting:
             del self._waiting[place]
 
     def _note_lost(self, place: Place, claim: Claim) -> None:
+        if not claim.namespace:
+            return  # reserved: no Service, so nobody to tell
         self.lost.setdefault(claim.key, set()).add((claim.port_index, place))
 
     def _note_won(self, place: Place, claim: Claim) -> None:

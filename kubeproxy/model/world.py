@@ -278,7 +278,7 @@ class World:
                 ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
                 field = next(name for name, ips in zip(FIELDS, ranked, strict=True) if place.address in ips)
             value = f"{place.address}:{place.port}/{place.protocol}".lstrip(":")
-            yield _rejection("Service", service, field, value, f"the place of {owner.namespace}/{owner.name}")
+            yield _rejection("Service", service, field, value, f"the place of {owner.whose}")
 
     def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
         admitted, rejections = check(value)

@@ -222,7 +222,7 @@ class Explainer:
             ports = self._world.services[name.key].ports
             if index < len(ports) and (ports[index].name, ports[index].protocol) == (name.port, name.protocol):
                 what = f"{place.address}:{place.port}" if place.address else f"node port {place.port}"
-                left_out.append(f"{what} is left to {owner.namespace}/{owner.name}, which claims it too")
+                left_out.append(f"{what} is left to {owner.whose}, which claims it too")
         inside = _listed(endpoints_of(self._world, node, name, local=state.internal_local))
         outside: tuple[Candidate, ...] = ()
         if state.is_external and state.external_local != state.internal_local:

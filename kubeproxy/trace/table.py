@@ -87,7 +87,7 @@ class Table:
                     continue
                 port = service.ports[index]
                 name = ServicePortName(*key, port.name, port.protocol)
-                self._leave_out(place, name, f"the place is {owner.namespace}/{owner.name}'s")
+                self._leave_out(place, name, f"the place is that of {owner.whose}")
 
     def _leave_out(self, place: Place, name: ServicePortName, why: str) -> None:
         self._left_out.setdefault(place, []).append(LeftOut(name, why))

@@ -3,9 +3,11 @@ from itertools import permutations
 import msgspec
 import pytest
 
+from kubeproxy.app import place_of
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.claims import Place
 from kubeproxy.model.desired import desired
-from kubeproxy.model.objects import EndpointSlice, Service
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import MOST_TOLD, MOST_TOLD_OF, World
 from kubeproxy.testing.build import endpoint_slice, service, world
@@ -173,3 +175,32 @@ def test_no_more_than_a_thousand_rejections_are_listed() -> None:
     told = world(*rivals).rejections()
     assert len(told) == MOST_TOLD + 1
     assert str(told[-1]) == "and 10 more objects of which parts are left out"
+
+
+def test_no_external_ip_takes_the_api_servers_place_but_its_own_cluster_ip_does() -> None:
+    built = World()
+    for address in ("192.168.56.10", "10.96.0.1"):
+        built.claims.reserve(Place(address, Protocol.TCP, 443), "the API server")
+    put(built, service("evil", "10.96.0.9", "443", external_ips=("192.168.56.10", "1.2.3.4"), created=OLD))
+    put(built, service("kubernetes", "10.96.0.1", "443", created=NEW))
+    assert [each[2] for each in addresses(built).values()] == [("1.2.3.4",), ()]
+    assert addresses(built)["kubernetes"][0] == "10.96.0.1"
+    (rejection,) = built.rejections()
+    assert str(rejection).endswith("spec.externalIPs 192.168.56.10:443/TCP is the place of the API server")
+    for name in ("kubernetes", "evil"):
+        built.apply_services({("default", name): None})
+    assert built.rejections() == ()
+
+
+@pytest.mark.parametrize(
+    ("server", "place"),
+    [
+        ("https://192.168.56.10:6443", ("192.168.56.10", 6443)),
+        ("https://[fd00::1]/prefix", ("fd00::1", 443)),
+        ("http://10.0.0.1", ("10.0.0.1", 80)),
+        ("https://api.example.com:6443", None),
+    ],
+)
+def test_where_an_api_server_is(server: str, place: tuple[str, int] | None) -> None:
+    found = place_of(server)
+    assert (found and (found.address, found.port)) == place

@@ -341,7 +341,7 @@ def test_who_claims_a_place_in_vain_is_named() -> None:
     verdict = ask(known(older, younger, endpoint_slice("a", "80", [NEAR])), "pod", VIP, 80)
     assert verdict.state is not None
     assert verdict.state.name.name == "a"
-    assert "default/b claims it too and is left out: the place is default/a's" in texts(verdict)
+    assert "default/b claims it too and is left out: the place is that of default/a" in texts(verdict)
 
 
 def test_a_port_in_quarantine_is_as_good_as_absent() -> None:
