@@ -75,7 +75,7 @@ def show(status: AgentStatus, console: Console) -> int:
     absent = [f"{family.label} is not served: {why}" for family, why in status.not_served]
     for line in (*absent, *status.hints, *_no_local(status.families)):
         console.print(Text(one_line(line)), soft_wrap=True)
-    complaints = list(_complaints(status))
+    complaints = list(dict.fromkeys(_complaints(status)))  # what is wrong with a Service is so in both families
     for line in complaints:
         # Plain text: what is quoted in it comes from the cluster, and may try to be markup or a terminal's escape.
         console.print(Text.assemble(("• ", "red"), one_line(line)), soft_wrap=True)

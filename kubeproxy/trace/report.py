@@ -38,7 +38,8 @@ def show_packet(answer: Answer, console: Console) -> None:
     if answer.endpoints:
         _print_wide(_endpoints(answer.endpoints), console)
         console.print()
-    console.print(Text.assemble((answer.outcome, _STYLES.get(answer.outcome, "")), one_line(_summary(answer))))
+    outcome = (answer.outcome, _STYLES.get(answer.outcome, ""))
+    console.print(Text.assemble(outcome, one_line(_summary(answer))), soft_wrap=True)
     if answer.live is not None:
         agrees = "" if answer.live.differences else "; model agrees"
         _line(console, f"kernel: {answer.live.path}{agrees}")

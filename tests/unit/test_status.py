@@ -62,6 +62,12 @@ def test_all_is_well() -> None:
     assert "•" not in text
 
 
+def test_what_is_wrong_in_both_families_is_told_once() -> None:
+    family = msgspec.structs.replace(SYNCED, rejected=(REJECTION,))
+    both = msgspec.structs.replace(agent(), families=(family, msgspec.structs.replace(family, family=Family.V6)))
+    assert shown(both)[1].count("ns/web") == 1
+
+
 @pytest.mark.parametrize(
     ("informer", "family", "complaint"),
     [
