@@ -6,9 +6,8 @@ API server or store that is away is no reason to stop: the informers retry, the 
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -22,6 +21,7 @@ from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
 from kubeproxy.dataplane.leftovers.removal import Kept, remove
 from kubeproxy.dataplane.leftovers.upstream import Mode
+from kubeproxy.following import Following
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.changes import Changes
 from kubeproxy.health.debug import About, metrics_app
@@ -31,7 +31,7 @@ from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
 from kubeproxy.health.service_health import ServiceHealth
-from kubeproxy.health.statusz import AgentStatus, InformerStatus
+from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.families import HostFamilies, host_families
@@ -43,22 +43,11 @@ from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family, canonical_ip
 from kubeproxy.model.claims import Place
-from kubeproxy.model.decode import (
-    HEADLESS_LABEL,
-    PROXY_NAME_LABEL,
-    Data,
-    decode_node,
-    decode_proxy_slice,
-    decode_service,
-    decode_service_cidr,
-)
-from kubeproxy.model.objects import EndpointSlice, Node, Protocol, Service, ServiceCIDR, key_of, name_of
+from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
 from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
-from kubeproxy.store.informer import Informer, Key
 from kubeproxy.store.kube import KubeClient
-from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.leftovers import Sweeper
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
@@ -67,13 +56,6 @@ from kubeproxy.trace.explainer import Explainer
 from kubeproxy.trace.http import answering
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-OUR_SERVICES, OUR_SLICES = f"!{PROXY_NAME_LABEL}", f"!{HEADLESS_LABEL}"
-"""What kube-proxy 1.36 watches: no Service of another proxy, no headless slices. (DNS has its own informers.)"""
-
-INFORMERS = ("services", "endpointslices", "node", "servicecidrs")
 
 RESERVED_FILES = 256
 """What is kept of the files that this process may have open, for programs, watches and sockets of netlink."""
@@ -136,58 +118,28 @@ class Agent:
         sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, kept)
         self._sweeper = Sweeper(sweep, host.served, clock)
         self._syncers = [self._syncer(family) for family in host.served]
-        self._services = self._follow(
-            client, SERVICES, decode_service, key_of, self._services_changed, OUR_SERVICES
-        )
-        self._slices = self._follow(
-            client, ENDPOINT_SLICES, decode_proxy_slice, key_of, self._slices_changed, OUR_SLICES
-        )
-        self._node = self._follow(
-            client, NODES, decode_node, name_of, self._node_changed, fields=f"metadata.name={options.node_name}"
-        )
-        self._service_cidrs = self._follow(
-            client, SERVICE_CIDRS, decode_service_cidr, name_of, self._service_cidrs_changed, optional=True
-        )
-
-    def _follow(
-        self,
-        client: KubeClient,
-        resource: Resource,
-        decode: Callable[[Data], T],
-        key: Callable[[T], Key],
-        on_change: Callable[[Mapping[Key, T | None]], None],
-        labels: str = "",
-        fields: str = "",
-        optional: bool = False,
-    ) -> Informer[T]:
-        return Informer(
+        self._following = Following(
             client,
-            resource,
-            decode,
-            clock=self._clock,
-            on_change=on_change,
-            on_synced=self._one_synced,
-            on_rejected=partial(self._announcer.unreadable, resource),
-            key_of=key,
-            label_selector=labels,
-            field_selector=fields,
-            optional=optional,
+            clock,
+            options.node_name,
+            self._world,
+            self._syncers,
+            self._report,
+            self._health,
+            self._announcer,
+            self._all_synced,
         )
-
-    @property
-    def _informers(self) -> tuple[Informer[Any], ...]:
-        return self._services, self._slices, self._node, self._service_cidrs
 
     async def run(self) -> None:
         """Follow the API server and program the kernel until cancelled. Raises UnfitNode; OSError on hard fail."""
-        self._health.away_since = self._away_since
+        self._health.away_since = self._following.away_since
         self._announcer.started()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._end_when_unfit())
             tasks.create_task(self._recorder.run())
             tasks.create_task(self._announcer.watch(self._health, self._clock))
             tasks.create_task(self._sweeper.run())
-            for informer in self._informers:
+            for informer in self._following.informers.values():
                 tasks.create_task(informer.run())
             for syncer in self._syncers:
                 tasks.create_task(syncer.run())
@@ -261,45 +213,10 @@ class Agent:
         self._sweeper.note(status)
         self._announcer.note(status)
 
-    def _away_since(self) -> float | None:
-        return min((each.outage.wall for each in self._informers if each.outage), default=None)
-
-    def _services_changed(self, batch: Mapping[Key, Service | None]) -> None:
-        touched = self._world.apply_services(batch)
-        self._report.services_changed(len(batch), len(touched))
-        self._touch(touched)
-
-    def _slices_changed(self, batch: Mapping[Key, EndpointSlice | None]) -> None:
-        slices = self._world.slices
-        before = {key: slices.get(key) for key in batch}
-        touched = self._world.apply_slices(batch)
-        self._report.slices_changed([(piece, slices.get(key)) for key, piece in before.items()])
-        self._touch(touched)
-
-    def _node_changed(self, batch: Mapping[Key, Node | None]) -> None:
-        for node in batch.values():
-            self._health.node_changed(node)
-            if self._world.apply_node(node):
-                self._touch_node()
-
-    def _service_cidrs_changed(self, batch: Mapping[Key, ServiceCIDR | None]) -> None:
-        if self._world.apply_service_cidrs(batch):
-            self._touch_node()
-
-    def _touch(self, keys: set[Key]) -> None:
-        for syncer in self._syncers:
-            syncer.touch(keys)
-
-    def _touch_node(self) -> None:
-        for syncer in self._syncers:
-            syncer.touch_node()
-
-    def _one_synced(self) -> None:
-        if all(informer.synced for informer in self._informers):
-            log.info("every informer has synced: %d Services", len(self._world.services))
-            if self._fits():
-                for syncer in self._syncers:
-                    syncer.synced()
+    def _all_synced(self) -> None:
+        if self._fits():
+            for syncer in self._syncers:
+                syncer.synced()
 
     def _fits(self) -> bool:
         """Compare the configuration with the Node, before anything is written."""
@@ -331,18 +248,7 @@ class Agent:
             node=self._options.node_name,
             wall=self._clock.wall(),
             clock=self._clock.now(),
-            informers={
-                name: InformerStatus(
-                    synced=informer.synced,
-                    connected=informer.connected,
-                    objects=len(informer.cache),
-                    failures=informer.failures,
-                    away_since=informer.outage.wall if informer.outage else None,
-                    trouble=informer.outage.reason if informer.outage else "",
-                    rejected=tuple(f"{'/'.join(key)}: {why}" for key, why in informer.rejected.items()),
-                )
-                for name, informer in zip(INFORMERS, self._informers, strict=True)
-            },
+            informers=self._following.status(),
             families=tuple(syncer.status for syncer in self._syncers),
             not_served=self._host.missing,
             hints=self._host.hints,

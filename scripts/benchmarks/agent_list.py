@@ -110,8 +110,8 @@ def official(server: str) -> dict[str, Any]:
 
 
 def ours(server: str, streamed: bool) -> dict[str, Any]:
-    from kubeproxy.app import OURS
     from kubeproxy.clock import SystemClock
+    from kubeproxy.following import OUR_SERVICES, OUR_SLICES
     from kubeproxy.model.decode import decode_proxy_slice, decode_service
     from kubeproxy.model.objects import key_of
     from kubeproxy.model.world import World
@@ -131,12 +131,12 @@ def ours(server: str, streamed: bool) -> dict[str, Any]:
     async def follow() -> object:
         synced = [asyncio.Event(), asyncio.Event()]
         async with KubeClient(server) if streamed else Paged(server) as client:
-            common: dict[str, Any] = {"clock": SystemClock(), "key_of": key_of, "label_selector": OURS}
+            common: dict[str, Any] = {"clock": SystemClock(), "key_of": key_of}
             informers = [
                 Informer(client, SERVICES, decode_service, on_change=world.apply_services,
-                         on_synced=synced[0].set, **common),
+                         on_synced=synced[0].set, label_selector=OUR_SERVICES, **common),
                 Informer(client, ENDPOINT_SLICES, decode_proxy_slice, on_change=world.apply_slices,
-                         on_synced=synced[1].set, **common),
+                         on_synced=synced[1].set, label_selector=OUR_SLICES, **common),
             ]  # fmt: skip
             tasks = [asyncio.create_task(informer.run()) for informer in informers]
             for event in synced:
