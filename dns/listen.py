@@ -12,6 +12,7 @@ import struct
 from typing import Any
 
 from dns.dispatch import Dispatcher
+from kubeproxy.model.addresses import host_port
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,9 @@ def open_socket(address: str, port: int, kind: socket.SocketKind) -> socket.sock
             channel.listen(512)
     except OSError as error:
         channel.close()
-        proto, host = (
-            ("tcp" if kind == socket.SOCK_STREAM else "udp"),
-            f"[{address}]" if ":" in address else address,
-        )
-        raise BindError(f"listen {proto} {host}:{port}: bind: {(error.strerror or str(error)).lower()}") from None
+        proto = "tcp" if kind == socket.SOCK_STREAM else "udp"
+        why = (error.strerror or str(error)).lower()
+        raise BindError(f"listen {proto} {host_port(address, port)}: bind: {why}") from None
     return channel
 
 

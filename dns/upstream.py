@@ -10,6 +10,7 @@ import socket
 
 from dns.message import HEADER, Malformed, Query, question_end, without_opt
 from kubeproxy.clock import Clock
+from kubeproxy.model.addresses import host_port
 
 MAX_FAILS = 2
 """Failures in a row after which an upstream is asked only when nobody else is left (forward's max_fails)."""
@@ -28,7 +29,7 @@ class Upstream:
         self._rests_until = 0.0
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     @property
     def healthy(self) -> bool:

@@ -19,6 +19,7 @@ from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
+from kubeproxy.model.addresses import host_port
 from kubeproxy.store.trouble import in_words
 from kubeproxy.sync.syncer import SyncStatus
 
@@ -37,7 +38,7 @@ COMMAND_LINE = CommandLine(
 def main(argv: Sequence[str]) -> int:
     """Print the status; return 1 when no agent answers and 3 when something is late or left out."""
     host, port = COMMAND_LINE.parse_or_exit(argv, check=_address)
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(host, port)
     try:
         status = asyncio.run(fetch(f"http://{where}/statusz.json"))
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:

@@ -1,7 +1,7 @@
 """Where a plugin's HTTP page is served: the `ADDRESS` argument that health, ready and prometheus share."""
 
 from dns.corefile import Directive
-from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.model.addresses import canonical_ip, host_port
 
 
 def http_address(directive: Directive, default: str) -> str:
@@ -15,4 +15,4 @@ def http_address(directive: Directive, default: str) -> str:
         raise directive.wrong(f"address {text[:80]}: missing port in address")
     if host and host != "localhost" and canonical_ip(host) is None:
         raise directive.wrong(f"address {text[:80]}: '{host[:60]}' is no IP address")
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_port(host, port)

@@ -20,6 +20,7 @@ from aiohttp import web
 from kubeproxy.clock import Clock
 from kubeproxy.http_log import HTTP_LOG
 from kubeproxy.logs import Turns
+from kubeproxy.model.addresses import host_port
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def url_of(bound: socket.socket, *, tls: bool) -> str:
     """Return the URL by which this machine reaches a socket."""
     address, port = bound.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    host = f"[{reachable}]" if ":" in reachable else reachable
-    return f"{'https' if tls else 'http'}://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{host_port(reachable, port)}"
 
 
 class Doorkeeper:

@@ -20,7 +20,7 @@ from kubeproxy.config.types import (
     FlushFrequency,
 )
 from kubeproxy.flags import duration
-from kubeproxy.model.addresses import canonical_ip
+from kubeproxy.model.addresses import canonical_ip, host_port
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import PRIMARY, LocalMode
 
@@ -102,7 +102,7 @@ def with_port(address: str, port: int) -> str:
     bare = address.removeprefix("[").removesuffix("]")
     if canonical_ip(bare) is None:
         return address
-    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+    return host_port(bare, port)
 
 
 def _fill(

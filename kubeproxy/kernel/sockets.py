@@ -3,6 +3,8 @@
 import resource
 import socket
 
+from kubeproxy.model.addresses import host_port
+
 
 def listen(address: str, port: int, *, only_v6: bool = False) -> socket.socket:
     """Return a socket that listens; one on :: answers IPv4 too unless ``only_v6``.
@@ -19,8 +21,7 @@ def listen(address: str, port: int, *, only_v6: bool = False) -> socket.socket:
         bound.listen(1024)
     except OSError as error:
         bound.close()
-        host = f"[{address}]" if ":" in address else address
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise OSError(f"cannot listen on {host_port(address, port)}: {error.strerror}") from None
     return bound
 
 

@@ -8,6 +8,7 @@ import aiohttp
 from kubeproxy.lab.containers import CannotStart
 from kubeproxy.lab.podspec import ContainerSpec
 from kubeproxy.lab.probes import Check, ExecAction, HttpGet, ProbeSpec, TcpSocket
+from kubeproxy.model.addresses import host_port
 
 MAX_BODY = 10 * 1024
 """Bytes of an answer that the kubelet reads before it hangs up (upstream: probe/http)."""
@@ -35,7 +36,7 @@ def _http(
     port = container.port_number(action.port)
     scheme = (action.scheme or "HTTP").lower()
     path = "/" + (action.path or "/").lstrip("/")
-    url = f"{scheme}://{_bracketed(action.host or address)}:{port}{path}"
+    url = f"{scheme}://{host_port(action.host or address, str(port))}{path}"
     headers = {each.name: each.value for each in action.http_headers or ()}
     headers.setdefault("User-Agent", "kube-probe/1.36")
 
@@ -75,9 +76,9 @@ async def _connects(host: str, port: int, seconds: float) -> str:
         async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        return f"dial tcp {_bracketed(host)}:{port}: no answer within {seconds:g} s"
+        return f"dial tcp {host_port(host, port)}: no answer within {seconds:g} s"
     except (OSError, ValueError) as error:  # ValueError: the host is no name that could be looked up.
-        return f"dial tcp {_bracketed(host)}:{port}: {error}"
+        return f"dial tcp {host_port(host, port)}: {error}"
     writer.close()
     return ""
 
@@ -97,7 +98,3 @@ def _exec(action: ExecAction, seconds: float, run: RunInside) -> Check:
         return "" if code == 0 else (output.strip() or f"command ended with status {code}")
 
     return check
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

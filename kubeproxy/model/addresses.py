@@ -78,6 +78,11 @@ def canonical_cidr(text: str) -> str | None:
         return None
 
 
+def host_port(host: str, port: int | str) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def family_of(address_or_cidr: str) -> Family:
     """Return the family of a canonical address or CIDR."""
     return Family.V6 if ":" in address_or_cidr else Family.V4

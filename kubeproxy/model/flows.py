@@ -1,5 +1,6 @@
 """A tracked connection, as a value: where its client sent packets, and who answers."""
 
+from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Protocol, Record
 
 
@@ -27,10 +28,12 @@ class Flow(Record, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Print as one line of a report."""
-        client = f"{_place(self.source, self.source_port)}"
-        there = _place(self.destination, self.port)
-        by = f" answered by {_place(self.answerer, self.answerer_port)}" if self.translated else " not translated"
-        return f"{self.protocol} {client} → {there},{by}"
+        client = host_port(self.source, self.source_port)
+        there = host_port(self.destination, self.port)
+        by = "not translated"
+        if self.translated:
+            by = f"answered by {host_port(self.answerer, self.answerer_port)}"
+        return f"{self.protocol} {client} → {there}, {by}"
 
 
 class FlowMatch(Record, frozen=True, kw_only=True):
@@ -50,7 +53,3 @@ class FlowMatch(Record, frozen=True, kw_only=True):
             and self.source in ("", flow.source)
             and self.destination in ("", flow.destination)
         )
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -20,7 +20,7 @@ from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
-from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.addresses import Family, family_of, host_port
 from kubeproxy.model.objects import Record
 from kubeproxy.options import API_PORT
 from kubeproxy.store.base import StoreError
@@ -217,7 +217,7 @@ def _access(request: Request) -> Access:
 
 async def _ask(request: Request, query: dict[str, str], kind: type[T]) -> T:
     host, port = request.agent
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = host_port(host, port)
     given = {name: value for name, value in query.items() if value}
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:

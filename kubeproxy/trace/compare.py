@@ -7,6 +7,7 @@ import msgspec
 
 from kubeproxy.dataplane.iptables.tables import is_ours
 from kubeproxy.kernel.paths import Hop, Path
+from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
 from kubeproxy.trace.answer import Answer, Live
 from kubeproxy.trace.verdict import Outcome
@@ -98,7 +99,7 @@ def _lost(answer: Answer, seen: Seen) -> Iterator[str]:
 def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
     found = seen.translation
     assert found is not None
-    text = _place(found.answerer, found.port)
+    text = host_port(found.answerer, found.port)
     candidate = next((each for each in answer.endpoints if each.endpoint == text), None)
     if candidate is None or not candidate.chance:
         why = f" ({candidate.left_out})" if candidate is not None else ""
@@ -121,7 +122,7 @@ def _masking(seen: Seen) -> Hop | None:
 def _done(answer: Answer, seen: Seen, outcome: str) -> str:
     if outcome == Outcome.FORWARD:
         assert seen.translation is not None
-        return f"sends it to {_place(seen.translation.answerer, seen.translation.port)}"
+        return f"sends it to {host_port(seen.translation.answerer, seen.translation.port)}"
     return "leaves it as it is: no rule of kubeproxy's translated it" if outcome == Outcome.NOT_OURS else outcome
 
 
@@ -144,7 +145,7 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
         parts.append(f"{stop.table} {stop.chain} {stop.rule}")
     elif outcome == Outcome.FORWARD and seen.translation is not None:
         masked = f", masqueraded as {seen.translation.seen_as}".removesuffix(" as ") if _masking(seen) else ""
-        parts.append(f"{_place(seen.translation.answerer, seen.translation.port)}{masked}")
+        parts.append(f"{host_port(seen.translation.answerer, seen.translation.port)}{masked}")
     elif outcome == Outcome.NOT_OURS:
         parts.append("not translated")
     else:
@@ -153,7 +154,3 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
         who = " by the endpoint" if outcome == Outcome.FORWARD and seen.heard == "refused" else ""
         parts.append(seen.heard + who)
     return " → ".join(parts)
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -5,6 +5,7 @@ Pure: `facts.py` reads, here is what it means.
 
 from collections.abc import Iterator, Mapping
 
+from kubeproxy.model.addresses import host_port
 from kubeproxy.model.flows import Flow
 from kubeproxy.model.objects import Protocol, Record
 from kubeproxy.model.topology import Unused
@@ -58,8 +59,7 @@ def _stale(answer: Answer, facts: Facts) -> Iterator[str]:
 
 
 def _answerer(flow: Flow) -> str:
-    host = f"[{flow.answerer}]" if ":" in flow.answerer else flow.answerer
-    return f"{host}:{flow.answerer_port}"
+    return host_port(flow.answerer, flow.answerer_port)
 
 
 def _sysctls(answer: Answer, facts: Facts) -> Iterator[str]:

@@ -6,7 +6,7 @@ Runs on the event loop, which owns the World: a look through 10,000 Services tak
 from collections.abc import Callable, Collection, Iterator
 
 from kubeproxy.dataplane.locate import Locator, Spot
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, host_port
 from kubeproxy.model.desired import ServiceState, desired
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import LocalKind, NodeState, node_state
@@ -294,9 +294,7 @@ def _refusal(refusal: object) -> str:
 
 
 def _place(way: Way, address: str, port: int) -> str:
-    if not address:
-        return f"{way} {port}"
-    return f"{way} [{address}]:{port}" if ":" in address else f"{way} {address}:{port}"
+    return f"{way} {host_port(address, port) if address else port}"
 
 
 def _listed(endpoints: Collection[Endpoint]) -> tuple[Candidate, ...]:

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Protocol, Record
 
 
@@ -30,5 +31,4 @@ class Packet(Record, frozen=True, kw_only=True):
     @property
     def where_to(self) -> str:
         """`address:port/protocol`, an IPv6 address in brackets."""
-        host = f"[{self.destination}]" if ":" in self.destination else self.destination
-        return f"{host}:{self.port}/{self.protocol}"
+        return f"{host_port(self.destination, self.port)}/{self.protocol}"

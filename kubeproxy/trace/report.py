@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kubeproxy.logs import one_line
+from kubeproxy.model.addresses import host_port
 from kubeproxy.trace.answer import Answer, Candidate, PortAnswer, ServiceAnswer
 from kubeproxy.trace.verdict import HAIRPIN
 
@@ -23,10 +24,10 @@ def show_packet(answer: Answer, console: Console) -> None:
     """Print a verdict, and what was found beside it."""
     packet = answer.packet
     by = f", by {packet.interface}" if packet.interface else ""
-    host = f"[{packet.destination}]" if ":" in packet.destination else packet.destination
+    there = host_port(packet.destination, packet.port)
     _line(
         console,
-        f"{packet.source} ({packet.origin}{by}) → {host}:{packet.port}/{packet.protocol}   "
+        f"{packet.source} ({packet.origin}{by}) → {there}/{packet.protocol}   "
         f"node {answer.node}, {answer.mode} ({answer.flavour}), {answer.family}",
     )
     console.print()
