@@ -1,84 +1,23 @@
-"""The backend against the model kernel: what it writes, what it leaves alone, and how it recovers."""
+"""The backend against the model kernel: what it writes and what it leaves alone."""
 
 import msgspec
 import pytest
 
-from kubeproxy.dataplane.base import Applied, Change, SyncFailed
-from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL, IptablesBackend
+from kubeproxy.dataplane.base import Change
+from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.tables import JUMPS
-from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.ipset_messages import SetType
-from kubeproxy.kernel.iptables import RestoreFailed
-from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.settings import Settings
-from kubeproxy.testing.build import endpoint_slice, key, service, world
+from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.iptables_node import SETTINGS, Node, web, web_slice
 
 pytestmark = pytest.mark.unit
-
-SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
-
-
-class Node:
-    """A backend, the kernel under it, and a World to sync from."""
-
-    def __init__(self, *objects: Service | EndpointSlice, settings: Settings = SETTINGS) -> None:
-        self.world = world(*objects)
-        self.settings = settings
-        self.sets = FakeSets()
-        self.tables = FakeTables(self.sets)
-        self.sysctls = FakeSysctls()
-        self.restart()
-
-    def restart(self) -> None:
-        """Start a new backend over the same kernel."""
-        self.backend = IptablesBackend(self.tables, self.sets, self.sysctls, Family.V4)
-
-    def full(self) -> Applied:
-        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4), None)
-        assert plan is not None
-        return self.backend.apply(plan)
-
-    def put(self, *objects: Service | EndpointSlice) -> Applied | None:
-        touched: set[Key] = set()
-        for each in objects:
-            identity = (each.namespace, each.name)
-            batch = {identity: each}
-            touched |= (
-                self.world.apply_services(batch)  # type: ignore[arg-type]
-                if isinstance(each, Service)
-                else self.world.apply_slices(batch)  # type: ignore[arg-type]
-            )
-        return self.partial(touched)
-
-    def remove(self, name: str) -> Applied | None:
-        return self.partial(self.world.apply_services({key(name): None}))
-
-    def partial(self, touched: set[Key]) -> Applied | None:
-        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4, touched), touched)
-        return None if plan is None else self.backend.apply(plan)
-
-    def rules(self, chain: str, table: str = "nat") -> list[str]:
-        return self.tables.tables[table].get(chain, [])
-
-    def service_chains(self) -> set[str]:
-        return {
-            chain for chain in self.tables.tables["nat"] if chain.startswith(("KUBE-S", "KUBE-EXT", "KUBE-FW"))
-        }
-
-
-def web(**fields: object) -> Service:
-    return service("web", "10.96.0.1", "80>8080", **fields)  # type: ignore[arg-type]
-
-
-def web_slice(*addresses: str) -> EndpointSlice:
-    return endpoint_slice("web", "80>8080", addresses or ("10.244.0.2@node1", "10.244.1.2@node2"))
 
 
 def test_the_first_sync_makes_chains_jumps_set_and_canaries() -> None:
@@ -255,110 +194,6 @@ def test_cleanup_of_a_clean_kernel_writes_nothing() -> None:
     assert node.tables.restored == []
 
 
-def test_a_failure_keeps_what_stood_and_asks_for_a_full_sync() -> None:
-    node = Node(web(), web_slice())
-    node.full()
-    before = node.tables.save("nat")
-    node.tables.fail_next = "Another app is currently holding the xtables lock"
-    with pytest.raises(SyncFailed, match="xtables lock"):
-        node.put(web_slice("10.244.0.2@node1"))
-    assert node.tables.save("nat") == before
-    assert node.backend.needs_full
-    node.full()
-    assert not node.backend.needs_full
-    assert node.tables.save("nat") != before
-
-
-def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> None:
-    bad = [service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"])]
-    node = Node(web(), *bad, web_slice())
-    node.tables.refuse = "10.244.6.6"
-    with pytest.raises(SyncFailed, match=r"default/bad: .*10\.244\.6\.6") as caught:
-        node.full()
-    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
-    applied = node.full()
-    assert [str(each) for each in applied.quarantined] == ["default/bad"]
-    assert applied.ports == 1
-    assert any("10.96.0.1" in rule for rule in node.rules("KUBE-SERVICES"))
-    assert node.partial({("default", "bad")}) is None  # still refused, so not tried again
-    applied_later = node.put(endpoint_slice("bad", "80", ["10.244.6.7"]))
-    assert applied_later is not None
-    assert applied_later.quarantined == {}
-    assert applied_later.ports == 2
-
-
-def test_a_change_that_fails_because_of_a_flush_is_not_its_services_fault() -> None:
-    node = Node(web(), web_slice())
-    node.full()
-    node.tables.flush("nat")
-    with pytest.raises(SyncFailed, match="a full sync will follow") as caught:
-        node.put(web(node_port=30080))
-    assert caught.value.culprits == ()
-    applied = node.full()
-    assert (applied.ports, applied.quarantined) == (1, {})
-
-
-def test_a_cluster_ip_is_known_as_long_as_a_service_has_it_whatever_becomes_of_its_rules() -> None:
-    bad = [service("bad", "10.96.6.6", "80,x=81"), endpoint_slice("bad", "80,x=81", ["10.244.6.6@node1"])]
-    node = Node(web(), web_slice(), *bad, service("idle", "10.96.7.7"))
-    node.tables.refuse = "10.244.6.6:80"
-    with pytest.raises(SyncFailed):
-        node.full()
-    applied = node.full()
-    assert (applied.ports, applied.endpoints) == (3, 3)  # web's two, and bad's other port's
-    known = node.sets.sets["KUBE-CLUSTER-IPS"]
-    assert known == {"10.96.0.1", "10.96.6.6", "10.96.7.7"}
-    node.remove("idle")
-    assert known == {"10.96.0.1", "10.96.6.6"}
-    applied_later = node.remove("bad")
-    assert applied_later is not None
-    assert applied_later.quarantined == {}
-    assert known == {"10.96.0.1"}
-    assert node.sets.sets["KUBE-LOOP-BACK"] == {("10.244.0.2", Protocol.TCP, 8080)}
-
-
-def test_a_deleted_service_leaves_quarantine() -> None:
-    node = Node(service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"]))
-    node.tables.refuse = "10.244.6.6"
-    with pytest.raises(SyncFailed):
-        node.full()
-    assert len(node.full().quarantined) == 1
-    node.remove("bad")
-    assert node.full().quarantined == {}
-
-
-def test_what_only_the_kernel_refuses_is_found_by_halving() -> None:
-    crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
-    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
-    node = Node(*crowd, *slices)
-    node.tables.refuse_at_commit = "10.244.5.13:"
-    with pytest.raises(SyncFailed, match=r"default/s13") as caught:
-        node.full()
-    assert [str(each) for each in caught.value.culprits] == ["default/s13"]
-    assert node.full().ports == 19
-
-
-def test_tables_that_take_nothing_at_all_are_nobodys_fault() -> None:
-    node = Node(web(), web_slice())
-    node.tables.refuse_at_commit = "--or-mark"
-    with pytest.raises(SyncFailed, match="not even tables without Services") as caught:
-        node.full()
-    assert caught.value.culprits == ()
-
-
-def test_a_held_lock_is_nobodys_fault() -> None:
-    node = Node(web(), web_slice())
-
-    def locked(text: object) -> None:
-        list(text)  # type: ignore[call-overload]
-        raise RestoreFailed("locked", None) from CommandFailed(["iptables-restore"], 4, "lock")
-
-    node.tables.restore = locked  # type: ignore[method-assign, assignment]
-    with pytest.raises(SyncFailed, match="locked") as caught:
-        node.full()
-    assert caught.value.culprits == ()
-
-
 def test_endpoints_with_affinity_have_sets_for_as_long_as_they_are_there() -> None:
     def clients() -> set[str]:
         return node.sets.named("KUBE-SEP-")
@@ -438,55 +273,6 @@ def test_sets_of_clients_are_counted() -> None:
     assert sets.sweep()
     sets.adopt()
     assert sets.make(a) == ""
-
-
-def test_a_failing_set_commits_nothing() -> None:
-    node = Node(web(), web_slice())
-
-    def refused(name: str, entries: object) -> None:
-        raise OSError("no buffer space")
-
-    node.sets.add = refused  # type: ignore[method-assign, assignment]
-    with pytest.raises(SyncFailed, match="no buffer space"):
-        node.full()
-    assert "KUBE-SERVICES" not in node.tables.tables["nat"]
-
-
-def test_while_nothing_changes_no_program_is_run_to_look() -> None:
-    node = Node(web(), web_slice())
-    node.full()
-    assert node.backend.observe() == ""
-    looks = node.tables.commands
-    assert node.backend.observe() == ""
-    assert node.tables.commands == looks
-    node.tables.tables["nat"]["DOCKER"] = ["-j RETURN"]
-    assert node.backend.observe() == ""
-    assert node.tables.commands == looks + 1
-
-
-@pytest.mark.parametrize("chains_too", [True, False])
-@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
-def test_an_external_flush_is_noticed_and_repaired(table: str, chains_too: bool) -> None:
-    node = Node(web(), web_slice())
-    node.full()
-    assert node.backend.observe() == ""
-    before = {name: dict(chains) for name, chains in node.tables.tables.items()}
-    node.tables.flush(table, chains_too=chains_too)
-    assert table in node.backend.observe()
-    assert node.backend.needs_full
-    node.full()
-    assert node.tables.tables == before
-
-
-def test_a_hostile_name_never_reaches_the_text() -> None:
-    evil = service('x" -j ACCEPT #', "10.96.0.66")
-    evil_slice = endpoint_slice('x" -j ACCEPT #', "80", ["10.244.0.66"])
-    node = Node(web(), web_slice(), evil, evil_slice)
-    applied = node.full()
-    assert len(applied.quarantined) == 1
-    assert applied.ports == 1
-    assert "ACCEPT #" not in "".join(node.tables.restored)
-    assert "10.96.0.66" not in "".join(node.tables.restored)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""The backend when the kernel refuses, or somebody flushes: who is blamed, what stands, how it recovers."""
+
+import pytest
+
+from kubeproxy.dataplane.base import SyncFailed
+from kubeproxy.kernel.exec import CommandFailed
+from kubeproxy.kernel.iptables import RestoreFailed
+from kubeproxy.model.objects import Protocol
+from kubeproxy.testing.build import endpoint_slice, service
+from tests.iptables_node import Node, web, web_slice
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_failure_keeps_what_stood_and_asks_for_a_full_sync() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    before = node.tables.save("nat")
+    node.tables.fail_next = "Another app is currently holding the xtables lock"
+    with pytest.raises(SyncFailed, match="xtables lock"):
+        node.put(web_slice("10.244.0.2@node1"))
+    assert node.tables.save("nat") == before
+    assert node.backend.needs_full
+    node.full()
+    assert not node.backend.needs_full
+    assert node.tables.save("nat") != before
+
+
+def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> None:
+    bad = [service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"])]
+    node = Node(web(), *bad, web_slice())
+    node.tables.refuse = "10.244.6.6"
+    with pytest.raises(SyncFailed, match=r"default/bad: .*10\.244\.6\.6") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    applied = node.full()
+    assert [str(each) for each in applied.quarantined] == ["default/bad"]
+    assert applied.ports == 1
+    assert any("10.96.0.1" in rule for rule in node.rules("KUBE-SERVICES"))
+    assert node.partial({("default", "bad")}) is None  # still refused, so not tried again
+    applied_later = node.put(endpoint_slice("bad", "80", ["10.244.6.7"]))
+    assert applied_later is not None
+    assert applied_later.quarantined == {}
+    assert applied_later.ports == 2
+
+
+def test_a_change_that_fails_because_of_a_flush_is_not_its_services_fault() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tables.flush("nat")
+    with pytest.raises(SyncFailed, match="a full sync will follow") as caught:
+        node.put(web(node_port=30080))
+    assert caught.value.culprits == ()
+    applied = node.full()
+    assert (applied.ports, applied.quarantined) == (1, {})
+
+
+def test_a_cluster_ip_is_known_as_long_as_a_service_has_it_whatever_becomes_of_its_rules() -> None:
+    bad = [service("bad", "10.96.6.6", "80,x=81"), endpoint_slice("bad", "80,x=81", ["10.244.6.6@node1"])]
+    node = Node(web(), web_slice(), *bad, service("idle", "10.96.7.7"))
+    node.tables.refuse = "10.244.6.6:80"
+    with pytest.raises(SyncFailed):
+        node.full()
+    applied = node.full()
+    assert (applied.ports, applied.endpoints) == (3, 3)  # web's two, and bad's other port's
+    known = node.sets.sets["KUBE-CLUSTER-IPS"]
+    assert known == {"10.96.0.1", "10.96.6.6", "10.96.7.7"}
+    node.remove("idle")
+    assert known == {"10.96.0.1", "10.96.6.6"}
+    applied_later = node.remove("bad")
+    assert applied_later is not None
+    assert applied_later.quarantined == {}
+    assert known == {"10.96.0.1"}
+    assert node.sets.sets["KUBE-LOOP-BACK"] == {("10.244.0.2", Protocol.TCP, 8080)}
+
+
+def test_a_deleted_service_leaves_quarantine() -> None:
+    node = Node(service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"]))
+    node.tables.refuse = "10.244.6.6"
+    with pytest.raises(SyncFailed):
+        node.full()
+    assert len(node.full().quarantined) == 1
+    node.remove("bad")
+    assert node.full().quarantined == {}
+
+
+def test_what_only_the_kernel_refuses_is_found_by_halving() -> None:
+    crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
+    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
+    node = Node(*crowd, *slices)
+    node.tables.refuse_at_commit = "10.244.5.13:"
+    with pytest.raises(SyncFailed, match=r"default/s13") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/s13"]
+    assert node.full().ports == 19
+
+
+def test_tables_that_take_nothing_at_all_are_nobodys_fault() -> None:
+    node = Node(web(), web_slice())
+    node.tables.refuse_at_commit = "--or-mark"
+    with pytest.raises(SyncFailed, match="not even tables without Services") as caught:
+        node.full()
+    assert caught.value.culprits == ()
+
+
+def test_a_held_lock_is_nobodys_fault() -> None:
+    node = Node(web(), web_slice())
+
+    def locked(text: object) -> None:
+        list(text)  # type: ignore[call-overload]
+        raise RestoreFailed("locked", None) from CommandFailed(["iptables-restore"], 4, "lock")
+
+    node.tables.restore = locked  # type: ignore[method-assign, assignment]
+    with pytest.raises(SyncFailed, match="locked") as caught:
+        node.full()
+    assert caught.value.culprits == ()
+
+
+def test_a_failing_set_commits_nothing() -> None:
+    node = Node(web(), web_slice())
+
+    def refused(name: str, entries: object) -> None:
+        raise OSError("no buffer space")
+
+    node.sets.add = refused  # type: ignore[method-assign, assignment]
+    with pytest.raises(SyncFailed, match="no buffer space"):
+        node.full()
+    assert "KUBE-SERVICES" not in node.tables.tables["nat"]
+
+
+def test_while_nothing_changes_no_program_is_run_to_look() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    looks = node.tables.commands
+    assert node.backend.observe() == ""
+    assert node.tables.commands == looks
+    node.tables.tables["nat"]["DOCKER"] = ["-j RETURN"]
+    assert node.backend.observe() == ""
+    assert node.tables.commands == looks + 1
+
+
+@pytest.mark.parametrize("chains_too", [True, False])
+@pytest.mark.parametrize("table", ["nat", "filter", "mangle"])
+def test_an_external_flush_is_noticed_and_repaired(table: str, chains_too: bool) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    before = {name: dict(chains) for name, chains in node.tables.tables.items()}
+    node.tables.flush(table, chains_too=chains_too)
+    assert table in node.backend.observe()
+    assert node.backend.needs_full
+    node.full()
+    assert node.tables.tables == before
+
+
+def test_a_hostile_name_never_reaches_the_text() -> None:
+    evil = service('x" -j ACCEPT #', "10.96.0.66")
+    evil_slice = endpoint_slice('x" -j ACCEPT #', "80", ["10.244.0.66"])
+    node = Node(web(), web_slice(), evil, evil_slice)
+    applied = node.full()
+    assert len(applied.quarantined) == 1
+    assert applied.ports == 1
+    assert "ACCEPT #" not in "".join(node.tables.restored)
+    assert "10.96.0.66" not in "".join(node.tables.restored)
