@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from kubeproxy.http_log import HTTP_LOG
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.sockets import listen
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.healthchecks import HealthCheck
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import Record
@@ -161,7 +161,7 @@ class ServiceHealth:
         if all(network.num_addresses == 1 for network in networks):
             return tuple(str(network.network_address) for network in networks)
         own = local_addresses(self._family)
-        return tuple(ip for ip in own if any(ip_address(ip) in network for network in networks))
+        return tuple(ip for ip in own if any(within(ip, cidr) for cidr in self._cidrs))
 
     async def _listen(self, key: Key, port: int, addresses: tuple[str, ...]) -> str:
         """Open a port; return why not, "" when it is open."""

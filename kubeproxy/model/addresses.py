@@ -78,6 +78,15 @@ def canonical_cidr(text: str) -> str | None:
         return None
 
 
+def within(address: str, cidr: str) -> bool:
+    """Whether a canonical address is in a canonical CIDR; never, when they differ in family."""
+    return _parsed(address) in _network(cidr)
+
+
+_parsed = lru_cache(maxsize=65536)(ip_address)
+_network = lru_cache(maxsize=65536)(ip_network)
+
+
 def host_port(host: str, port: int | str) -> str:
     """Return `host:port`, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -6,10 +6,9 @@ together. It is compared as a whole: when it differs from what was written, ever
 
 from collections.abc import Collection
 from enum import Enum
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
-from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.addresses import Family, family_of, within
 from kubeproxy.model.objects import Node, Record
 from kubeproxy.model.settings import PRIMARY, LocalMode, Settings
 from kubeproxy.model.world import World
@@ -63,9 +62,10 @@ class NodeState(Record, frozen=True, kw_only=True):
 
     def answers_node_ports(self, address: str, local: Collection[str]) -> bool:
         """Return whether node ports answer at an address, ``local`` being this machine's."""
-        if _is_within(address, (str(_LOOPBACK[self.family]),)):
+        if within(address, str(_LOOPBACK[self.family])):
             return self.nodeports_on_loopback
-        return address in local and (not self.nodeport_cidrs or _is_within(address, self.nodeport_cidrs))
+        chosen = self.nodeport_cidrs
+        return address in local and (not chosen or any(within(address, cidr) for cidr in chosen))
 
 
 def node_state(world: World, settings: Settings, family: Family) -> NodeState:
@@ -126,9 +126,3 @@ def _answers_on_loopback(settings: Settings, family: Family, cidrs: tuple[str, .
     if family is not Family.V4 or not settings.localhost_nodeports or settings.nodeport_addresses == (PRIMARY,):
         return False
     return not cidrs or any(_LOOPBACK[family].overlaps(ip_network(cidr)) for cidr in cidrs)
-
-
-@lru_cache(maxsize=4096)
-def _is_within(address: str, cidrs: tuple[str, ...]) -> bool:
-    ip = ip_address(address)
-    return any(ip in ip_network(cidr) for cidr in cidrs)

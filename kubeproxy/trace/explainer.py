@@ -6,7 +6,7 @@ Runs on the event loop, which owns the World: a look through 10,000 Services tak
 from collections.abc import Callable, Collection, Iterator
 
 from kubeproxy.dataplane.locate import Locator, Spot
-from kubeproxy.model.addresses import Family, host_port
+from kubeproxy.model.addresses import Family, host_port, within
 from kubeproxy.model.desired import ServiceState, desired
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import LocalKind, NodeState, node_state
@@ -17,7 +17,7 @@ from kubeproxy.trace.answer import Answer, Asked, Candidate, PortAnswer, Said, S
 from kubeproxy.trace.endpoints import Endpoint, endpoints_of
 from kubeproxy.trace.packet import Origin, Packet
 from kubeproxy.trace.question import BadQuestion, Question
-from kubeproxy.trace.table import Table, Way, concerned, places, within
+from kubeproxy.trace.table import Table, Way, concerned, places
 from kubeproxy.trace.verdict import Verdict, judge
 
 MOST_OBJECTS = 200

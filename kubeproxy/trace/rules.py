@@ -10,8 +10,8 @@ from enum import Enum
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.tables import is_ours
+from kubeproxy.model.addresses import within
 from kubeproxy.model.objects import Record
-from kubeproxy.trace.table import within
 
 _DEPTH = 8
 MOST = 5

@@ -6,10 +6,8 @@ A Table holds one moment of one family. It may hold some Services only: those th
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
 
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.claims import Place
 from kubeproxy.model.desired import ServiceState, wanted
 from kubeproxy.model.ident import Key, ServicePortName
@@ -146,15 +144,6 @@ def concerned(world: World, address: str, port: int) -> set[Key]:
     return {key for key, service in world.services.items() if has(service)}
 
 
-def within(address: str, cidr: str) -> bool:
-    """Whether a canonical address is in a canonical CIDR; never, when they differ in family."""
-    return _parsed(address) in _network(cidr)
-
-
 def is_loopback(address: str) -> bool:
     """Whether an address is of 127.0.0.0/8, or ::1."""
     return address == "::1" or address.startswith("127.")
-
-
-_parsed = lru_cache(maxsize=65536)(ip_address)
-_network = lru_cache(maxsize=65536)(ip_network)

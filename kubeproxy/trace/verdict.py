@@ -10,11 +10,12 @@ Cost: about 10 µs.
 from enum import StrEnum
 
 from kubeproxy.dataplane.locate import Subject
+from kubeproxy.model.addresses import within
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import LocalKind, NodeState
 from kubeproxy.model.objects import Record
 from kubeproxy.trace.packet import Origin, Packet
-from kubeproxy.trace.table import Table, Way, is_loopback, within
+from kubeproxy.trace.table import Table, Way, is_loopback
 
 HAIRPIN = "the endpoint is the client itself"
 """Why an endpoint does not see the client's address although others do."""
