@@ -14,7 +14,7 @@ A → B → A between two syncs leads to equal ServiceStates, hence to no write.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from heapq import nsmallest
 from ipaddress import ip_address, ip_network
@@ -28,7 +28,6 @@ from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import (
     EndpointSlice,
-    Namespace,
     Node,
     Protocol,
     Record,
@@ -95,7 +94,6 @@ class World:
     def __init__(self) -> None:
         self.services: dict[Key, Service] = {}
         self.slices: dict[Key, EndpointSlice] = {}
-        self.namespaces: dict[str, Namespace] = {}
         self.node: Node | None = None
         self.service_cidrs: dict[str, tuple[str, ...]] = {}
         """By name of the ServiceCIDR."""
@@ -112,10 +110,6 @@ class World:
     def loops_of(self, service: Key) -> tuple[str, ...]:
         """Return the endpoint addresses of a Service that are its own: nobody is there."""
         return self._loops.get(service, ())
-
-    def services_with_slices(self) -> Collection[Key]:
-        """Return the keys of every Service that has a slice, existing or not."""
-        return self._slices_of.keys()
 
     def apply_services(self, batch: Mapping[Key, Service | None]) -> set[Key]:
         """Take over Services (None: deleted); return those that differ from before."""
@@ -165,19 +159,6 @@ class World:
                 self._loops[key] = tuple(dict.fromkeys(found))
                 return
         self._loops.pop(key, None)
-
-    def apply_namespaces(self, batch: Mapping[Key, Namespace | None]) -> set[str]:
-        """Take over Namespaces (None: deleted; keys are ("", name)); return the names that differ."""
-        touched = set()
-        for (_, name), namespace in batch.items():
-            if self.namespaces.get(name) == namespace:
-                continue
-            touched.add(name)
-            if namespace is None:
-                del self.namespaces[name]
-            else:
-                self.namespaces[name] = namespace
-        return touched
 
     def apply_node(self, node: Node | None) -> bool:
         """Take over this machine's own Node; return whether what forwarding depends on differs."""

@@ -1,7 +1,6 @@
 import msgspec
 import pytest
 
-from kubeproxy.model.objects import Namespace
 from kubeproxy.model.world import World, forbidden
 from kubeproxy.testing.build import endpoint_slice, service, world
 
@@ -23,7 +22,6 @@ def test_deleting_what_is_not_there_touches_nothing() -> None:
     built = World()
     assert built.apply_services({WEB: None}) == set()
     assert built.apply_slices({WEB: None}) == set()
-    assert built.apply_namespaces({("", "x"): None}) == set()
 
 
 def test_slices_are_found_by_service_and_leave_no_trace() -> None:
@@ -32,7 +30,6 @@ def test_slices_are_found_by_service_and_leave_no_trace() -> None:
     assert {each.name for each in built.slices_of(WEB)} == {"web-2", "web-3"}
     assert built.apply_slices({("default", one.name): None, ("default", two.name): None}) == {WEB}
     assert not built.slices_of(WEB)
-    assert WEB not in built.services_with_slices()
 
 
 def test_a_slice_that_changes_its_service_touches_both() -> None:
@@ -99,13 +96,6 @@ def test_a_part_shares_values_and_does_not_follow_the_whole() -> None:
     assert part.services == {WEB: web}
     assert len(part.slices_of(WEB)) == 1
     assert set(built.part(None).services) == {("default", "api")}
-
-
-def test_namespaces_come_and_go() -> None:
-    built = World()
-    assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == {"prod"}
-    assert built.apply_namespaces({("", "prod"): Namespace(name="prod")}) == set()
-    assert built.apply_namespaces({("", "prod"): None}) == {"prod"}
 
 
 @pytest.mark.parametrize(("kind", "stranger"), [("IPv4", "fd00::1"), ("IPv6", "10.244.0.3")])
