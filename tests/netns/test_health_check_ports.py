@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,6 +14,7 @@ from kubeproxy.model.healthchecks import HealthCheck
 from tests.scenarios.addresses import ALT, LOOPBACK, NODE, OWN
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.netns
 
@@ -44,8 +44,12 @@ async def serving(family: Family, cidrs: tuple[str, ...], look: Callable[[Servic
     servers = ServiceHealth(family, SystemClock(), lambda: True, lambda *trouble: None)
     task = asyncio.create_task(servers.run())
     servers.take({WEB: HealthCheck(port=PORT, endpoints=1)}, cidrs, full=True)
-    await asyncio.sleep(0.05)
+
+    async def is_settled() -> bool:
+        return bool(servers._open) or servers.silent > 0
+
     try:
+        await eventually(is_settled)
         return await asyncio.to_thread(look, servers)
     finally:
         task.cancel()
@@ -92,17 +96,16 @@ def test_an_address_that_comes_later_is_listened_on(lab: Lab, monkeypatch: pytes
     monkeypatch.setattr("kubeproxy.health.service_health.RETRY_SECONDS", 0.05)
     inside = ["ip", "-n", lab.name("node"), "addr"]
 
-    def look(_: ServiceHealth) -> set[str]:
-        found = set()
-        for verb in ("add", "del"):
-            SystemExec().run([*inside, verb, "10.99.0.1/32", "dev", "lo"])
-            for _ in range(100):
-                with socket.socket() as client:
-                    client.settimeout(0.05)
-                    if (client.connect_ex(("10.99.0.1", PORT)) == 0) is (verb == "add"):
-                        found.add(verb)
-                        break
-                time.sleep(0.02)
-        return found
+    def is_open() -> bool:
+        with socket.socket() as client:
+            client.settimeout(0.05)
+            return client.connect_ex(("10.99.0.1", PORT)) == 0
 
-    assert lab.run("node", lambda: asyncio.run(serving(Family.V4, ("10.99.0.0/24",), look))) == {"add", "del"}
+    def look(_: ServiceHealth) -> set[str]:
+        SystemExec().run([*inside, "add", "10.99.0.1/32", "dev", "lo"])
+        until(is_open, "the address is listened on")
+        SystemExec().run([*inside, "del", "10.99.0.1/32", "dev", "lo"])
+        until(lambda: not is_open(), "it is let go of")
+        return set()
+
+    lab.run("node", lambda: asyncio.run(serving(Family.V4, ("10.99.0.0/24",), look)))
