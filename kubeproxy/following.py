@@ -141,7 +141,8 @@ class Following:
     def _node_changed(self, batch: Mapping[Key, Node | None]) -> None:
         for node in batch.values():
             self._health.node_changed(node)
-            if self._world.apply_node(node):
+            # One that is deleted is no reason to treat its pods' traffic otherwise: what was known of it stays.
+            if node is not None and self._world.apply_node(node):
                 self._touch_node()
 
     def _service_cidrs_changed(self, batch: Mapping[Key, ServiceCIDR | None]) -> None:
