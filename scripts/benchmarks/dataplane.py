@@ -21,6 +21,7 @@ from namespace import run_inside
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import SetType
@@ -57,6 +58,8 @@ class Subject:
         self.world = crowd(services, ENDPOINTS)
         self.tables = Recording(SystemExec(), Family.V4, flavour)
         self.sets = Ipset(Family.V4)
+        # As on a node where it is set already: remembering that it was not is one more restore, once.
+        ProcSysctls().ensure(ROUTE_LOCALNET, "1")
         self.backend = IptablesBackend(self.tables, self.sets, ProcSysctls(), Family.V4)
         self._argv = [f"iptables-{flavour}-restore", "--wait", "5", "--noflush", "--counters"]
 
