@@ -45,6 +45,8 @@ class ClientSets:
         Asked again before the change is in, the answer is the same. Raises KernelError.
         """
         wanted = _sets_of(change.after)
+        if not wanted:
+            return ""
         missing = wanted - self._needed
         own = _sets_of(change.before) | wanted
         others = sum(len(each) - len(each & own) for each in (self._needed, self._kept))
@@ -60,7 +62,8 @@ class ClientSets:
 
     def change(self, change: Change) -> None:
         """Give up the sets that only the old rules of a change name."""
-        self._needed -= _sets_of(change.before) - _sets_of(change.after)
+        if old := _sets_of(change.before):
+            self._needed -= old - _sets_of(change.after)
 
     def sweep(self) -> bool:
         """Destroy the sets that no rule names any more; return whether room was kept for some in vain."""
