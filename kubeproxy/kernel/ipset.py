@@ -1,6 +1,7 @@
 """ipsets: created, filled, read and destroyed through the kernel's own socket."""
 
 import errno
+import time
 from collections.abc import Sequence
 
 from kubeproxy.kernel.exec import KernelError
@@ -40,12 +41,15 @@ from kubeproxy.kernel.netlink_messages import (
 )
 from kubeproxy.model.addresses import Family
 
+PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.005
+
 
 class Ipset:
     """Sets of one family in the network namespace of the calling thread. Blocking."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
+        self._patience_ends = self._patient_again = 0.0
 
     def create(self, name: str, kind: SetType) -> bool:
         """Make a set, if one of this name and type does not exist already, whatever its size.
@@ -75,7 +79,21 @@ class Ipset:
             raise KernelError(f"ipset {name}: somebody's set of another type has this name; ipset destroy {name}")
 
     def destroy(self, name: str) -> bool:
-        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
+        """Remove a set unless a rule refers to it; return whether it is gone (or never was). Raises KernelError.
+
+        iptables-nft's rules let go of a set a moment after they are gone, so a set in use is given a fifth of a
+        second: once for all that are removed together.
+        """
+        while not self._try_destroy(name):
+            now = time.monotonic()
+            if now >= self._patient_again:
+                self._patience_ends, self._patient_again = now + PATIENCE_SECONDS, now + 10 * PATIENCE_SECONDS
+            if now >= self._patience_ends:
+                return False
+            time.sleep(PAUSE_SECONDS)
+        return True
+
+    def _try_destroy(self, name: str) -> bool:
         try:
             self._request(CMD_DESTROY, 0, name, encode_head(self._family, name))
         except NetlinkError as error:
