@@ -19,7 +19,7 @@ CLIENTS = [f"10.99.{i >> 8}.{i & 255}" for i in range(1, 401)]
 """More than xt_recent would keep: 100 an endpoint."""
 
 SEEN_TO_MOVE = 2
-"""One client of 400 moved once in some sixty runs, with nft, and why is not known; xt_recent would move a hundred."""
+"""One client of 400 moved once in sixty runs, with nft; why is not known. xt_recent would move a hundred."""
 
 
 def moved(before: list[str], after: list[str]) -> int:
