@@ -18,16 +18,10 @@ pytestmark = pytest.mark.netns
 CLIENTS = [f"10.99.{i >> 8}.{i & 255}" for i in range(1, 401)]
 """More than xt_recent would keep: 100 an endpoint."""
 
-SEEN_TO_MOVE = 2
-"""One client of 400 moved once in sixty runs, with nft; why is not known. xt_recent would move a hundred."""
 
-
-def moved(before: list[str], after: list[str]) -> int:
-    return sum(was != now for was, now in zip(before, after, strict=True))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lab() -> Iterator[Lab]:
+    """One for each flavour: a port that a client used under the other is still tracked, and passes no rule."""
     with build_lab() as built:
         lines = "".join(f"addr add {client}/32 dev lo\n" for client in CLIENTS)
         back = f"route add 10.99.0.0/16 via {HOSTS['outside'].v4}\n"
@@ -60,8 +54,8 @@ def test_hundreds_of_clients_stay_with_their_endpoints(lab: Lab, flavour: Flavou
     with programmed(lab, objects, flavour):
         first = answers(lab)
         assert set(first) == {HOSTS[name].v4 for name in ("be1", "be2", "be3")}
-        assert moved(first, answers(lab)) <= SEEN_TO_MOVE
+        assert answers(lab) == first
         sync(lab, backend_in(flavour), world(*objects))
-        assert moved(first, answers(lab)) <= SEEN_TO_MOVE
+        assert answers(lab) == first
     names = lab.run("node", lambda: SystemExec().run(["ipset", "list", "-n"]).stdout)
     assert names == ""
