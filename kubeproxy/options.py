@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from ipaddress import ip_address
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.config.decode import DecodeError, decode, resolved
 from kubeproxy.config.flags import FLAGS, LOG_FLAGS, from_flags, with_flags
 from kubeproxy.config.gates import ALLOW_EXTERNAL_IPS, ELSEWHERE, enabled
-from kubeproxy.config.types import HEALTHZ_PORT, METRICS_PORT, Configuration
+from kubeproxy.config.types import HEALTHZ_PORT, METRICS_PORT, Configuration, Ipvs
 from kubeproxy.config.validation import aggregate, validate
 from kubeproxy.config.watch import digest
 from kubeproxy.flags import CommandLine, Flag, FlagError, Values, boolean, flag_value, int32
 from kubeproxy.health.http import AddressError, parse_address
 from kubeproxy.model.addresses import canonical_cidr, canonical_ip
 from kubeproxy.model.conntrack_limits import ConntrackLimits
+from kubeproxy.model.ipvs import DEFAULT_SCHEDULER, IpvsSettings
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import LocalMode, Settings
 from kubeproxy.store.kubeconfig import is_server_url
@@ -146,6 +148,18 @@ def settings_of(options: Options) -> Settings:
         nodeport_addresses=_canonical(chosen.node_port_addresses),
         localhost_nodeports=chosen.iptables.localhost_node_ports,
         allow_external_ips=enabled(chosen.feature_gates, ALLOW_EXTERNAL_IPS),
+        ipvs=_ipvs_settings(chosen.ipvs) if chosen.mode == "ipvs" else None,
+    )
+
+
+def _ipvs_settings(block: Ipvs) -> IpvsSettings:
+    return IpvsSettings(
+        scheduler=block.scheduler or DEFAULT_SCHEDULER,
+        exclude_cidrs=_canonical(block.exclude_cidrs),
+        strict_arp=block.strict_arp,
+        tcp_timeout=ceil(block.tcp_timeout),
+        tcp_fin_timeout=ceil(block.tcp_fin_timeout),
+        udp_timeout=ceil(block.udp_timeout),
     )
 
 

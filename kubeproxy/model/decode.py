@@ -19,6 +19,7 @@ import msgspec
 from kubeproxy.model import api_json
 from kubeproxy.model.addresses import Family, canonical_cidr, canonical_ip, family_of
 from kubeproxy.model.door import Door
+from kubeproxy.model.ipvs import SCHEDULERS
 from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.model.objects import (
     Conditions,
@@ -38,6 +39,7 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+SCHEDULER_ANNOTATION = "kubeproxy/ipvs-scheduler"
 TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 DEFAULT_AFFINITY_SECONDS = 10800
@@ -134,6 +136,15 @@ def _type(door: Door, text: str | None) -> ServiceType:
     return ServiceType.CLUSTER_IP
 
 
+def _scheduler(door: Door, annotations: dict[str, str] | None) -> str:
+    text = annotations.get(SCHEDULER_ANNOTATION, "") if annotations else ""
+    if not text or text in SCHEDULERS:
+        return text
+    reason = f"no scheduler ({', '.join(SCHEDULERS)}); the node's counts"
+    door.refuse(f"metadata.annotations[{SCHEDULER_ANNOTATION}]", text, reason)
+    return ""
+
+
 def _external_name(text: str | None) -> str:
     name = (text or "").lower()
     return name if _HOSTNAME.fullmatch(name) else ""
@@ -166,6 +177,7 @@ def decode_service(data: Data) -> Service:
         health_check_node_port=door.unprivileged_port("spec.healthCheckNodePort", health),
         external_name=_external_name(spec.external_name),
         proxy_name=labels.get(PROXY_NAME_LABEL, ""),
+        scheduler=_scheduler(door, raw.metadata.annotations),
         created=raw.metadata.creation_timestamp or "",
         faults=door.faults(),
     )

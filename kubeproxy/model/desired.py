@@ -59,6 +59,9 @@ class ServiceState(Record, frozen=True, kw_only=True):
     """Whether this node's own address may come through the load balancer addresses."""
     affinity_seconds: int = 0
     """How long a client stays with its endpoint; 0 without affinity."""
+    scheduler: str = ""
+    """The scheduler of IPVS that the Service asks for, "" for the node's. Only in ipvs mode: another mode has
+    nothing to rewrite when it changes."""
     internal_local: bool = False
     """Whether traffic to the cluster IP stays on this node (internalTrafficPolicy Local)."""
     external_local: bool = False
@@ -153,6 +156,7 @@ def stream(
         lost = world.claims.lost.get(key, NOTHING_LOST)
         in_ranges = any(within(node.node_ip, cidr) for cidr in addresses.source_ranges)
         affinity = service.affinity_seconds if service.session_affinity else 0
+        scheduler = service.scheduler if settings.ipvs is not None else ""
         health_check = health_check_port(service)
         internal_local = service.internal_policy is TrafficPolicy.LOCAL
         for index, port in enumerate(service.ports):
@@ -182,6 +186,7 @@ def stream(
                     source_ranges=places.source_ranges,
                     node_in_ranges=in_ranges,
                     affinity_seconds=affinity,
+                    scheduler=scheduler,
                     internal_local=internal_local,
                     external_local=external_local,
                     cluster=_targets(chosen.cluster, own),

@@ -87,6 +87,8 @@ class Service(Record, frozen=True, kw_only=True):
     external_name: str = ""
     proxy_name: str = ""
     """Label service.kubernetes.io/service-proxy-name: somebody else proxies this Service."""
+    scheduler: str = ""
+    """Annotation kubeproxy/ipvs-scheduler: how ipvs mode picks an endpoint; "" leaves it to the node."""
     created: str = ""
     """creationTimestamp (RFC 3339): of two Services that claim the same place, the older has it."""
     faults: tuple[Fault, ...] = ()

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Record
 
 PRIMARY = "primary"
@@ -38,3 +39,5 @@ class Settings(Record, frozen=True, kw_only=True):
     """Whether node ports answer on 127.0.0.1 too (iptables mode, IPv4 only)."""
     allow_external_ips: bool = True
     """Whether spec.externalIPs are served (feature gate AllowServiceExternalIPs)."""
+    ipvs: IpvsSettings | None = None
+    """What concerns ipvs mode alone; None in the others."""

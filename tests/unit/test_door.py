@@ -81,6 +81,16 @@ def test_so_does_a_slice(fields: dict[str, Any], line: str) -> None:
     assert [str(each) for each in world.rejections()] == [f"EndpointSlice ns/web: {line}"]
 
 
+@pytest.mark.parametrize("wrong", ["fastest", "RR", "rr ", "rr\n", "ip_vs_rr"])
+def test_a_scheduler_that_ipvs_has_not_is_told_and_the_nodes_counts(wrong: str) -> None:
+    annotations = {"kubeproxy/ipvs-scheduler": wrong}
+    service = decode_service(json.dumps({"metadata": META | {"annotations": annotations}, "spec": {}}).encode())
+    assert service.scheduler == ""
+    (line,) = told(service.faults)
+    assert line.startswith(f"metadata.annotations[kubeproxy/ipvs-scheduler] {wrong!r} is no scheduler (rr, wrr, ")
+    assert line.endswith("mh); the node's counts")
+
+
 def test_what_is_legal_is_no_fault() -> None:
     spec = {"clusterIP": "None", "ports": [{"port": 80, "nodePort": 0}], "healthCheckNodePort": 0, "type": ""}
     assert decode_service(json.dumps({"metadata": META, "spec": spec}).encode()).faults == ()

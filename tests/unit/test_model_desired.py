@@ -2,9 +2,11 @@ import msgspec
 import pytest
 
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.decode import decode_service
 from kubeproxy.model.desired import ServiceState, desired
 from kubeproxy.model.diff import diff
 from kubeproxy.model.endpoints import merge
+from kubeproxy.model.ipvs import SCHEDULERS, IpvsSettings
 from kubeproxy.model.objects import Conditions, EndpointSlice, Node, Protocol, Service, ServiceType
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint, endpoint_slice, service, world
@@ -21,6 +23,20 @@ def states(*objects: Service | EndpointSlice, family: Family = Family.V4) -> dic
 
 def backends(state: ServiceState) -> list[str]:
     return [each.text for each in state.reachable]
+
+
+@pytest.mark.parametrize("scheduler", ["", *SCHEDULERS])
+def test_a_services_scheduler_reaches_ipvs_mode_and_differs_in_no_other(scheduler: str) -> None:
+    annotations = {"kubeproxy/ipvs-scheduler": scheduler, "other": "x"}
+    metadata = {"name": "web", "namespace": "ns", "annotations": annotations}
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    decoded = decode_service(msgspec.json.encode({"metadata": metadata, "spec": spec}))
+    assert decoded.faults == ()
+    in_ipvs = msgspec.structs.replace(SETTINGS, ipvs=IpvsSettings())
+    (state,) = desired(world(decoded), in_ipvs, Family.V4).values()
+    assert state.scheduler == scheduler
+    plain = msgspec.structs.replace(decoded, scheduler="")
+    assert desired(world(decoded), SETTINGS, Family.V4) == desired(world(plain), SETTINGS, Family.V4)
 
 
 # Which Services are skipped.
