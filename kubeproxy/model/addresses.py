@@ -26,6 +26,9 @@ class Family(Enum):
         self.host_bits = 32 if version == 4 else 128
         """The prefix length of a single address."""
 
+    __hash__ = object.__hash__
+    """An Enum's own is Python code, and families are part of keys."""
+
 
 def _without_leading_zeros(text: str) -> str:
     if ":" in text and "." in text:

@@ -1,0 +1,174 @@
+"""What IPVS is asked to hold, and what it answers. Pure values, and the seam that the dataplane builds on.
+
+Numbers and limits are those of linux/ip_vs.h.
+"""
+
+import typing
+from collections.abc import Sequence
+from enum import Enum
+
+from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.objects import Protocol, Record
+
+PERSISTENT, HASHED, ONE_PACKET = 0x1, 0x2, 0x4
+"""Flags of a virtual server; the first two say what `Server.affinity_seconds` and the kernel's own table say."""
+FALLBACK, SOURCE_PORT = 0x8, 0x10
+"""Flags of the schedulers sh and mh: take another destination for one of weight 0; hash the source port too."""
+
+
+class ServerKey(Record, frozen=True):
+    """What a virtual server is known by: protocol, address and port; or a packet mark, with none of them."""
+
+    protocol: Protocol | None
+    """None for a mark."""
+    address: str
+    """Canonical; empty for a mark."""
+    port: int
+    mark: int = 0
+    mark_family: Family = Family.V4
+    """The family of the packets that carry the mark; left as it is where there is an address."""
+
+    @property
+    def family(self) -> Family:
+        """The family of the packets that it serves."""
+        return family_of(self.address) if self.address else self.mark_family
+
+
+def mark_key(family: Family, mark: int) -> ServerKey:
+    """Return the key of the virtual server for packets of a family that carry a mark."""
+    return ServerKey(None, "", 0, mark, family)
+
+
+class Server(Record, frozen=True):
+    """A virtual server."""
+
+    key: ServerKey
+    scheduler: str = "rr"
+    affinity_seconds: int = 0
+    """A client stays with its destination for as long (persistence, for each single address); 0: it does not."""
+    flags: int = 0
+    """`ONE_PACKET`, and those of its scheduler; never `PERSISTENT` or `HASHED`."""
+
+
+class Destination(Record, frozen=True):
+    """Where a virtual server sends connections: an address of the server's own family, by masquerading."""
+
+    address: str
+    port: int
+    weight: int = 1
+    """0: gets no new connections, keeps those it has."""
+
+
+class Statistics(Record, frozen=True):
+    """Counts since it was made, and what the kernel estimates of the last seconds."""
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    connections_rate: int = 0
+    """A second; so are the others."""
+    packets_in_rate: int = 0
+    packets_out_rate: int = 0
+    bytes_in_rate: int = 0
+    bytes_out_rate: int = 0
+
+
+class Found(Record, frozen=True):
+    """A destination as the kernel has it."""
+
+    destination: Destination
+    active: int = 0
+    """Connections that are established."""
+    inactive: int = 0
+    """Those that are not, or no longer."""
+    persistent: int = 0
+    """Clients that are held to it."""
+    statistics: Statistics = Statistics()
+
+
+class Counted(Record, frozen=True):
+    """A virtual server as the kernel has it."""
+
+    server: Server
+    statistics: Statistics = Statistics()
+
+
+class Timeouts(Record, frozen=True):
+    """How long an idle connection is remembered, in seconds. One setting for the whole network namespace."""
+
+    tcp: int = 0
+    tcp_fin: int = 0
+    """After a FIN."""
+    udp: int = 0
+
+
+class Verb(Enum):
+    """What is to be done. Deleting a server deletes its destinations, at once and with nothing drained."""
+
+    ADD_SERVER = "add-server"
+    SET_SERVER = "set-server"
+    DELETE_SERVER = "delete-server"
+    ADD_DESTINATION = "add-destination"
+    SET_DESTINATION = "set-destination"
+    DELETE_DESTINATION = "delete-destination"
+
+    __hash__ = object.__hash__
+
+
+class Command(Record, frozen=True):
+    """One thing to be done to the kernel's table."""
+
+    verb: Verb
+    server: Server
+    """About a destination, and for a deletion, only its key counts."""
+    destination: Destination | None = None
+    """For a deletion its weight does not count."""
+
+
+class VirtualServers(typing.Protocol):
+    """The kernel's table of virtual servers in one network namespace. Blocking; for one thread.
+
+    Every method but `available` raises KernelError when the kernel has no IPVS, refuses, or its answer was lost.
+    """
+
+    def available(self) -> bool:
+        """Return whether this kernel has IPVS. Asking makes it load the module, where there is one."""
+        ...
+
+    def has_scheduler(self, name: str) -> bool:
+        """Return whether the kernel has a scheduler: a virtual server is made with it, and deleted again."""
+        ...
+
+    def servers(self, family: Family) -> dict[ServerKey, Server]:
+        """Return the virtual servers of a family, marks too. Raises DumpInterrupted when they may be not all."""
+        ...
+
+    def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
+        """Return the same with their statistics, which takes longer."""
+        ...
+
+    def destinations(self, key: ServerKey) -> list[Found]:
+        """Return the destinations of a virtual server in the kernel's order; none when there is no such server."""
+        ...
+
+    def run(self, commands: Sequence[Command]) -> list[int]:
+        """Carry out commands in order; return for each 0, or the kernel's error number.
+
+        Not atomic: those after a refused one still run. ADD of what is there is EEXIST. Without the server: ESRCH;
+        without the destination: ENOENT; with a scheduler that the kernel does not have: ENOENT.
+        """
+        ...
+
+    def timeouts(self) -> Timeouts:
+        """Return the timeouts in force."""
+        ...
+
+    def set_timeouts(self, *, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
+        """Set timeouts, in seconds; 0 leaves one as it is."""
+        ...
+
+    def flush(self) -> bool:
+        """Delete every virtual server, whoever made it; return False when this kernel has no IPVS."""
+        ...
