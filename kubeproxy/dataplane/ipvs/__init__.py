@@ -1,0 +1,1 @@
+"""ipvs mode: virtual servers by netlink, ipsets, and a few fixed rules."""

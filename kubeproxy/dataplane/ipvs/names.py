@@ -1,0 +1,52 @@
+"""Every name that ipvs mode gives to a kernel object stands here, once.
+
+Where upstream's ipvs mode has the same thing, it has the same name: who knows kube-proxy finds the way, and one
+takes over from the other on a running node.
+"""
+
+from enum import StrEnum
+
+from kubeproxy.model.addresses import Family
+
+DEVICE = "kube-ipvs0"
+"""The dummy device that virtual addresses are local on."""
+
+
+class Set(StrEnum):
+    """The ipsets, by what a packet or an address is in there for. `set_name` gives the kernel's name."""
+
+    ADDRESSES = "IPVS-IPS"
+    """Virtual addresses that are local here."""
+    SERVERS = "VIRTUAL-SERVERS"
+    """Every virtual server by address that we made: so ours are told from others' after a restart too."""
+    CLUSTER_IP = "CLUSTER-IP"
+    """Whoever is not a pod is masqueraded on the way to these."""
+    MASQUERADE = "MASQUERADE"
+    """Everybody is."""
+    NO_LOCAL = "NO-LOCAL"
+    """Dropped: the policy is Local, and every endpoint is on another node."""
+    SHORT_CIRCUIT = "SHORT-CIRCUIT"
+    """Pods and the node itself are sent to the cluster's endpoints instead: the entry's mark is a virtual server."""
+    GUARDED = "LOAD-BALANCER-FW"
+    """Load balancer addresses with source ranges."""
+    ADMITTED = "LOAD-BALANCER-SOURCE-CIDR"
+    """Which source comes through to which of them."""
+    LOOP_BACK = "LOOP-BACK"
+    """Endpoints that may be clients of their own Service."""
+    HEALTH_CHECKS = "HEALTH-CHECK-NODE-PORT"
+    """Where load balancers ask whether this node has endpoints."""
+
+
+def set_name(family: Family, which: Set) -> str:
+    """Return the kernel's name of a set."""
+    return ("KUBE-" if family is Family.V4 else "KUBE-6-") + which
+
+
+# Chains. Those of the nat and filter tables are upstream's; the guard and the short circuit come before any
+# translation, so they are in mangle.
+INGRESS = "KUBE-IPVS-INGRESS"  # mangle PREROUTING: source ranges, short circuit of pods, nobody local
+EGRESS = "KUBE-IPVS-EGRESS"  # mangle OUTPUT: the same for what this node itself sends
+ACCESS = "KUBE-IPVS-FILTER"  # filter INPUT: what of a virtual address may be spoken to
+OUT_ACCESS = "KUBE-IPVS-OUT-FILTER"  # filter OUTPUT: the same for this node itself
+
+

@@ -1,0 +1,33 @@
+"""What one Service port is in the words of ipvs mode. Pure values, made by `render`, counted by `backend`.
+
+Several ports may ask for the same thing (an address with two ports, an endpoint of two Services), so nothing
+here is the kernel's state itself: that is the union over all ports.
+"""
+
+from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.ipvs_types import Destination, Server
+from kubeproxy.model.objects import Record
+
+
+class Virtual(Record, frozen=True):
+    """A virtual server and where it leads."""
+
+    server: Server
+    destinations: tuple[Destination, ...]
+    """May be empty: then clients are refused."""
+    is_node_port: bool = False
+    """Whether it gives way to a virtual server that somebody else's external address asks for."""
+
+
+class Part(Record, frozen=True, kw_only=True):
+    """One Service port."""
+
+    virtuals: tuple[Virtual, ...] = ()
+    addresses: tuple[str, ...] = ()
+    """Virtual addresses; those that no other device has are made local."""
+    entries: tuple[tuple[Set, Member], ...] = ()
+    """Members of sets, but for `Set.ADDRESSES` and `Set.SERVERS`, which follow from the above."""
+
+
+NOTHING = Part()
