@@ -123,6 +123,8 @@ def _nodeport_cidrs(settings: Settings, family: Family, node_ip: str) -> tuple[s
 
 
 def _answers_on_loopback(settings: Settings, family: Family, cidrs: tuple[str, ...]) -> bool:
+    if settings.ipvs is not None:  # IPVS would send what comes from loopback out with that source
+        return False
     if family is not Family.V4 or not settings.localhost_nodeports or settings.nodeport_addresses == (PRIMARY,):
         return False
     return not cidrs or any(_LOOPBACK[family].overlaps(ip_network(cidr)) for cidr in cidrs)

@@ -18,10 +18,11 @@ from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFaile
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
+from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
-from kubeproxy.dataplane.iptables.tables import CANARY_RULE, CHAINS, Saved, Skeleton, parse_save
+from kubeproxy.dataplane.iptables.tables import CHAINS, Skeleton, saved_in
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
@@ -157,7 +158,7 @@ class IptablesBackend:
         self._ledger.clear()
         for complaint in remove_chains(self._tables, IPTABLES_OWNED):
             log.warning("%s", complaint)
-        if "nat" in self._tables.in_use() and localnet.MARK in parse_save("nat", self._tables.save("nat")).chains:
+        if "nat" in self._tables.in_use() and localnet.MARK in saved_in("nat", self._tables.save("nat")).chains:
             localnet.turn_off(self._tables, self._sysctls)
         self._turned_localnet_on = False
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
@@ -339,7 +340,7 @@ class _Observer:
         self._threads.shutdown()
 
     def _read(self, table: str) -> Saved:
-        return parse_save(table, self._tables.save(table))
+        return saved_in(table, self._tables.save(table))
 
 
 def _listed(ports: list[ServicePortName]) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import dispatch, names
+from kubeproxy.dataplane.iptables.jumps import Saved, missing_jumps, target
 from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
-from kubeproxy.dataplane.iptables.tables import Saved, Skeleton, missing_jumps, target
+from kubeproxy.dataplane.iptables.tables import JUMPS, Skeleton
 from kubeproxy.dataplane.iptables.tally import Tally
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
@@ -88,7 +89,7 @@ class Script:
             yield None, "*filter\n" + (self._fixed("filter", self._skeleton.filter()) if full else "")
             yield from self._filter
             if full:
-                yield None, missing_jumps("filter", self._observed("filter"))
+                yield None, missing_jumps(JUMPS, "filter", self._observed("filter"))
             yield None, "COMMIT\n"
         if full:
             # Last, so that a canary in mangle means that everything before it was written.
@@ -112,7 +113,7 @@ class Script:
                 self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
         if full:
             found = self._observed("nat")
-            yield None, missing_jumps("nat", found)
+            yield None, missing_jumps(JUMPS, "nat", found)
             gone = sorted(c for c in found.chains.difference(written) if names.is_service_chain(c))
             needed = {target(rule) for rule in found.rules}
         yield None, _removal(gone, needed)

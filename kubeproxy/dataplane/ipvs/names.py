@@ -26,7 +26,7 @@ class Set(StrEnum):
     NO_LOCAL = "NO-LOCAL"
     """Dropped: the policy is Local, and every endpoint is on another node."""
     SHORT_CIRCUIT = "SHORT-CIRCUIT"
-    """Pods and the node itself are sent to the cluster's endpoints instead: the entry's mark is a virtual server."""
+    """Pods and the node itself are sent to the cluster's endpoints: the entry's mark is a virtual server."""
     GUARDED = "LOAD-BALANCER-FW"
     """Load balancer addresses with source ranges."""
     ADMITTED = "LOAD-BALANCER-SOURCE-CIDR"
@@ -42,11 +42,30 @@ def set_name(family: Family, which: Set) -> str:
     return ("KUBE-" if family is Family.V4 else "KUBE-6-") + which
 
 
-# Chains. Those of the nat and filter tables are upstream's; the guard and the short circuit come before any
-# translation, so they are in mangle.
+# Chains of the nat table are upstream's, and those of the filter table too, as far as it has them.
+# The guard and the short circuit come before any translation, so they are in mangle.
 INGRESS = "KUBE-IPVS-INGRESS"  # mangle PREROUTING: source ranges, short circuit of pods, nobody local
 EGRESS = "KUBE-IPVS-EGRESS"  # mangle OUTPUT: the same for what this node itself sends
+MARK_SHORT_CIRCUIT = "KUBE-IPVS-SHORT-CIRCUIT"  # gives a packet the mark of a virtual server
 ACCESS = "KUBE-IPVS-FILTER"  # filter INPUT: what of a virtual address may be spoken to
 OUT_ACCESS = "KUBE-IPVS-OUT-FILTER"  # filter OUTPUT: the same for this node itself
+NODE_PORT = "KUBE-NODE-PORT"  # filter INPUT: health check node ports
+
+MARK_BASE, MARK_MASK = 0x6B000000, 0xFF000000
+"""What the marks of our short circuits have in common, the masquerade bit left out."""
+MARKS = 1 << 22
+"""How many numbers they have: of three bytes the masquerade bit may take one, and one is to spare."""
 
 
+def short_circuit_mark(number: int, masquerade_bit: int) -> int:
+    """Return the mark of the ``number``-th short circuit, 0 to `MARKS` - 1."""
+    assert 0 <= number < MARKS
+    low = number & ((1 << masquerade_bit) - 1)
+    spread = (number - low) << 1 | low  # the bit stays clear
+    return (MARK_BASE | spread) & ~(1 << masquerade_bit)
+
+
+def is_short_circuit(mark: int, masquerade_bit: int) -> bool:
+    """Return whether a virtual server for a mark is of ours, be it for pods or for the node itself."""
+    bits = MARK_MASK & ~(1 << masquerade_bit)
+    return mark & bits == MARK_BASE & bits

@@ -9,13 +9,18 @@ from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Destination, Server
 from kubeproxy.model.objects import Record
 
+Entry = tuple[Set, Member]
+"""A member of a set."""
+
 
 class Virtual(Record, frozen=True):
-    """A virtual server and where it leads."""
+    """A virtual server, where it leads, and what the rules must know of its place."""
 
     server: Server
     destinations: tuple[Destination, ...]
     """May be empty: then clients are refused."""
+    entries: tuple[Entry, ...] = ()
+    """Count only where this virtual server has its place: see the next field."""
     is_node_port: bool = False
     """Whether it gives way to a virtual server that somebody else's external address asks for."""
 
@@ -26,8 +31,11 @@ class Part(Record, frozen=True, kw_only=True):
     virtuals: tuple[Virtual, ...] = ()
     addresses: tuple[str, ...] = ()
     """Virtual addresses; those that no other device has are made local."""
-    entries: tuple[tuple[Set, Member], ...] = ()
-    """Members of sets, but for `Set.ADDRESSES` and `Set.SERVERS`, which follow from the above."""
+    entries: tuple[Entry, ...] = ()
+    """Members of sets that have nothing to do with a virtual server's place: `LOOP_BACK`, `HEALTH_CHECKS`.
+
+    Those of `Set.ADDRESSES` and `Set.SERVERS` are nowhere here: they follow from the above.
+    """
 
 
 NOTHING = Part()

@@ -4,7 +4,7 @@ Works from what is there, not from memory: whoever wrote it may be long gone. A 
 to is emptied and left, since deleting it would mean deleting that rule.
 """
 
-from kubeproxy.dataplane.iptables.tables import target
+from kubeproxy.dataplane.iptables.jumps import target
 from kubeproxy.dataplane.leftovers.upstream import Owned
 from kubeproxy.model.objects import Record
 

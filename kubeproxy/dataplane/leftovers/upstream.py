@@ -7,7 +7,8 @@ counts on them.
 from enum import StrEnum
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Jump
+from kubeproxy.dataplane.iptables.jumps import Jump
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 

@@ -1,0 +1,79 @@
+"""Rules in built-in chains that lead into ours, and iptables-save of a table, where they are looked for. Pure.
+
+They are recognised by where they start and where they lead, since iptables-save words rules its own way.
+"""
+
+from collections.abc import Callable, Iterable
+
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.model.objects import Record
+
+CANARY_RULE = f"-A {names.CANARY} -j RETURN"
+"""Does nothing, and is gone after `iptables -F`, which leaves the chains."""
+
+
+class Jump(Record, frozen=True):
+    """A rule in a built-in chain that leads into ours."""
+
+    table: str
+    chain: str
+    target: str
+    match: str
+    comment: str
+
+    @property
+    def rule(self) -> str:
+        """Return the rule's text without the verb."""
+        return f'{self.chain} {self.match}-m comment --comment "{self.comment}" -j {self.target}'
+
+
+class Saved(Record, frozen=True, kw_only=True):
+    """What matters to us in an iptables-save of one table."""
+
+    chains: frozenset[str]
+    """Every chain, anyone's."""
+    rules: tuple[str, ...]
+    """Rules that stand in somebody else's chains and lead into ours, without the verb."""
+
+    def has(self, jump: Jump) -> bool:
+        """Return whether a rule leads from the jump's chain to its target, on its conditions.
+
+        The ipvs mode has one between the same two chains on none, which goes with that mode.
+        """
+        head, tail = f"{jump.chain} {jump.match}", f"-j {jump.target}"
+        return any(rule.startswith(head) and rule.endswith(tail) for rule in self.rules)
+
+
+def parse_save(text: str, is_ours: Callable[[str], bool]) -> Saved:
+    """Read the output of iptables-save of one table; ``is_ours`` tells a mode's own chains of it.
+
+    Cost: one pass; only lines of others' chains are looked into.
+    """
+    chains, rules = set(), []
+    for line in text.splitlines():
+        if line.startswith(":"):
+            chains.add(line[1:].partition(" ")[0])
+        elif line.startswith("-A "):
+            chain, _, rest = line[3:].partition(" ")
+            if not is_ours(chain) and is_ours(target(rest)):
+                rules.append(line[3:])
+    return Saved(chains=frozenset(chains), rules=tuple(rules))
+
+
+def target(rule: str) -> str:
+    """Return the chain that a rule leads to, "" when it leads to none."""
+    words = rule.split()
+    for flag in ("-j", "-g"):
+        if flag in words[:-1]:
+            return words[len(words) - 1 - words[::-1].index(flag) + 1]
+    return ""
+
+
+def declare(chains: Iterable[str]) -> str:
+    """Return the lines that make chains, or empty them."""
+    return "".join([f":{chain} - [0:0]\n" for chain in chains])
+
+
+def missing_jumps(jumps: Iterable[Jump], table: str, saved: Saved) -> str:
+    """Return the lines that add those of the jumps which are not there, each at the head of its chain."""
+    return "".join(f"-I {jump.rule}\n" for jump in jumps if jump.table == table and not saved.has(jump))
