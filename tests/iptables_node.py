@@ -2,7 +2,8 @@
 
 from kubeproxy.dataplane.base import Applied
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
-from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.fake import FakeTables
+from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted

@@ -2,35 +2,38 @@
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import (
-    ATTR_FAMILY,
     ATTR_REVISION,
-    ATTR_SETNAME,
-    ATTR_TYPENAME,
     BATCH,
     BUSY,
     CMD_ADD,
     CMD_CREATE,
     CMD_DEL,
     CMD_DESTROY,
-    CMD_HEADER,
     CMD_LIST,
+    CMD_SWAP,
     CMD_TYPE,
+    FULL,
+    REASONS,
     SUBSYSTEM,
     TOO_MANY_SETS,
+    Header,
     Member,
     SetType,
+    decode_header,
     decode_members,
+    decode_refusal,
     encode_create,
     encode_entries,
     encode_head,
     encode_headers,
+    encode_swap,
     encode_type,
 )
-from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
+from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, error_code
 from kubeproxy.kernel.netlink_messages import (
     AF,
     NETLINK_NETFILTER,
@@ -39,16 +42,33 @@ from kubeproxy.kernel.netlink_messages import (
     NLM_F_EXCL,
     attributes,
 )
+from kubeproxy.kernel.sets import SetChange, entry_text, without_replaced
 from kubeproxy.model.addresses import Family
 
 PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.005
 
+_Job = tuple[int, str, SetType, Sequence[Member]]
+"""Command, set, its type, and at most `BATCH` entries."""
+
+
+class EntriesRefused(KernelError):
+    """The kernel would not take (or let go of) some entries; everything else that was asked for is done."""
+
+    def __init__(self, refused: Mapping[tuple[str, Member], str]) -> None:
+        self.refused = dict(refused)
+        """Why, by set and entry."""
+        (name, member), why = next(iter(self.refused.items()))
+        more = f"; and {len(self.refused) - 1:,} more entries" if len(self.refused) > 1 else ""
+        super().__init__(f"ipset {name}: entry {entry_text(member)}: {why}{more}")
+
 
 class Ipset:
-    """Sets of one family in the network namespace of the calling thread. Blocking."""
+    """A family's sets, in the network namespace of the thread that calls first. Blocking; one thread at a time."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
+        self._netlink = KeptSocket(NETLINK_NETFILTER)
+        self._kinds: dict[str, SetType] = {}
         self._patience_ends = self._patient_again = 0.0
 
     def create(self, name: str, kind: SetType) -> bool:
@@ -56,26 +76,27 @@ class Ipset:
 
         Returns False when the network namespace has all the sets that the kernel allows it. Raises KernelError.
         """
-        (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family, kind))
-        revision = dict(attributes(answer[4:]))[ATTR_REVISION][0]
-        body = encode_create(self._family, name, kind, revision)
         try:
-            self._request(CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL, name, body)
+            self._make(name, kind)
         except NetlinkError as error:
             if error.code == TOO_MANY_SETS:
                 return False
             if error.code != errno.EEXIST:
                 raise
             self._check_kind(name, kind)
+        self._kinds[name] = kind
         return True
 
+    def _make(self, name: str, kind: SetType) -> None:
+        (answer,) = self._request(CMD_TYPE, 0, name, encode_type(self._family, kind))
+        revision = dict(attributes(answer[4:]))[ATTR_REVISION][0]
+        self._request(
+            CMD_CREATE, NLM_F_CREATE | NLM_F_EXCL, name, encode_create(self._family, name, kind, revision)
+        )
+
     def _check_kind(self, name: str, kind: SetType) -> None:
-        (answer,) = self._request(CMD_HEADER, 0, name, encode_head(self._family, name))
-        found = dict(attributes(answer[4:]))
-        if (found[ATTR_TYPENAME].rstrip(b"\0"), found[ATTR_FAMILY][0]) != (
-            kind.kernel_name.encode(),
-            AF[self._family],
-        ):
+        found = self._header(name)
+        if not found.suits(kind) or found.family not in (0, kind.family_number(self._family)):
             raise KernelError(f"ipset {name}: somebody's set of another type has this name; ipset destroy {name}")
 
     def destroy(self, name: str) -> bool:
@@ -91,6 +112,7 @@ class Ipset:
             if now >= self._patience_ends:
                 return False
             time.sleep(PAUSE_SECONDS)
+        self._kinds.pop(name, None)
         return True
 
     def _try_destroy(self, name: str) -> bool:
@@ -104,35 +126,113 @@ class Ipset:
         return True
 
     def members(self, name: str) -> set[Member]:
-        """Return the entries of a set."""
-        return set(decode_members(self._request(CMD_LIST, NLM_F_DUMP, name, encode_head(self._family, name))))
+        """Return the entries of a set. Raises KernelError."""
+        kind = self._kind(name)
+        answers = self._request(CMD_LIST, NLM_F_DUMP, name, encode_head(self._family, name))
+        return set(decode_members(answers, kind))
 
     def named(self, prefix: str) -> set[str]:
-        """Return the names of this family's sets that begin so; none on a kernel without ipsets."""
+        """Return the names of this family's sets, and of those without a family, that begin so.
+
+        None on a kernel without ipsets.
+        """
+        return {header.name for header in self._headers(prefix)}
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return how many entries each of them has."""
+        return {header.name: header.elements for header in self._headers(prefix)}
+
+    def apply(self, changes: Sequence[SetChange]) -> None:
+        """Change sets, see `Sets.apply`; an entry that is refused does not keep the others out.
+
+        A full set that somebody made smaller than ours are is replaced by a larger one of its name. Raises
+        EntriesRefused after everything else is done, NetlinkError at once for a set that is not there.
+        """
+        jobs = [job for name, adds, deletes in changes for job in self._jobs(name, adds, deletes)]
+        refused: dict[tuple[str, Member], str] = {}
+        while jobs:
+            jobs = list(self._round(jobs, refused))
+        if refused:
+            raise EntriesRefused(refused)
+
+    def add(self, name: str, entries: Sequence[Member]) -> None:
+        """Add entries; one that is there stays. Raises as `apply` does."""
+        self.apply([(name, entries, ())])
+
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
+        """Delete entries; one that is not there is passed over. Raises as `apply` does."""
+        self.apply([(name, (), entries)])
+
+    def _jobs(self, name: str, adds: Sequence[Member], deletes: Sequence[Member]) -> Iterator[_Job]:
+        if not adds and not deletes:
+            return
+        kind = self._kind(name)
+        for command, entries in ((CMD_ADD, adds), (CMD_DEL, without_replaced(kind, adds, deletes))):
+            for start in range(0, len(entries), BATCH):
+                yield command, name, kind, entries[start : start + BATCH]
+
+    def _round(self, jobs: Sequence[_Job], refused: dict[tuple[str, Member], str]) -> Iterator[_Job]:
+        """Send jobs; yield what is left to do of those that the kernel has stopped at an entry."""
+        requests = [
+            (SUBSYSTEM | command, 0, encode_entries(self._family, name, kind, entries))
+            for command, name, kind, entries in jobs
+        ]
+        with self._netlink as netlink:
+            answers = netlink.pipeline_requests(requests, "ipsets")
+        enlarged: set[str] = set()
+        for (command, name, kind, entries), answer in zip(jobs, answers, strict=True):
+            if not answer:
+                continue
+            code, line = error_code(answer), decode_refusal(answer)
+            if not line:
+                self._kinds.pop(name, None)
+                raise NetlinkError(code, f"ipset {name}")
+            full = code == FULL and kind is not SetType.PORT_NUMBERS
+            if full and (name in enlarged or self._enlarge(name, kind)):
+                enlarged.add(name)
+                yield command, name, kind, entries[line - 1 :]
+                continue
+            why = REASONS.get(code) or str(NetlinkError(code, "the kernel says"))
+            left_out = entries[line - 1 :] if full else entries[line - 1 : line]
+            refused.update({(name, entry): why for entry in left_out})
+            if not full and line < len(entries):
+                yield command, name, kind, entries[line:]
+
+    def _enlarge(self, name: str, kind: SetType) -> bool:
+        """Put a set of our size with the same entries in the place of a smaller one; False if it is no smaller."""
+        if self._header(name).max_elements >= kind.max_elements:
+            return False
+        larger = name[:27] + "-new"
+        self.destroy(larger)  # left by somebody who ended half-way
+        self._make(larger, kind)
+        self._kinds[larger] = kind
+        self.add(larger, list(self.members(name)))
+        self._request(CMD_SWAP, 0, name, encode_swap(self._family, name, larger))
+        self.destroy(larger)
+        return True
+
+    def _kind(self, name: str) -> SetType:
+        """Return a set's type: as we made it, or as the kernel says."""
+        kind = self._kinds.get(name) or self._header(name).kind
+        if kind is None:
+            raise KernelError(f"ipset {name}: is of a type that is not in use here")
+        self._kinds[name] = kind
+        return kind
+
+    def _header(self, name: str) -> Header:
+        (answer,) = self._request(CMD_LIST, NLM_F_DUMP, name, encode_headers(name))
+        return decode_header(answer)
+
+    def _headers(self, prefix: str) -> list[Header]:
         try:
             answers = self._request(CMD_LIST, NLM_F_DUMP, "", encode_headers())
         except NetlinkError as error:
             if error.code in (errno.ENOENT, errno.EINVAL):
-                return set()
+                return []
             raise
-        found = [dict(attributes(answer[4:])) for answer in answers]
-        own = [each for each in found if each[ATTR_FAMILY][0] == AF[self._family]]
-        names = {each[ATTR_SETNAME].rstrip(b"\0").decode(errors="replace") for each in own}
-        return {name for name in names if name.startswith(prefix)}
-
-    def add(self, name: str, entries: Sequence[Member]) -> None:
-        """Add entries; one that is there stays."""
-        self._batches(CMD_ADD, name, entries)
-
-    def delete(self, name: str, entries: Sequence[Member]) -> None:
-        """Delete entries; one that is not there is passed over."""
-        self._batches(CMD_DEL, name, entries)
-
-    def _batches(self, command: int, name: str, entries: Sequence[Member]) -> None:
-        for start in range(0, len(entries), BATCH):
-            self._request(command, 0, name, encode_entries(self._family, name, entries[start : start + BATCH]))
+        headers = (decode_header(answer) for answer in answers)
+        return [each for each in headers if each.family in (0, AF[self._family]) and each.name.startswith(prefix)]
 
     def _request(self, command: int, flags: int, name: str, body: bytes) -> list[bytes]:
-        # A socket a call: the calls are few, and it must belong to the caller's network namespace.
-        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+        with self._netlink as netlink:
             return netlink.request(SUBSYSTEM | command, flags, body, f"ipset {name}")

@@ -1,14 +1,14 @@
-"""Messages about ipsets of addresses and of (address, port, address), packed by hand. Pure.
+"""Messages about ipsets, packed by hand. Pure.
 
-One message carries up to 800 entries (1 to 3 µs each; the `ipset` program or pyroute2 take 13 to 180).
-An entry of two addresses here means "this endpoint talks to itself": both are the same. Numbers are those of
-linux/netfilter/ipset/ip_set.h.
+One message carries up to 750 entries (1 to 3 µs each; the `ipset` program or pyroute2 take 13 to 180); which
+entries a set has follows from its type. Numbers are those of linux/netfilter/ipset/ip_set.h.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from kubeproxy.kernel.netlink_messages import (
     AF,
@@ -17,58 +17,89 @@ from kubeproxy.kernel.netlink_messages import (
     PROTOCOL_NUMBER,
     attribute,
     attributes,
+    decode_text,
     netfilter_head,
     text_attribute,
 )
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.objects import Protocol
+from kubeproxy.model.objects import Protocol, Record
 
 Entry = tuple[str, Protocol, int]
 """Address, protocol and port of an endpoint."""
 
-Member = Entry | str
-"""What a set may hold: endpoints, or addresses."""
+RangeEntry = tuple[str, Protocol, int, str]
+"""The same, and a canonical CIDR of clients; see `storable`."""
+
+MarkedEntry = tuple[str, Protocol, int, int, int]
+"""The same, and the mark that a packet is given there, with the mask of the bits that it replaces."""
+
+Member = Entry | RangeEntry | MarkedEntry | str | int
+"""What a set may hold, by its type: see `SetType`."""
 
 SUBSYSTEM = 6 << 8
-CMD_CREATE, CMD_DESTROY, CMD_LIST, CMD_ADD, CMD_DEL, CMD_HEADER, CMD_TYPE = 2, 3, 7, 9, 10, 12, 13
+CMD_CREATE, CMD_DESTROY, CMD_SWAP, CMD_LIST, CMD_ADD, CMD_DEL, CMD_TYPE = 2, 3, 6, 7, 9, 10, 13
 ATTR_PROTOCOL, ATTR_SETNAME, ATTR_TYPENAME, ATTR_REVISION, ATTR_FAMILY = 1, 2, 3, 4, 5
 ATTR_FLAGS, ATTR_DATA, ATTR_ADT, ATTR_LINENO = 6, 7, 8, 9
-DATA_IP, DATA_PORT, DATA_TIMEOUT, DATA_PROTO, DATA_FLAGS, DATA_HASHSIZE, DATA_MAXELEM, DATA_IP2 = (
-    1,
-    4,
-    6,
-    7,
-    8,
-    18,
-    19,
-    20,
-)
-LIST_HEADERS, FORCEADD = 1 << 2, 1 << 5
-"""Flags of a list (no entries, please), and of a set."""
+DATA_IP, DATA_PORT, DATA_PORT_TO, DATA_TIMEOUT, DATA_PROTO, DATA_FLAGS, DATA_LINENO = 1, 4, 5, 6, 7, 8, 9
+DATA_IP2, DATA_CIDR2, DATA_MARK = 20, 21, 27
+"""In an entry."""
+DATA_HASHSIZE, DATA_MAXELEM, DATA_ELEMENTS = 18, 19, 24
+"""In what describes a set."""
+LIST_HEADERS, FORCEADD, WITH_SKBINFO = 1 << 2, 1 << 5, 1 << 6
+"""Flags of a list (no entries, please), and of sets."""
 IPADDR_IPV4, IPADDR_IPV6 = 1, 2
 
 
 class SetType(Enum):
-    """The kinds of set that we use: the kernel's name of the type, and how many entries one may have."""
+    """The kinds of set that we use: the kernel's name of the type, how many entries one may have, and flags."""
 
-    ENDPOINTS = ("hash:ip,port,ip", 1 << 20)
-    ADDRESSES = ("hash:ip", 1 << 20)
-    CLIENTS = ("hash:ip", 1 << 16)
+    ENDPOINTS = ("hash:ip,port,ip", 1 << 20, 0)
+    """`Entry`: an endpoint that may talk to itself; both of the kernel's addresses are its own."""
+    ADDRESSES = ("hash:ip", 1 << 20, 0)
+    """Addresses."""
+    CLIENTS = ("hash:ip", 1 << 16, FORCEADD)
     """Addresses that rules add and that are forgotten after a time; in a full set a new one drives another out."""
+    PORTS = ("hash:ip,port", 1 << 20, 0)
+    """`Entry`."""
+    MARKS = ("hash:ip,port", 1 << 20, WITH_SKBINFO)
+    """`MarkedEntry`: for `-j SET --map-set NAME dst,dst --map-mark`. Adding a place again changes its mark."""
+    RANGES = ("hash:ip,port,net", 1 << 20, 0)
+    """`RangeEntry`."""
+    PORT_NUMBERS = ("bitmap:port", 1 << 16, 0)
+    """Port numbers; such a set has no IP family, and packets of both match."""
 
-    def __init__(self, kernel_name: str, max_elements: int) -> None:
+    def __init__(self, kernel_name: str, max_elements: int, flags: int) -> None:
         self.kernel_name = kernel_name
         self.max_elements = max_elements
+        self.flags = flags
+
+    def family_number(self, family: Family) -> int:
+        """Return the kernel's number of the family that a set of this type has."""
+        return 0 if self.kernel_name == "bitmap:port" else AF[family]
 
 
-BATCH = 800
-"""Entries a message: an attribute of 65,535 bytes holds 862 of IPv6."""
+BATCH = 750
+"""Entries a message: an attribute of 65,535 bytes holds 780 of the longest kind."""
 
 IPSET_PROTOCOL = 6
 TOO_MANY_SETS = 4099
 """Error: the network namespace has 65,535 sets, which is all that it may have."""
 BUSY = 4100
 """Error: a rule refers to the set."""
+FULL = 4352
+"""Error: the set has as many entries as it may have; of PORT_NUMBERS: no such port."""
+REASONS = {
+    4097: "it is no entry of such a set",
+    4098: "this kernel does not have the set's type",
+    4104: "the kernel stores no prefix of this length",
+    4109: "the kernel wants an IPv4 address here",
+    4110: "the kernel wants an IPv6 address here",
+    4114: "the set was made without marks (skbinfo); remove it with ipset destroy, and it is made anew",
+    FULL: "the set is full",
+    4353: "the entry is null",
+    4354: "the kernel does not know the protocol",
+}
+"""What the error numbers of an entry mean."""
 _PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
@@ -86,93 +117,220 @@ def encode_create(family: Family, name: str, kind: SetType, revision: int) -> by
     options = _number(DATA_MAXELEM, kind.max_elements)
     if kind is SetType.CLIENTS:
         # The timeout here is that of entries added without one; there are none.
-        options += _number(DATA_HASHSIZE, 64) + _number(DATA_TIMEOUT, 0) + _number(DATA_FLAGS, FORCEADD)
+        options += _number(DATA_HASHSIZE, 64) + _number(DATA_TIMEOUT, 0)
+    if kind is SetType.PORT_NUMBERS:
+        options = _port(DATA_PORT, 0) + _port(DATA_PORT_TO, 65535)
+    elif kind.flags:
+        options += _number(DATA_FLAGS, kind.flags)
     return b"".join(
         (
             encode_head(family, name),
             text_attribute(ATTR_TYPENAME, kind.kernel_name),
             attribute(ATTR_REVISION, bytes([revision])),
-            attribute(ATTR_FAMILY, bytes([AF[family]])),
+            attribute(ATTR_FAMILY, bytes([kind.family_number(family)])),
             attribute(ATTR_DATA | NLA_F_NESTED, options),
         )
     )
+
+
+def encode_swap(family: Family, name: str, other: str) -> bytes:
+    """Encode the body of a message that has two sets of one type exchange their names; rules follow the names."""
+    return encode_head(family, name) + text_attribute(ATTR_TYPENAME, other)
+
+
+def _port(kind: int, value: int) -> bytes:
+    return attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!H", value))
 
 
 def _number(kind: int, value: int) -> bytes:
     return attribute(kind | NLA_F_NET_BYTEORDER, struct.pack("!I", value))
 
 
-def encode_headers() -> bytes:
-    """Encode the question for every set's name, type and family."""
-    return _opening(None) + _number(ATTR_FLAGS, LIST_HEADERS)
+def encode_headers(name: str = "") -> bytes:
+    """Encode the question for every set's description without entries, or for that of one."""
+    named = text_attribute(ATTR_SETNAME, name) if name else b""
+    return _opening(None) + named + _number(ATTR_FLAGS, LIST_HEADERS)
+
+
+class Header(Record, frozen=True, kw_only=True):
+    """What the kernel says of a set."""
+
+    name: str
+    kernel_name: str
+    """Of its type."""
+    family: int
+    """The kernel's number; 0 when its type has none."""
+    has_marks: bool
+    max_elements: int
+    elements: int
+
+    @property
+    def kind(self) -> SetType | None:
+        """What we would call it; None for a type that we have no use for."""
+        fitting = (kind for kind in SetType if kind is not SetType.CLIENTS and self.suits(kind))
+        return next(fitting, None)
+
+    def suits(self, kind: SetType) -> bool:
+        """Return whether entries of this kind can be put in."""
+        return self.kernel_name == kind.kernel_name and self.has_marks is (kind is SetType.MARKS)
+
+
+def decode_header(body: bytes) -> Header:
+    """Decode one answer to `encode_headers`."""
+    found = dict(attributes(body[4:]))
+    data = dict(attributes(found.get(ATTR_DATA, b"")))
+    return Header(
+        name=decode_text(found[ATTR_SETNAME]),
+        kernel_name=decode_text(found[ATTR_TYPENAME]),
+        family=found[ATTR_FAMILY][0],
+        has_marks=bool(int.from_bytes(data.get(DATA_FLAGS, b""), "big") & WITH_SKBINFO),
+        max_elements=int.from_bytes(data.get(DATA_MAXELEM, b""), "big"),
+        elements=int.from_bytes(data.get(DATA_ELEMENTS, b""), "big"),
+    )
 
 
 def encode_type(family: Family, kind: SetType) -> bytes:
     """Encode the question which revisions of the set type the kernel has."""
     name = text_attribute(ATTR_TYPENAME, kind.kernel_name)
-    return _opening(family) + name + attribute(ATTR_FAMILY, bytes([AF[family]]))
+    return _opening(family) + name + attribute(ATTR_FAMILY, bytes([kind.family_number(family)]))
 
 
-_LINE = struct.pack("=HHI", 8, ATTR_LINENO | NLA_F_NET_BYTEORDER, 0)
-"""The kernel writes the number of an entry that it refuses into this attribute."""
+def storable(cidr: str) -> tuple[str, ...]:
+    """Return the CIDRs that stand for a canonical one in RANGES: no kernel stores a prefix of length 0."""
+    return _HALVES.get(cidr, (cidr,))
 
 
-def _endpoint_row(family: Family) -> struct.Struct:
-    """Return the layout of an endpoint between the head that every entry has and the line number."""
-    size = 4 if family is Family.V4 else 16
-    return struct.Struct(f"={size}s HH2sxx HHBxxx HHHH{size}s")
+_HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
 
 
-_ENDPOINT_ROWS = {family: _endpoint_row(family) for family in Family}
+_ENTRY, _LINE = struct.Struct("=HH"), struct.Struct("=HHI")
+_PORT_HEAD = struct.pack("=HH", 6, DATA_PORT | NLA_F_NET_BYTEORDER)
+_PORT_END = b"\0\0"
+_BEHIND_PORT = {
+    each: _PORT_END + attribute(DATA_PROTO, bytes([number])) for each, number in PROTOCOL_NUMBER.items()
+}
+_MARK_HEAD = struct.pack("=HH", 12, DATA_MARK | NLA_F_NET_BYTEORDER)
 
 
-def encode_entries(family: Family, name: str, entries: Sequence[Member]) -> bytes:
-    """Encode the body of a message that adds or deletes entries of one type, at most `BATCH`."""
+def _address_head(family: Family, kind: int) -> bytes:
+    size = family.host_bits // 8
+    inner = IPADDR_IPV4 if family is Family.V4 else IPADDR_IPV6
+    return struct.pack("=HHHH", size + 8, kind | NLA_F_NESTED, size + 4, inner | NLA_F_NET_BYTEORDER)
+
+
+_FIRST = {family: _address_head(family, DATA_IP) for family in Family}
+_SECOND = {family: _address_head(family, DATA_IP2) for family in Family}
+
+
+def _packed(address: str, family: Family) -> bytes:
+    # A third of what ip_address() takes, and addresses are canonical here.
+    return bytes(map(int, address.split("."))) if family is Family.V4 else IPv6Address(address).packed
+
+
+def _of_address(family: Family, address: str) -> bytes:
+    return _FIRST[family] + _packed(address, family)
+
+
+def _of_number(family: Family, port: int) -> bytes:
+    return _PORT_HEAD + port.to_bytes(2, "big") + _PORT_END
+
+
+def _of_port(family: Family, entry: Entry) -> bytes:
+    address, protocol, port = entry
+    ip = _packed(address, family)
+    return b"".join((_FIRST[family], ip, _PORT_HEAD, port.to_bytes(2, "big"), _BEHIND_PORT[protocol]))
+
+
+def _of_endpoint(family: Family, entry: Entry) -> bytes:
+    address, protocol, port = entry
+    ip, behind = _packed(address, family), _BEHIND_PORT[protocol]
+    return b"".join((_FIRST[family], ip, _PORT_HEAD, port.to_bytes(2, "big"), behind, _SECOND[family], ip))
+
+
+def _of_mark(family: Family, entry: MarkedEntry) -> bytes:
+    return _of_port(family, entry[:3]) + _MARK_HEAD + (entry[3] << 32 | entry[4]).to_bytes(8, "big")
+
+
+def _of_range(family: Family, entry: RangeEntry) -> bytes:
+    address, _, length = entry[3].partition("/")
+    if length == "0":
+        raise ValueError(f"{entry[3]}: cannot be stored in an ipset")
+    network = _SECOND[family] + _packed(address, family) + attribute(DATA_CIDR2, bytes([int(length)]))
+    return _of_port(family, entry[:3]) + network
+
+
+# What an entry is, its set's type says.
+_FIELDS: dict[SetType, Callable[[Family, Any], bytes]] = {
+    SetType.ADDRESSES: _of_address,
+    SetType.CLIENTS: _of_address,
+    SetType.PORT_NUMBERS: _of_number,
+    SetType.PORTS: _of_port,
+    SetType.ENDPOINTS: _of_endpoint,
+    SetType.MARKS: _of_mark,
+    SetType.RANGES: _of_range,
+}
+
+
+def encode_entries(family: Family, name: str, kind: SetType, entries: Sequence[Member]) -> bytes:
+    """Encode the body of a message that adds or deletes entries, at most `BATCH`.
+
+    Raises ValueError for a prefix of length 0, which no kernel stores; see `storable`.
+    """
     assert len(entries) <= BATCH
-    v4 = family is Family.V4
-    size = 4 if v4 else 16
-    ip_head = (size + 4, (IPADDR_IPV4 if v4 else IPADDR_IPV6) | NLA_F_NET_BYTEORDER)
-    first = (ATTR_DATA | NLA_F_NESTED, size + 8, DATA_IP | NLA_F_NESTED, *ip_head)
-    again = (size + 8, DATA_IP2 | NLA_F_NESTED, *ip_head)
-    port_head = (6, DATA_PORT | NLA_F_NET_BYTEORDER)
-    protocol_head = (5, DATA_PROTO)
-    row, head_size = _ENDPOINT_ROWS[family], 12
-    address_head = struct.pack("=6H", head_size + size + len(_LINE), *first)
-    endpoint_head = struct.pack("=6H", head_size + row.size + len(_LINE), *first)
-    rows = []
-    for entry in entries:
-        if isinstance(entry, str):
-            rows.append(address_head + _packed(entry, v4) + _LINE)
-            continue
-        ip, port = _packed(entry[0], v4), entry[2].to_bytes(2, "big")
-        number = PROTOCOL_NUMBER[entry[1]]
-        rows.append(endpoint_head + row.pack(ip, *port_head, port, *protocol_head, number, *again, ip) + _LINE)
+    fields_of = _FIELDS[kind]
+    rows: list[bytes] = []
+    for number, entry in enumerate(entries, 1):
+        # The number is what the kernel names an entry by that it refuses.
+        fields = fields_of(family, entry)
+        head = _ENTRY.pack(len(fields) + 12, ATTR_DATA | NLA_F_NESTED)
+        rows += head, fields, _LINE.pack(8, DATA_LINENO, number)
     body = attribute(ATTR_ADT | NLA_F_NESTED, b"".join(rows))
     return encode_head(family, name) + attribute(ATTR_LINENO, bytes(4)) + body
 
 
-def _packed(address: str, v4: bool) -> bytes:
-    # A third of what ip_address() takes, and addresses are canonical here.
-    return bytes(map(int, address.split("."))) if v4 else ip_address(address).packed
+def decode_refusal(body: bytes) -> int:
+    """Return the number (from 1) of the entry that an error is about; 0 when it is about the message."""
+    # The kernel sends the message back, and has written the number where we left room for it.
+    found = dict(attributes(body[24:])).get(ATTR_LINENO, b"")
+    return int(struct.unpack("=I", found)[0]) if len(found) == 4 else 0
 
 
-def decode_members(bodies: Iterable[bytes]) -> Iterator[Member]:
-    """Decode the answers to a list: addresses, and entries whose two addresses are the same."""
+def decode_members(bodies: Iterable[bytes], kind: SetType) -> Iterator[Member]:
+    """Decode the answers to a list of a set of this type; entries that ours never are, are passed over."""
     for body in bodies:
-        for kind, value in attributes(body[4:]):
-            if kind == ATTR_ADT:
+        for attribute_kind, value in attributes(body[4:]):
+            if attribute_kind == ATTR_ADT:
                 for _, row in attributes(value):
-                    yield from _entry(row)
+                    yield from _entry(row, kind)
 
 
-def _entry(row: bytes) -> Iterator[Member]:
+def _entry(row: bytes, kind: SetType) -> Iterator[Member]:
     fields = dict(attributes(row))
-    first = dict(attributes(fields.get(DATA_IP, b"")))
-    if DATA_IP2 not in fields:
-        for packed in first.values():
-            yield str(ip_address(packed))
+    port = int.from_bytes(fields.get(DATA_PORT, b""), "big")
+    if kind is SetType.PORT_NUMBERS:
+        yield port
+        return
+    first = _address(fields.get(DATA_IP, b""))
+    if kind in (SetType.ADDRESSES, SetType.CLIENTS):
+        if first:
+            yield first
         return
     protocol = _PROTOCOL.get(fields.get(DATA_PROTO, b"\0")[0])
-    if first == dict(attributes(fields[DATA_IP2])) and protocol is not None:
-        for packed in first.values():
-            yield str(ip_address(packed)), protocol, int.from_bytes(fields[DATA_PORT], "big")
+    if not first or protocol is None:
+        return
+    match kind:
+        case SetType.PORTS:
+            yield first, protocol, port
+        case SetType.MARKS:
+            both = int.from_bytes(fields.get(DATA_MARK, b""), "big")
+            yield first, protocol, port, both >> 32, both & 0xFFFFFFFF
+        case SetType.RANGES:
+            length = fields.get(DATA_CIDR2, b"\0")[0]
+            yield first, protocol, port, f"{_address(fields.get(DATA_IP2, b''))}/{length}"
+        case SetType.ENDPOINTS if first == _address(fields.get(DATA_IP2, b"")):
+            yield first, protocol, port
+
+
+def _address(nested: bytes) -> str:
+    packed = next((value for _, value in attributes(nested)), b"")
+    return str(ip_address(packed)) if packed else ""

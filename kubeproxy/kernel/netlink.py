@@ -1,5 +1,6 @@
 """A netlink socket for the messages that we pack ourselves (`netlink_messages.py`). Blocking."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,7 +26,13 @@ TIMEOUT_SECONDS = 30
 PIPELINE = 100
 """Requests in one send: the answers to all of them, should each be an error, still fit the usual buffer."""
 
-_SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
+PIPELINE_BYTES = 1 << 16
+"""And how long they may be, taken together, unless a single one is longer."""
+
+Request = tuple[int, int, bytes]
+"""Kind, flags and body of a message."""
+
+_SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 1, 10, 12
 
 
 class NetlinkError(KernelError):
@@ -66,6 +73,11 @@ class NetlinkSocket:
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
 
+    def filter_in_kernel(self) -> None:
+        """Have the kernel dump only what the question's fields admit (before Linux 4.20: everything, as ever)."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+
     def listen(self, seconds: float) -> bytes:
         """Return the next datagram that nobody asked for, b"" when none comes within ``seconds``."""
         self._socket.settimeout(seconds)
@@ -104,12 +116,21 @@ class NetlinkSocket:
         if changed:
             raise DumpInterrupted(f"{what}: changed while it was read")
 
-    def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "netlink") -> list[int]:
+    def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "netlink", flags: int = 0) -> list[int]:
         """Send a message of each body, many in one call; return for each 0, or the kernel's error number."""
-        codes: list[int] = []
-        for start in range(0, len(bodies), PIPELINE):
-            codes += self._pipeline(kind, bodies[start : start + PIPELINE], what)
-        return codes
+        answers = self.pipeline_requests([(kind, flags, body) for body in bodies], what)
+        return [-_code(answer) if answer else 0 for answer in answers]
+
+    def pipeline_requests(self, requests: Sequence[Request], what: str = "netlink") -> list[bytes]:
+        """Send messages of any kind, many in one call; return for each b"", or the body of the kernel's error.
+
+        The kernel goes on behind a message that it refuses. A message whose errors come back whole (ipset's) must
+        not be long: `PIPELINE_BYTES` go out in one call.
+        """
+        errors: list[bytes] = []
+        for part in _parts(requests):
+            errors += self._pipeline(part, what)
+        return errors
 
     def exchange(self, encode: Callable[[int], bytes], what: str = "netlink") -> list[bytes]:
         """Send what ``encode`` makes for a sequence number: several messages, of which one asks for an answer."""
@@ -117,21 +138,26 @@ class NetlinkSocket:
         self._socket.send(encode(self._sequence))
         return [answer for _, answer in self._answers(what)]
 
-    def _pipeline(self, kind: int, bodies: Sequence[bytes], what: str) -> list[int]:
+    def _pipeline(self, requests: Sequence[Request], what: str) -> list[bytes]:
         first = self._sequence + 1
-        packed = [message(kind, NLM_F_REQUEST, first + i, body) for i, body in enumerate(bodies[:-1])]
-        self._sequence = first + len(packed)
-        packed.append(message(kind, NLM_F_REQUEST | NLM_F_ACK, self._sequence, bodies[-1]))
+        self._sequence += len(requests)
+        packed = [
+            message(kind, flags | NLM_F_REQUEST, first + i, body)
+            for i, (kind, flags, body) in enumerate(requests[:-1])
+        ]
+        kind, flags, body = requests[-1]
+        packed.append(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
         self._socket.send(b"".join(packed))
-        codes = [0] * len(bodies)
+        errors = [b""] * len(requests)
         # Only the last is answered whatever becomes of it; another is heard of when it is refused.
         while True:
-            for kind_, _, sequence, body in self._receive(what):
-                if kind_ != NLMSG_ERROR or not first <= sequence <= self._sequence:
+            for kind, _, sequence, answer in self._receive(what):
+                if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
                     continue
-                codes[sequence - first] = -_code(body)
+                if _code(answer):
+                    errors[sequence - first] = answer
                 if sequence == self._sequence:
-                    return codes
+                    return errors
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -156,6 +182,53 @@ class NetlinkSocket:
             yield from messages(self._socket.recv(RECEIVE_BYTES))
         except ValueError as error:
             raise NetlinkError(errno.EBADMSG, what) from error
+
+
+class KeptSocket:
+    """A socket that stays open from one use to the next, for whoever has many small things to say.
+
+    `with kept as netlink:` opens it if it is not open, in the network namespace of the calling thread; after an
+    exception it is closed, and so the next use has a fresh one. For one thread at a time.
+    """
+
+    def __init__(self, protocol: int) -> None:
+        self._protocol = protocol
+        self._open: NetlinkSocket | None = None
+
+    def __enter__(self) -> NetlinkSocket:
+        if self._open is None:
+            self._open = NetlinkSocket(self._protocol)
+        return self._open
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.close()
+
+    def close(self) -> None:
+        """Close it until it is used again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """Cut requests into what goes out in one call."""
+    start = size = 0
+    for i, (_, _, body) in enumerate(requests):
+        if i > start and (i - start == PIPELINE or size + len(body) > PIPELINE_BYTES):
+            yield requests[start:i]
+            start, size = i, 0
+        size += len(body)
+    if requests:
+        yield requests[start:]
+
+
+def error_code(body: bytes) -> int:
+    """Return the positive error number in the body of an NLMSG_ERROR."""
+    return -_code(body)
 
 
 def _code(body: bytes) -> int:

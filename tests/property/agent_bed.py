@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 
 from kubeproxy.dataplane.base import Backend, SyncFailed
 from kubeproxy.dataplane.iptables.backend import IptablesBackend, Tables
-from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.kernel.exec import Result
+from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted

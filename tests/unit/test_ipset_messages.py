@@ -1,19 +1,27 @@
 import struct
 
 import pytest
+from pyroute2.netlink.nfnetlink.ipset import ipset_msg
 
 from kubeproxy.kernel.ipset_messages import (
     ATTR_ADT,
+    ATTR_LINENO,
     BATCH,
+    DATA_IP,
+    DATA_IP2,
+    DATA_LINENO,
+    FULL,
     Entry,
     Member,
     SetType,
     decode_members,
+    decode_refusal,
     encode_create,
     encode_entries,
+    storable,
 )
 from kubeproxy.kernel.netlink import NetlinkError
-from kubeproxy.kernel.netlink_messages import attribute, attributes, message
+from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, attribute, attributes, message
 from kubeproxy.kernel.sysctl import FakeSysctls, ProcSysctls, SysctlRefused
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -24,25 +32,92 @@ V4: list[Entry] = [("10.244.0.1", Protocol.TCP, 80), ("10.244.255.254", Protocol
 V6: list[Entry] = [("fd00::1", Protocol.SCTP, 53), ("2001:db8::ffff", Protocol.TCP, 1)]
 
 
-@pytest.mark.parametrize(
-    ("family", "entries"),
-    [
-        (Family.V4, V4),
-        (Family.V6, V6),
-        (Family.V4, ["10.96.0.1", "0.0.0.0", "255.255.255.255"]),
-        (Family.V6, ["fd00::1", "::ffff:1:2"]),
-    ],
-)
-def test_entries_are_read_back_as_they_were_written(family: Family, entries: list[Member]) -> None:
-    assert list(decode_members([encode_entries(family, "KUBE-LOOP-BACK", entries)])) == entries
+PORTED = {Family.V4: V4, Family.V6: V6}
+ENTRIES: list[tuple[Family, SetType, list[Member]]] = [
+    *((family, kind, [*PORTED[family]]) for family in Family for kind in (SetType.ENDPOINTS, SetType.PORTS)),
+    *((family, SetType.MARKS, [(*each, 0x6B000001, 0xFFFFBFFF) for each in PORTED[family]]) for family in Family),
+    (Family.V4, SetType.RANGES, [(*V4[0], "10.0.0.0/8"), (*V4[1], "1.2.3.4/32"), (*V4[1], "0.0.0.0/1")]),
+    (Family.V6, SetType.RANGES, [(*V6[0], "fd00::/8"), (*V6[1], "fd00::1/128")]),
+    (Family.V4, SetType.ADDRESSES, ["10.96.0.1", "0.0.0.0", "255.255.255.255"]),
+    (Family.V6, SetType.ADDRESSES, ["fd00::1", "::ffff:1:2"]),
+    (Family.V4, SetType.PORT_NUMBERS, [0, 80, 65535]),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "entries"), ENTRIES)
+def test_entries_are_read_back_as_they_were_written(family: Family, kind: SetType, entries: list[Member]) -> None:
+    assert list(decode_members([encode_entries(family, "KUBE-X", kind, entries)], kind)) == entries
+
+
+@pytest.mark.parametrize(("family", "kind", "entries"), ENTRIES)
+def test_entries_are_those_that_another_encoder_makes(
+    family: Family, kind: SetType, entries: list[Member]
+) -> None:
+    (batch,) = (v for k, v in attributes(encode_entries(family, "X", kind, entries)[4:]) if k == ATTR_ADT)
+    for (_, ours), entry in zip(attributes(batch), entries, strict=True):
+        assert flat(ours) == flat(pyroute2_entry(family, kind, entry))
+
+
+def pyroute2_entry(family: Family, kind: SetType, entry: Member) -> bytes:
+    """Return pyroute2's encoding of an entry: what is in IPSET_ATTR_DATA."""
+    fields = entry if isinstance(entry, tuple) else (entry,)
+    name = "IPSET_ATTR_IPADDR_IPV4" if family is Family.V4 else "IPSET_ATTR_IPADDR_IPV6"
+
+    def address(key: str, text: object) -> list[object]:
+        return [key, {"attrs": [[name, text]]}]
+
+    attrs: list[list[object]] = []
+    if kind is SetType.PORT_NUMBERS:
+        attrs += [["IPSET_ATTR_PORT", fields[0]]]
+    else:
+        attrs += [address("IPSET_ATTR_IP", fields[0])]
+    if len(fields) > 2:
+        assert isinstance(fields[1], Protocol)
+        attrs += [["IPSET_ATTR_PORT", fields[2]], ["IPSET_ATTR_PROTO", PROTOCOL_NUMBER[fields[1]]]]
+    if kind is SetType.ENDPOINTS:
+        attrs += [address("IPSET_ATTR_IP2", fields[0])]
+    if kind is SetType.RANGES:
+        network, _, length = str(fields[3]).partition("/")
+        attrs += [address("IPSET_ATTR_IP2", network), ["IPSET_ATTR_CIDR2", int(length)]]
+    if kind is SetType.MARKS:
+        attrs += [["IPSET_ATTR_SKBMARK", (fields[3], fields[4])]]
+    encoded = ipset_msg.ipset_generic.adt_data()
+    encoded["attrs"] = attrs
+    encoded.encode()
+    return bytes(encoded.data)[4:]
+
+
+def flat(data: bytes) -> set[tuple[int, ...] | bytes]:
+    """Return an entry's attributes as a set, whatever their order, without the line number."""
+    return {value_of(kind, value) for kind, value in attributes(data) if kind != DATA_LINENO}
+
+
+def value_of(kind: int, value: bytes) -> bytes:
+    inner = b"".join(v for _, v in attributes(value)) if kind in (DATA_IP, DATA_IP2) else value
+    return bytes([kind]) + inner
 
 
 def test_a_full_batch_fits_an_attribute() -> None:
-    entries: list[Entry] = [(f"fd00::{i:x}", Protocol.TCP, 80) for i in range(1, BATCH + 1)]
-    body = encode_entries(Family.V6, "KUBE-6-LOOP-BACK", entries)
+    entries: list[Member] = [(f"fd00::{i:x}", Protocol.TCP, 80, "fd00::/64") for i in range(1, BATCH + 1)]
+    body = encode_entries(Family.V6, "KUBE-6-SOURCES", SetType.RANGES, entries)
     (batch,) = (value for kind, value in attributes(body[4:]) if kind == ATTR_ADT)
     assert len(batch) < 65536 - 4
     assert sum(1 for _ in attributes(batch)) == BATCH
+
+
+def test_a_range_of_everything_is_two_halves() -> None:
+    assert storable("0.0.0.0/0") == ("0.0.0.0/1", "128.0.0.0/1")
+    assert storable("::/0") == ("::/1", "8000::/1")
+    assert storable("10.0.0.0/8") == ("10.0.0.0/8",)
+    with pytest.raises(ValueError, match="cannot be stored"):
+        encode_entries(Family.V4, "X", SetType.RANGES, [("10.0.0.1", Protocol.TCP, 80, "0.0.0.0/0")])
+
+
+def test_a_refusal_names_the_entry() -> None:
+    head = struct.pack("=iIHHII", -FULL, 0, 0, 0, 0, 0)
+    back = b"\2\0\0\0" + attribute(ATTR_LINENO, struct.pack("=I", 7))
+    assert decode_refusal(head + back) == 7
+    assert decode_refusal(head) == 0
 
 
 def test_attributes_are_padded_and_decoded() -> None:

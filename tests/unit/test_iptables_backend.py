@@ -6,9 +6,10 @@ import pytest
 from kubeproxy.dataplane.base import Change
 from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL
 from kubeproxy.dataplane.iptables.clients import ClientSets
-from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.tables import JUMPS
+from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted

@@ -6,9 +6,10 @@ from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.counters import usable
-from kubeproxy.dataplane.iptables.fake import FakeSets, FakeTables
+from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.iptables.tables import JUMPS
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted

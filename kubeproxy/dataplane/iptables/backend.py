@@ -21,7 +21,7 @@ from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
-from kubeproxy.dataplane.iptables.sets import Sets, SharedSet, cluster_ips, hairpin_entries
+from kubeproxy.dataplane.iptables.sets import SharedSet, cluster_ips, hairpin_entries
 from kubeproxy.dataplane.iptables.tables import CHAINS, Skeleton, saved_in
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.leftovers.removal import remove_chains
@@ -29,6 +29,7 @@ from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
+from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted

@@ -13,8 +13,8 @@ Cost: one message a set made or destroyed (the 10,000th takes 0.7 ms); nothing f
 
 from kubeproxy.dataplane.base import Change
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.sets import Sets
 from kubeproxy.kernel.ipset_messages import SetType
+from kubeproxy.kernel.sets import Sets
 from kubeproxy.model.desired import ServiceState
 
 MOST = 10_000

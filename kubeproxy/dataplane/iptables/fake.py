@@ -1,4 +1,4 @@
-"""A model of the kernel's iptables and ipsets, strict enough to test a backend against.
+"""A model of the kernel's iptables, strict enough to test a backend against.
 
 It holds tables, chains and rules, applies a restore text to a copy and keeps the copy only when every line of
 the table went through, and refuses what the kernel refuses: a jump to a chain that does not exist, the
@@ -10,11 +10,11 @@ the netns tests' business.
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
 from kubeproxy.kernel.exec import Result
-from kubeproxy.kernel.ipset_messages import Member, SetType
+from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.iptables import RestoreFailed
 
 BUILT_IN = {
@@ -55,45 +55,6 @@ def _is_legal(option: str, value: str) -> bool:
 
 def _is_port(text: str) -> bool:
     return text.isdigit() and 0 < int(text) < 65536
-
-
-class FakeSets:
-    """ipsets in memory; a set that a rule refers to cannot be destroyed."""
-
-    def __init__(self) -> None:
-        self.sets: dict[str, set[Member]] = {}
-        self.in_use: Callable[[str], bool] = lambda name: False
-        self.most = 65_535
-
-    def create(self, name: str, kind: SetType) -> bool:
-        """See `sets.Sets.create`."""
-        if name not in self.sets and len(self.sets) >= self.most:
-            return False
-        self.sets.setdefault(name, set())
-        return True
-
-    def members(self, name: str) -> set[Member]:
-        """See `sets.Sets.members`."""
-        return set(self.sets[name])
-
-    def named(self, prefix: str) -> set[str]:
-        """See `sets.Sets.named`."""
-        return {name for name in self.sets if name.startswith(prefix)}
-
-    def add(self, name: str, entries: Sequence[Member]) -> None:
-        """See `sets.Sets.add`."""
-        self.sets[name].update(entries)
-
-    def delete(self, name: str, entries: Sequence[Member]) -> None:
-        """See `sets.Sets.delete`."""
-        self.sets[name].difference_update(entries)
-
-    def destroy(self, name: str) -> bool:
-        """See `sets.Sets.destroy`."""
-        if self.in_use(name):
-            return False
-        self.sets.pop(name, None)
-        return True
 
 
 class FakeTables:
@@ -218,7 +179,7 @@ class FakeTables:
         for option, value in itertools.pairwise(words):
             if not _is_legal(option, value):
                 raise Refusal(f"bad value {value!r} of {option}")
-        for flag in ("--match-set", "--add-set"):
+        for flag in ("--match-set", "--add-set", "--map-set"):
             if flag in words and words[words.index(flag) + 1] not in self._sets.sets:
                 raise Refusal("set does not exist")
 

@@ -6,39 +6,11 @@ rely on it, and leaves after they are gone.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from kubeproxy.dataplane.base import Change
 from kubeproxy.kernel.ipset_messages import Entry, Member, SetType
+from kubeproxy.kernel.sets import Sets
 from kubeproxy.model.desired import ServiceState
-
-
-class Sets(Protocol):
-    """The kernel's ipsets, as far as this page needs them."""
-
-    def create(self, name: str, kind: SetType) -> bool:
-        """Make a set unless there is one of this name and type; return whether there was room for it."""
-        ...
-
-    def members(self, name: str) -> set[Member]:
-        """Return what is in a set."""
-        ...
-
-    def add(self, name: str, entries: Sequence[Member]) -> None:
-        """Put entries in; those that are in already do no harm."""
-        ...
-
-    def delete(self, name: str, entries: Sequence[Member]) -> None:
-        """Take entries out; those that are not in do no harm."""
-        ...
-
-    def named(self, prefix: str) -> set[str]:
-        """Return the names of this family's sets that begin so."""
-        ...
-
-    def destroy(self, name: str) -> bool:
-        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
-        ...
 
 
 def hairpin_entries(states: Iterable[ServiceState]) -> list[Entry]:

@@ -1,0 +1,71 @@
+"""The kernel's ipsets of one IP family, as the backends see them. Pure."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from kubeproxy.kernel.ipset_messages import Member, SetType
+
+SetChange = tuple[str, Sequence[Member], Sequence[Member]]
+"""A set's name, what comes into it, what leaves it."""
+
+
+class Sets(Protocol):
+    """The sets. Blocking; one thread at a time."""
+
+    def create(self, name: str, kind: SetType) -> bool:
+        """Make a set unless there is one of this name and type; return whether there was room for it."""
+        ...
+
+    def members(self, name: str) -> set[Member]:
+        """Return what is in a set."""
+        ...
+
+    def apply(self, changes: Sequence[SetChange]) -> None:
+        """Change sets in this order, each set's new entries before those that leave it; in one call if few.
+
+        What is in or out already does no harm. A mark that is added at a place takes the old one's place there,
+        and so the old one need not leave: its deletion is passed over. Raises ipset.EntriesRefused.
+        """
+        ...
+
+    def add(self, name: str, entries: Sequence[Member]) -> None:
+        """Put entries in; those that are in already do no harm. Raises ipset.EntriesRefused."""
+        ...
+
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
+        """Take entries out; those that are not in do no harm. Raises ipset.EntriesRefused."""
+        ...
+
+    def named(self, prefix: str) -> set[str]:
+        """Return the names of this family's sets, and of those without a family, that begin so."""
+        ...
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return how many entries each of them has; one question, whatever is in them."""
+        ...
+
+    def destroy(self, name: str) -> bool:
+        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
+        ...
+
+
+def entry_text(member: Member) -> str:
+    """Write a member as `ipset` does."""
+    if isinstance(member, str | int):
+        return str(member)
+    text = f"{member[0]},{member[1].lower()}:{member[2]}"
+    if len(member) == 4:
+        return f"{text},{member[3]}"
+    return f"{text} skbmark {member[3]:#x}/{member[4]:#x}" if len(member) == 5 else text
+
+
+def without_replaced(kind: SetType | None, adds: Sequence[Member], deletes: Sequence[Member]) -> Sequence[Member]:
+    """Return the deletions that are left when a new mark takes the old one's place."""
+    if kind is not SetType.MARKS or not adds or not deletes:
+        return deletes
+    places = {_place(entry) for entry in adds}
+    return [entry for entry in deletes if _place(entry) not in places]
+
+
+def _place(entry: Member) -> object:
+    return entry[:3] if isinstance(entry, tuple) else entry
