@@ -12,7 +12,14 @@ from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.removal import Kept, Kernel, remove
-from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, IPVS_OWNED, IPVS_SETS, Mode
+from kubeproxy.dataplane.leftovers.upstream import (
+    BUT_IPTABLES,
+    BUT_OUR_IPVS,
+    EVERY_OWNED,
+    IPVS_SETS,
+    OUR_IPVS_SETS,
+    Mode,
+)
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_messages import decode_family, encode_family, encode_flush
@@ -45,7 +52,7 @@ COMMIT
 
 
 def test_what_only_the_ipvs_mode_has_goes_and_what_both_have_stays() -> None:
-    plan = removal("filter", IPVS_FILTER_TABLE, IPVS_OWNED)
+    plan = removal("filter", IPVS_FILTER_TABLE, BUT_IPTABLES)
     assert plan.text.splitlines() == [
         "*filter",
         '-D INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER',
@@ -59,6 +66,72 @@ def test_what_only_the_ipvs_mode_has_goes_and_what_both_have_stays() -> None:
         "COMMIT",
     ]
     assert plan.stuck == ()
+
+
+PORTALS = '-m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES'
+OUTSIDE = '-m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals"'
+IPTABLES_FILTER_TABLE = f"""*filter
+:INPUT ACCEPT [0:0]
+:KUBE-EXTERNAL-SERVICES - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-IPVS-FILTER - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-PROXY-CANARY - [0:0]
+:KUBE-SERVICES - [0:0]
+-A INPUT -m comment --comment "kubernetes health check service ports" -j KUBE-NODEPORTS
+-A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+-A INPUT {OUTSIDE} -j KUBE-EXTERNAL-SERVICES
+-A FORWARD {PORTALS}
+COMMIT
+"""
+IPTABLES_NAT_TABLE = """*nat
+:KUBE-LOAD-BALANCER - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]
+-A KUBE-SVC-AAAAAAAAAAAAAAAA -j KUBE-MARK-MASQ
+COMMIT
+"""
+
+
+def test_where_ipvs_mode_serves_what_only_iptables_mode_and_kube_proxys_ipvs_mode_have_goes() -> None:
+    plan = removal("filter", IPTABLES_FILTER_TABLE, BUT_OUR_IPVS)
+    assert [line.partition(" -m ")[0] for line in plan.text.splitlines()] == [
+        "*filter",
+        "-D INPUT",
+        "-D INPUT",
+        ":KUBE-EXTERNAL-SERVICES - [0:0]",
+        ":KUBE-NODEPORTS - [0:0]",
+        "-X KUBE-EXTERNAL-SERVICES",
+        "-X KUBE-NODEPORTS",
+        "COMMIT",
+    ]
+    gone = [line for line in removal("nat", IPTABLES_NAT_TABLE, BUT_OUR_IPVS).text.splitlines() if "-X" in line]
+    assert gone == ["-X KUBE-LOAD-BALANCER", "-X KUBE-SVC-AAAAAAAAAAAAAAAA"]
+
+
+def test_ipvs_mode_keeps_its_sets_and_servers_and_takes_the_other_flavours_rules() -> None:
+    node = Node()
+    node.saved = {
+        (Family.V4, Flavour.NFT): MARKED,
+        (Family.V4, Flavour.LEGACY): IPTABLES_NAT_TABLE,
+        (Family.V6, Flavour.LEGACY): IPTABLES_FILTER_TABLE,
+    }
+    node.kind_of_device = "dummy"
+    node.client_sets = {"KUBE-SEP-AAAAAAAAAAAAAAAA"}
+    assert remove(node.kernel(), Family, Kept(mode=Mode.IPVS, flavour=Flavour.NFT)) == ()
+    # The mark of route_localnet goes, even in the flavour that stays: ipvs mode answers nothing on loopback.
+    assert [line for line in node.log if "restore" in line] == [
+        "restore IPv4 legacy",
+        "restore IPv4 nft mark",
+        "restore IPv6 legacy",
+    ]
+    assert node.sysctls.values[ROUTE_LOCALNET] == "0"
+    destroyed = {line.removeprefix("destroy ") for line in node.log if line.startswith("destroy ")}
+    ours = {name for family in Family for name in OUR_IPVS_SETS[family]}
+    assert not destroyed & ours
+    assert {"KUBE-EXTERNAL-IP", "KUBE-6-EXTERNAL-IP", "KUBE-CLUSTER-IPS", "KUBE-SEP-AAAAAAAAAAAAAAAA"} <= destroyed
+    assert not {"flush", "remove kube-ipvs0"} & set(node.log)
 
 
 def test_what_a_foreign_rule_leads_to_is_emptied_once_and_named() -> None:
@@ -184,7 +257,8 @@ def test_a_cleanup_takes_everything_in_both_families() -> None:
     node.kind_of_device = "dummy"
     assert remove(node.kernel(), Family, None) == ()
     assert sum("restore" in line for line in node.log) == 4
-    assert {f"destroy {name}" for family in Family for name in IPVS_SETS[family]} <= set(node.log)
+    for sets in (IPVS_SETS, OUR_IPVS_SETS):
+        assert {f"destroy {name}" for family in Family for name in sets[family]} <= set(node.log)
     assert {"delete IPv4 kube-proxy", "delete IPv6 kube-proxy"} <= set(node.log)
     counters = [f"delete {name}" for name in COUNTERS]
     # The device tells whose the servers are, so it goes after them.

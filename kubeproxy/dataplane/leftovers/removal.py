@@ -14,7 +14,7 @@ from typing import Protocol
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
-from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, IPVS_OWNED, Mode, Owned
+from kubeproxy.dataplane.leftovers.upstream import BUT_IPTABLES, BUT_OUR_IPVS, EVERY_OWNED, Mode, Owned
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.sysctl import Sysctls
@@ -123,18 +123,18 @@ def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> tup
     return tuple(complaints)
 
 
-def owned_in(flavour: Flavour, kept: Kept | None) -> Owned | None:
-    """Return what of one flavour's tables is to go, None when nothing is. Pure."""
-    if kept is None or kept.flavour is not flavour:
+def owned_in(flavour: Flavour, kept: Kept | None) -> Owned:
+    """Return what of one flavour's tables is to go. Pure."""
+    if kept is None or kept.mode is Mode.NFTABLES or kept.flavour is not flavour:
         return EVERY_OWNED
-    return IPVS_OWNED if kept.mode is Mode.IPTABLES else None
+    return BUT_IPTABLES if kept.mode is Mode.IPTABLES else BUT_OUR_IPVS
 
 
 def kept_sets(family: Family, kept: Kept | None) -> tuple[str, ...]:
     """Return the ipsets that stay. Pure."""
     by_mode: Mapping[Mode, tuple[str, ...]] = {
         Mode.IPTABLES: names.SETS[family],
-        Mode.IPVS: upstream.IPVS_SETS[family],
+        Mode.IPVS: upstream.OUR_IPVS_SETS[family],
         Mode.NFTABLES: (),
     }
     return () if kept is None else by_mode[kept.mode]
@@ -151,12 +151,10 @@ def _told(complaints: list[str], where: str, found: Iterator[str]) -> None:
 
 def _chains(kernel: Kernel, family: Family, flavour: Flavour, kept: Kept | None) -> Iterator[str]:
     owned = owned_in(flavour, kept)
-    if owned is None:
-        return
     tables = kernel.tables(family, flavour)
     try:
         yield from remove_chains(tables, owned)
-        if family is Family.V4 and (kept is None or kept.flavour is not flavour):
+        if family is Family.V4 and not (kept and kept.mode is Mode.IPTABLES and kept.flavour is flavour):
             _route_localnet(kernel, tables, kept)
     except CommandMissing as missing:
         # A host that has not got the programs has nothing there, as a rule; of legacy tables the kernel can tell.
@@ -191,7 +189,8 @@ def _sets(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
     stay = kept_sets(family, kept)
     sets = kernel.sets(family)
     clients = sets.named(names.ENDPOINT_PREFIX) if kept is None or kept.mode is not Mode.IPTABLES else ()
-    for name in dict.fromkeys((*upstream.IPVS_SETS[family], *names.SETS[family], *sorted(clients))):
+    known = (*upstream.IPVS_SETS[family], *upstream.OUR_IPVS_SETS[family], *names.SETS[family])
+    for name in dict.fromkeys((*known, *sorted(clients))):
         if name not in stay and not sets.destroy(name):
             yield f"set {name} stays: delete the iptables rule that refers to it"
 

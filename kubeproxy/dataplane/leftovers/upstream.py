@@ -9,6 +9,8 @@ from enum import StrEnum
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.jumps import Jump
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS
+from kubeproxy.dataplane.ipvs import rules
+from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -44,6 +46,29 @@ class Owned(Record, frozen=True, kw_only=True):
             (each.table, each.chain, each.target) == ends and f'"{each.comment}"' in rule for each in self.jumps
         )
 
+    def joined(self, other: "Owned") -> "Owned":
+        """Return what belongs to either mode."""
+        tables = dict.fromkeys((*self.chains, *other.chains))
+        return Owned(
+            chains={
+                table: tuple(dict.fromkeys((*self.chains.get(table, ()), *other.chains.get(table, ()))))
+                for table in tables
+            },
+            service_chains=self.service_chains or other.service_chains,
+            jumps=tuple(dict.fromkeys((*self.jumps, *other.jumps))),
+        )
+
+    def without(self, other: "Owned") -> "Owned":
+        """Return what belongs to this one alone."""
+        return Owned(
+            chains={
+                table: tuple(chain for chain in chains if chain not in other.chains.get(table, ()))
+                for table, chains in self.chains.items()
+            },
+            service_chains=self.service_chains and not other.service_chains,
+            jumps=tuple(jump for jump in self.jumps if jump not in other.jumps),
+        )
+
 
 _ACCESS = "kubernetes ipvs access filter"
 _FIREWALL = "kube-proxy firewall rules"
@@ -53,29 +78,37 @@ IPVS_FILTER, IPVS_OUT_FILTER = "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER"
 IPTABLES_OWNED = Owned(chains=CHAINS, service_chains=True, jumps=JUMPS)
 """Ours and upstream's alike."""
 
-IPVS_OWNED = Owned(
-    chains={
-        "nat": (NODE_PORT, "KUBE-LOAD-BALANCER"),
-        "filter": (NODE_PORT, "KUBE-SOURCE-RANGES-FIREWALL", IPVS_FILTER, IPVS_OUT_FILTER),
-    },
-    service_chains=False,
-    jumps=(
-        Jump("filter", "INPUT", NODE_PORT, "", "kubernetes health check rules"),
-        Jump("filter", "INPUT", IPVS_FILTER, "", _ACCESS),
-        Jump("filter", "OUTPUT", IPVS_OUT_FILTER, "", _ACCESS),
-        Jump("filter", "INPUT", names.PROXY_FIREWALL, "", _FIREWALL),
-        Jump("filter", "FORWARD", names.PROXY_FIREWALL, "", _FIREWALL),
-    ),
-)
-"""What only the ipvs mode has there; the rest of it has the names of the iptables mode."""
+OUR_IPVS = Owned(chains=rules.CHAINS, service_chains=False, jumps=rules.JUMPS)
+"""What our ipvs mode has."""
 
-EVERY_OWNED = Owned(
-    chains={
-        table: IPTABLES_OWNED.chains[table] + IPVS_OWNED.chains.get(table, ()) for table in IPTABLES_OWNED.chains
-    },
-    service_chains=True,
-    jumps=IPTABLES_OWNED.jumps + IPVS_OWNED.jumps,
+IPVS_OWNED = OUR_IPVS.joined(
+    Owned(
+        chains={
+            "nat": (NODE_PORT, "KUBE-LOAD-BALANCER"),
+            "filter": (
+                NODE_PORT,
+                "KUBE-SOURCE-RANGES-FIREWALL",
+                IPVS_FILTER,
+                IPVS_OUT_FILTER,
+                names.PROXY_FIREWALL,
+            ),
+        },
+        service_chains=False,
+        jumps=(
+            Jump("filter", "INPUT", NODE_PORT, "", "kubernetes health check rules"),
+            Jump("filter", "INPUT", IPVS_FILTER, "", _ACCESS),
+            Jump("filter", "OUTPUT", IPVS_OUT_FILTER, "", _ACCESS),
+            Jump("filter", "INPUT", names.PROXY_FIREWALL, "", _FIREWALL),
+            Jump("filter", "FORWARD", names.PROXY_FIREWALL, "", _FIREWALL),
+        ),
+    )
 )
+"""And what upstream's has beside."""
+
+EVERY_OWNED = IPTABLES_OWNED.joined(IPVS_OWNED)
+
+BUT_IPTABLES, BUT_OUR_IPVS = EVERY_OWNED.without(IPTABLES_OWNED), EVERY_OWNED.without(OUR_IPVS)
+"""What goes where the one or the other serves: many chains bear the same names in both."""
 
 _SETS = (
     "CLUSTER-IP",
@@ -102,7 +135,10 @@ IPVS_SETS = {
     Family.V4: tuple(f"KUBE-{name}" for name in _SETS),
     Family.V6: tuple(f"KUBE-6-{name}"[:_MAX_SET_NAME] for name in _SETS),
 }
-"""ipsets of the ipvs mode; upstream's own cleanup forgets those of IPv6."""
+"""ipsets of upstream's ipvs mode; its own cleanup forgets those of IPv6."""
+
+OUR_IPVS_SETS = {family: tuple(set_name(family, each) for each in Set) for family in Family}
+"""Those of our ipvs mode, many with upstream's names."""
 
 IPVS_DEVICE, IPVS_DEVICE_KIND = "kube-ipvs0", "dummy"
 NFTABLES_TABLE = "kube-proxy"
