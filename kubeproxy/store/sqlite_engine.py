@@ -8,7 +8,7 @@ side, the watches and the timers stand in `kubeproxy.store.sqlite`; time is an a
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,7 +18,6 @@ from kubeproxy.store.base import (
     Delete,
     DeleteResult,
     Event,
-    EventType,
     FutureRevision,
     KeyValue,
     Lease,
@@ -37,15 +36,14 @@ from kubeproxy.store.base import (
 )
 from kubeproxy.store.limits import MIN_LEASE_TTL
 from kubeproxy.store.sqlite_file import AT_BITS
+from kubeproxy.store.sqlite_rows import Row, current_row, event, key_value, numbers, rows_at
+from kubeproxy.store.sqlite_write import Transaction, Write
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 4 << 20
 """A batch of history ends with the revision that reaches one of these."""
 
-Row = tuple[bytes, bytes, int, int, int, int]
-"""key, value, created, at, version, lease"""
-_COLUMNS = "l.key, l.value, l.created, l.at, l.version, l.lease"
-_COLUMNS_NO_VALUE = "l.key, x'', l.created, l.at, l.version, l.lease"
+_OF_LEASE = "SELECT at FROM current WHERE lease = ? AND lease != 0"
 
 
 class _Lease(msgspec.Struct):
@@ -96,22 +94,31 @@ class Engine:
         more = bool(limit) and len(rows) > limit
         return RangeResult(
             revision=revision,
-            kvs=tuple(map(_key_value, rows[:limit] if more else rows)),
+            kvs=tuple(map(key_value, rows[:limit] if more else rows)),
             count=self._count(request) if more else len(rows),
             more=more,
         )
 
     def _rows(self, request: Range, limit: int) -> list[Row]:
-        columns = _COLUMNS_NO_VALUE if request.keys_only else _COLUMNS
+        if not request.range_end and not request.keys_only and request.revision <= 0:
+            row = current_row(self._db, request.key)
+            return [row] if row else []
         source, arguments = _source(request)
         # By the key of the table that is scanned in its order: by the other's, every row would be sorted first.
-        order = "l.key" if request.revision > 0 else "c.key"
-        return self._db.execute(
-            f"SELECT {columns} {source} ORDER BY {order} LIMIT ?", (*arguments, limit)
-        ).fetchall()
+        at, order = ("l.at", "l.key") if request.revision > 0 else ("c.at", "c.key")
+        return self._rows_of(
+            f"SELECT {at} {source} ORDER BY {order} LIMIT ?",
+            (*arguments, limit),
+            values=not request.keys_only,
+        )
+
+    def _rows_of(self, positions: str, arguments: tuple[object, ...], *, values: bool = True) -> list[Row]:
+        """Read the rows whose place in the log the query ``positions`` selects as ``at``, by key."""
+        (places,) = numbers(self._db, "at", positions, arguments)
+        return sorted(rows_at(self._db, places, values=values).values())
 
     def _count(self, request: Range) -> int:
-        source, arguments = _source(request, "")
+        source, arguments = _source(request)
         (count,) = self._db.execute(f"SELECT count(*) {source}", arguments).fetchone()
         return int(count)
 
@@ -119,22 +126,26 @@ class Engine:
         """Read changes from revision ``start`` on; return them and the revision up to which they are complete."""
         if start < self.compacted:
             raise Compacted(self.compacted)
+        changes, following = self._batch(key, range_end, start)
+        rows = rows_at(self._db, [place for change in changes for place in change[:2] if place])
+        events = tuple(event(rows[at], rows.get(previous)) for at, previous, _ in changes)
+        return events[-1].kv.mod_revision if following else self.revision, events
+
+    def _batch(self, key: bytes, range_end: bytes, start: int) -> tuple[list[tuple[int, int, int]], bool]:
+        """Return where the changes of a batch stand, what they replaced, and their size; whether more follow."""
         where, arguments = _within("+l.key", key, range_end)
-        cursor = self._db.execute(
-            f"SELECT {_COLUMNS}, p.key, p.value, p.created, p.at, p.version, p.lease "  # noqa: S608
-            f"FROM log l LEFT JOIN log p ON p.at = l.previous WHERE l.at >= ? AND {where} ORDER BY l.at",
-            (start << AT_BITS, *arguments),
+        query = (
+            "SELECT l.at, l.previous, length(l.value) AS size "  # noqa: S608
+            f"FROM log l WHERE l.at >= ? AND {where} ORDER BY l.at LIMIT ?"
         )
-        events: list[Event] = []
-        size, through = 0, 0
-        for row in cursor:
-            event = _event(row[:6], row[6:] if row[6] is not None else None)
-            if event.kv.mod_revision != through and (len(events) >= BATCH_EVENTS or size >= BATCH_BYTES):
-                return through, tuple(events)
-            through = event.kv.mod_revision
-            events.append(event)
-            size += len(event.kv.value)
-        return self.revision, tuple(events)
+        limit = 2 * BATCH_EVENTS
+        while True:
+            found = numbers(self._db, "at, previous, size", query, (start << AT_BITS, *arguments, limit))
+            changes = sorted(zip(*found, strict=True))
+            end = _batch_end(changes)
+            if end < len(changes) or len(changes) < limit:
+                return changes[:end], end < len(changes)
+            limit *= 8  # A revision of so many changes, and no end of it yet.
 
     # Writing
 
@@ -145,11 +156,11 @@ class Engine:
         succeeded = all(self._holds(condition) for condition in compare)
         branch = success if succeeded else failure
         self._check_branch(branch)
-        write = _Write(self._db, self.revision + 1)
+        write = Write(self._db, self.revision + 1)
         if all(isinstance(operation, Range) for operation in branch):
             results = self._run(branch, write)
         else:
-            with _Transaction(self._db):
+            with Transaction(self._db):
                 results = self._run(branch, write)
             self._publish(write)
         return TxnResult(revision=self.revision, succeeded=succeeded, results=results)
@@ -158,7 +169,7 @@ class Engine:
         rows = self._rows(Range(key=condition.key), 1)
         if not rows and condition.target is Target.VALUE:
             return False  # etcd: a missing key has no value that anything could be said of.
-        return _compare(_key_value(rows[0]) if rows else None, condition)
+        return _compare(key_value(rows[0]) if rows else None, condition)
 
     def _check_branch(self, branch: tuple[Operation, ...]) -> None:
         for operation in branch:
@@ -168,7 +179,7 @@ class Engine:
             if isinstance(operation, Range):
                 self._check_held(operation.revision)
 
-    def _run(self, branch: tuple[Operation, ...], write: "_Write") -> tuple[OperationResult, ...]:
+    def _run(self, branch: tuple[Operation, ...], write: Write) -> tuple[OperationResult, ...]:
         results: list[OperationResult] = []
         for operation in branch:
             match operation:
@@ -181,7 +192,7 @@ class Engine:
                     results.append(DeleteResult(previous=write.delete(rows)))
         return tuple(results)
 
-    def _publish(self, write: "_Write") -> None:
+    def _publish(self, write: Write) -> None:
         if write.events:
             self.revision = write.revision
             self._committed(write.revision, tuple(write.events))
@@ -193,7 +204,7 @@ class Engine:
         if revision > self.revision:
             raise FutureRevision(f"cannot compact {revision}; the store is at {self.revision}")
         start, end = self.compacted << AT_BITS, revision << AT_BITS
-        with _Transaction(self._db):
+        with Transaction(self._db):
             self._db.execute(
                 "DELETE FROM log WHERE at IN "
                 "(SELECT previous FROM log WHERE at >= ? AND at < ? AND previous != 0)",
@@ -226,13 +237,9 @@ class Engine:
     def lease_revoke(self, lease_id: int) -> None:
         """End a lease; its keys go in one revision, in their order."""
         self._lease(lease_id)
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM current c JOIN log l ON l.at = c.at WHERE c.lease = ? AND c.lease != 0 "  # noqa: S608
-            "ORDER BY c.key",
-            (lease_id,),
-        ).fetchall()
-        write = _Write(self._db, self.revision + 1)
-        with _Transaction(self._db):
+        rows = self._rows_of(_OF_LEASE, (lease_id,))
+        write = Write(self._db, self.revision + 1)
+        with Transaction(self._db):
             write.delete(rows)
             self._db.execute("DELETE FROM lease WHERE id = ?", (lease_id,))
         del self._leases[lease_id]
@@ -243,8 +250,7 @@ class Engine:
         lease = self._leases.get(lease_id)
         if lease is None:
             return LeaseStatus(id=lease_id, remaining=-1, granted=0)
-        rows = self._db.execute("SELECT key FROM current WHERE lease = ? AND lease != 0 ORDER BY key", (lease_id,))
-        keys = tuple(key for (key,) in rows)
+        keys = tuple(row[0] for row in self._rows_of(_OF_LEASE, (lease_id,), values=False))
         return LeaseStatus(id=lease_id, remaining=int(lease.deadline - now), granted=lease.ttl, keys=keys)
 
     def lease_list(self) -> tuple[int, ...]:
@@ -269,77 +275,11 @@ class Engine:
         return lease
 
 
-class _Transaction:
-    """BEGIN, then COMMIT or ROLLBACK."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is None:
-            try:
-                self._db.execute("COMMIT")
-                return
-            except sqlite3.Error:
-                self._rollback()
-                raise
-        self._rollback()
-
-    def _rollback(self) -> None:
-        if self._db.in_transaction:  # SQLite rolls back by itself on some errors, such as a full disk.
-            self._db.execute("ROLLBACK")
-
-
-class _Write:
-    """The writes of one transaction, at one revision, and the events that they make."""
-
-    def __init__(self, db: sqlite3.Connection, revision: int) -> None:
-        self._db = db
-        self.revision = revision
-        self.events: list[Event] = []
-
-    def put(self, operation: Put) -> KeyValue | None:
-        old: Row | None = self._db.execute(
-            f"SELECT {_COLUMNS} FROM current c JOIN log l ON l.at = c.at WHERE c.key = ?",  # noqa: S608
-            (operation.key,),
-        ).fetchone()
-        created, version = (old[2], old[4] + 1) if old else (self.revision, 1)
-        row = (operation.key, operation.value, created, self._at(), version, operation.lease)
-        self._append(row, old)
-        self._db.execute(
-            "INSERT INTO current (key, at, lease) VALUES (?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET at = excluded.at, lease = excluded.lease",
-            (operation.key, row[3], operation.lease),
-        )
-        return self.events[-1].previous
-
-    def delete(self, rows: Iterable[Row]) -> tuple[KeyValue, ...]:
-        removed = []
-        for old in rows:
-            self._append((old[0], b"", 0, self._at(), 0, 0), old)
-            self._db.execute("DELETE FROM current WHERE key = ?", (old[0],))
-            removed.append(_key_value(old))
-        return tuple(removed)
-
-    def _at(self) -> int:
-        return self.revision << AT_BITS | len(self.events)
-
-    def _append(self, row: Row, old: Row | None) -> None:
-        self._db.execute(
-            "INSERT INTO log (key, value, created, at, version, lease, previous) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row, old[3] if old else 0),
-        )
-        self.events.append(_event(row, old))
-
-
-def _source(request: Range, join: str = " JOIN log l ON l.at = c.at") -> tuple[str, tuple[object, ...]]:
-    """Return FROM and WHERE of a read, with its arguments; a count needs no ``join``."""
+def _source(request: Range) -> tuple[str, tuple[object, ...]]:
+    """Return FROM and WHERE of a read, with its arguments."""
     if request.revision <= 0:
         where, arguments = _within("c.key", request.key, request.range_end)
-        return f"FROM current c{join} WHERE {where}", arguments
+        return f"FROM current c WHERE {where}", arguments
     where, arguments = _within("key", request.key, request.range_end)
     newest = f"SELECT max(at) FROM log WHERE {where} AND at < ? GROUP BY key"  # noqa: S608
     return f"FROM log l WHERE l.at IN ({newest}) AND l.version > 0", (
@@ -356,19 +296,14 @@ def _within(column: str, key: bytes, range_end: bytes) -> tuple[str, tuple[objec
     return f"{column} >= ? AND {column} < ?", (key, range_end)
 
 
-def _key_value(row: Row) -> KeyValue:
-    key, value, created, at, version, lease = row
-    return KeyValue(
-        key=key, value=value, create_revision=created, mod_revision=at >> AT_BITS, version=version, lease=lease
-    )
-
-
-def _event(row: Row, old: Row | None) -> Event:
-    return Event(
-        type=EventType.PUT if row[4] else EventType.DELETE,
-        kv=_key_value(row),
-        previous=_key_value(old) if old else None,
-    )
+def _batch_end(changes: list[tuple[int, int, int]]) -> int:
+    """Return how many of these changes a batch takes: never a part of a revision."""
+    size = 0
+    for n, (at, _, length) in enumerate(changes):
+        if (n >= BATCH_EVENTS or size >= BATCH_BYTES) and at >> AT_BITS != changes[n - 1][0] >> AT_BITS:
+            return n
+        size += length
+    return len(changes)
 
 
 def _compare(kv: KeyValue | None, condition: Compare) -> bool:
