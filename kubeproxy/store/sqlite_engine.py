@@ -9,6 +9,7 @@ import math
 import random
 import sqlite3
 from collections.abc import Callable
+from operator import itemgetter
 
 import msgspec
 
@@ -36,14 +37,12 @@ from kubeproxy.store.base import (
 )
 from kubeproxy.store.limits import MIN_LEASE_TTL
 from kubeproxy.store.sqlite_file import AT_BITS
-from kubeproxy.store.sqlite_rows import Row, current_row, event, key_value, numbers, rows_at
+from kubeproxy.store.sqlite_rows import Row, current_row, current_rows, event, key_value, numbers, rows_at
 from kubeproxy.store.sqlite_write import Transaction, Write
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 4 << 20
 """A batch of history ends with the revision that reaches one of these."""
-
-_OF_LEASE = "SELECT at FROM current WHERE lease = ? AND lease != 0"
 
 
 class _Lease(msgspec.Struct):
@@ -103,19 +102,19 @@ class Engine:
         if not request.range_end and not request.keys_only and request.revision <= 0:
             row = current_row(self._db, request.key)
             return [row] if row else []
+        values = not request.keys_only
+        if request.revision <= 0:
+            where, arguments = _within("c.key", request.key, request.range_end)
+            return _by_key(current_rows(self._db, where, arguments, limit, values=values))
         source, arguments = _source(request)
-        # By the key of the table that is scanned in its order: by the other's, every row would be sorted first.
-        at, order = ("l.at", "l.key") if request.revision > 0 else ("c.at", "c.key")
-        return self._rows_of(
-            f"SELECT {at} {source} ORDER BY {order} LIMIT ?",
-            (*arguments, limit),
-            values=not request.keys_only,
-        )
+        query = f"SELECT l.at {source} ORDER BY l.key LIMIT ?"
+        (places,) = numbers(self._db, "at", query, (*arguments, limit))
+        return _by_key(rows_at(self._db, places, values=values))
 
-    def _rows_of(self, positions: str, arguments: tuple[object, ...], *, values: bool = True) -> list[Row]:
-        """Read the rows whose place in the log the query ``positions`` selects as ``at``, by key."""
-        (places,) = numbers(self._db, "at", positions, arguments)
-        return sorted(rows_at(self._db, places, values=values).values())
+    def _rows_of(self, lease_id: int, *, values: bool = True) -> list[Row]:
+        query = "SELECT at FROM current WHERE lease = ? AND lease != 0"
+        (places,) = numbers(self._db, "at", query, (lease_id,))
+        return _by_key(rows_at(self._db, places, values=values))
 
     def _count(self, request: Range) -> int:
         source, arguments = _source(request)
@@ -127,7 +126,8 @@ class Engine:
         if start < self.compacted:
             raise Compacted(self.compacted)
         changes, following = self._batch(key, range_end, start)
-        rows = rows_at(self._db, [place for change in changes for place in change[:2] if place])
+        places = [place for change in changes for place in change[:2] if place]
+        rows = {row[3]: row for row in rows_at(self._db, places)}
         events = tuple(event(rows[at], rows.get(previous)) for at, previous, _ in changes)
         return events[-1].kv.mod_revision if following else self.revision, events
 
@@ -237,7 +237,7 @@ class Engine:
     def lease_revoke(self, lease_id: int) -> None:
         """End a lease; its keys go in one revision, in their order."""
         self._lease(lease_id)
-        rows = self._rows_of(_OF_LEASE, (lease_id,))
+        rows = self._rows_of(lease_id)
         write = Write(self._db, self.revision + 1)
         with Transaction(self._db):
             write.delete(rows)
@@ -250,7 +250,7 @@ class Engine:
         lease = self._leases.get(lease_id)
         if lease is None:
             return LeaseStatus(id=lease_id, remaining=-1, granted=0)
-        keys = tuple(row[0] for row in self._rows_of(_OF_LEASE, (lease_id,), values=False))
+        keys = tuple(row[0] for row in self._rows_of(lease_id, values=False))
         return LeaseStatus(id=lease_id, remaining=int(lease.deadline - now), granted=lease.ttl, keys=keys)
 
     def lease_list(self) -> tuple[int, ...]:
@@ -294,6 +294,11 @@ def _within(column: str, key: bytes, range_end: bytes) -> tuple[str, tuple[objec
     if range_end == b"\0":
         return f"{column} >= ?", (key,)
     return f"{column} >= ? AND {column} < ?", (key, range_end)
+
+
+def _by_key(rows: list[Row]) -> list[Row]:
+    rows.sort(key=itemgetter(0))
+    return rows
 
 
 def _batch_end(changes: list[tuple[int, int, int]]) -> int:

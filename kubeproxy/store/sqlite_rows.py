@@ -26,36 +26,52 @@ GROUP_BYTES = 4 << 20
 Row = tuple[bytes, bytes, int, int, int, int]
 """key, value, created, at, version, lease"""
 
+_CURRENT = "current c JOIN log l ON l.at = c.at WHERE"
 _NAMED = "(SELECT value AS at FROM json_each(?)) named CROSS JOIN log l ON l.at = named.at"
-_PAGE = f"""
+_PAGE = """
 SELECT group_concat(at), group_concat(key_size), group_concat(value_size),
     group_concat(created), group_concat(version), group_concat(lease),
     CAST(group_concat(key, '') AS BLOB), CAST(group_concat(value, '') AS BLOB)
 FROM (
     SELECT l.at, length(l.key) AS key_size, length(l.value) AS value_size, l.created, l.version, l.lease,
         l.key, CASE WHEN length(l.value) <= ? THEN l.value ELSE x'' END AS value
-    FROM {_NAMED}
+    FROM {}
 )
-"""  # noqa: S608
+"""
 _VALUES = f"""
 SELECT group_concat(at), group_concat(value_size), CAST(group_concat(value, '') AS BLOB)
 FROM (SELECT l.at, length(l.value) AS value_size, l.value FROM {_NAMED})
 """  # noqa: S608
-_ROWS = f"SELECT l.key, iif(?, l.value, x''), l.created, l.at, l.version, l.lease FROM {_NAMED}"  # noqa: S608
+_ROWS = "SELECT l.key, iif(?, l.value, x''), l.created, l.at, l.version, l.lease FROM {}"
 
 
-def rows_at(db: sqlite3.Connection, positions: Sequence[int], *, values: bool = True) -> dict[int, Row]:
-    """Read the log's rows at ``positions``, by position; what is not there is left out.
+def rows_at(db: sqlite3.Connection, positions: Sequence[int], *, values: bool = True) -> list[Row]:
+    """Read the log's rows at ``positions``, in no order; what is not there is left out.
 
     Without ``values`` each is empty.
     """
-    found: dict[int, Row] = {}
+    found: list[Row] = []
     for start in range(0, len(positions), PAGE_ROWS):
-        named = as_json(positions[start : start + PAGE_ROWS])
-        page = _page(db, named, values)
-        if page is None:
-            page = db.execute(_ROWS, (values, named)).fetchall()
-        found.update((row[3], row) for row in page)
+        found += _page(db, _NAMED, (as_json(positions[start : start + PAGE_ROWS]),), values)
+    return found
+
+
+def current_rows(
+    db: sqlite3.Connection, where: str, arguments: tuple[object, ...], limit: int, *, values: bool = True
+) -> list[Row]:
+    """Read the first ``limit`` (below 0: all) living rows, in no order.
+
+    ``where`` compares ``c.key``; the first of its ``arguments`` is the first key that may be found.
+    """
+    found: list[Row] = []
+    while limit < 0 or len(found) < limit:
+        wanted = min(PAGE_ROWS, limit - len(found)) if limit >= 0 else PAGE_ROWS
+        page = _page(db, f"{_CURRENT} {where} ORDER BY c.key LIMIT ?", (*arguments, wanted), values)
+        found += page
+        if len(page) < wanted:
+            break
+        after = max(row[0] for row in page) + b"\0"
+        arguments = (after, *arguments[1:])
     return found
 
 
@@ -73,11 +89,7 @@ def as_json(positions: Sequence[int]) -> str:
 
 def current_row(db: sqlite3.Connection, key: bytes) -> Row | None:
     """Read a living key's row."""
-    row: Row | None = db.execute(
-        "SELECT l.key, l.value, l.created, l.at, l.version, l.lease "
-        "FROM current c JOIN log l ON l.at = c.at WHERE c.key = ?",
-        (key,),
-    ).fetchone()
+    row: Row | None = db.execute(_ROWS.format(f"{_CURRENT} c.key = ?"), (True, key)).fetchone()
     return row
 
 
@@ -98,24 +110,22 @@ def event(row: Row, old: Row | None) -> Event:
     )
 
 
-def _page(db: sqlite3.Connection, named: str, values: bool) -> list[Row] | None:
-    (columns,) = db.execute(_PAGE, (PAGE_VALUE if values else -1, named)).fetchall()
+def _page(db: sqlite3.Connection, source: str, arguments: tuple[object, ...], values: bool) -> list[Row]:
+    (columns,) = db.execute(_PAGE.format(source), (PAGE_VALUE if values else -1, *arguments)).fetchall()
     at, key_sizes, value_sizes, created, version, lease = map(_numbers, columns[:6])
-    long = (
-        {place: size for place, size in zip(at, value_sizes, strict=True) if size > PAGE_VALUE} if values else {}
-    )
+    apart: dict[int, bytes] | None = {}
     if not values:
         value_sizes = [0] * len(at)
-    elif long:
+    elif max(value_sizes, default=0) > PAGE_VALUE:
+        sizes = zip(at, value_sizes, strict=True)
+        apart = _long_values(db, {place: size for place, size in sizes if size > PAGE_VALUE})
         value_sizes = [size if size <= PAGE_VALUE else 0 for size in value_sizes]
     keys, parts = _split(columns[6], key_sizes), _split(columns[7], value_sizes)
-    if keys is None or parts is None:
-        return None
-    page = list(zip(keys, parts, created, at, version, lease, strict=True))
-    if not long:
-        return page
-    apart = _long_values(db, long)
-    return None if apart is None else [(row[0], apart.get(row[3], row[1]), *row[2:]) for row in page]
+    if keys is None or parts is None or apart is None:
+        return db.execute(_ROWS.format(source), (values, *arguments)).fetchall()
+    if apart:
+        parts = [apart.get(place, part) for place, part in zip(at, parts, strict=True)]
+    return list(zip(keys, parts, created, at, version, lease, strict=True))
 
 
 def _long_values(db: sqlite3.Connection, sizes: dict[int, int]) -> dict[int, bytes] | None:
