@@ -20,7 +20,7 @@ from kubeproxy.store.sqlite_file import AT_BITS
 PAGE_ROWS = 1000
 PAGE_VALUE = 4096
 """A longer value is read apart from its page, so that a page stays below ``PAGE_ROWS`` times this, in bytes."""
-GROUP_BYTES = 4 << 20
+GROUP_BYTES = 1 << 20
 """Long values are read together until they are as many bytes; a single one may be longer."""
 
 Row = tuple[bytes, bytes, int, int, int, int]
@@ -33,11 +33,12 @@ SELECT group_concat(at), group_concat(key_size), group_concat(value_size),
     group_concat(created), group_concat(version), group_concat(lease),
     CAST(group_concat(key, '') AS BLOB), CAST(group_concat(value, '') AS BLOB)
 FROM (
-    SELECT l.at, length(l.key) AS key_size, length(l.value) AS value_size, l.created, l.version, l.lease,
-        l.key, CASE WHEN length(l.value) <= ? THEN l.value ELSE x'' END AS value
-    FROM {}
+    SELECT l.at, length(l.key) AS key_size, l.created, l.version, l.lease, l.key, {value}
+    FROM {source}
 )
 """
+_VALUE = f"length(l.value) AS value_size, iif(length(l.value) <= {PAGE_VALUE}, l.value, NULL) AS value"
+_NO_VALUE = "NULL AS value_size, NULL AS value"
 _VALUES = f"""
 SELECT group_concat(at), group_concat(value_size), CAST(group_concat(value, '') AS BLOB)
 FROM (SELECT l.at, length(l.value) AS value_size, l.value FROM {_NAMED})
@@ -70,7 +71,7 @@ def current_rows(
         found += page
         if len(page) < wanted:
             break
-        after = max(row[0] for row in page) + b"\0"
+        after = max(page)[0] + b"\0"
         arguments = (after, *arguments[1:])
     return found
 
@@ -111,7 +112,9 @@ def event(row: Row, old: Row | None) -> Event:
 
 
 def _page(db: sqlite3.Connection, source: str, arguments: tuple[object, ...], values: bool) -> list[Row]:
-    (columns,) = db.execute(_PAGE.format(source), (PAGE_VALUE if values else -1, *arguments)).fetchall()
+    (columns,) = db.execute(
+        _PAGE.format(source=source, value=_VALUE if values else _NO_VALUE), arguments
+    ).fetchall()
     at, key_sizes, value_sizes, created, version, lease = map(_numbers, columns[:6])
     apart: dict[int, bytes] | None = {}
     if not values:
