@@ -17,6 +17,7 @@ from kubeproxy.model.decode import (
     decode_service,
 )
 from kubeproxy.model.ident import Key
+from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import EndpointSlice, Record, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
@@ -58,6 +59,8 @@ def moments(rows: Sequence[Row], site: str, mode: str, families: Iterable[Family
     """Step the rows of one site; ``mode`` is a probe line's word. A row's number is its place among all rows."""
     scenes = [Scene(row, number) for number, row in enumerate(rows) if row.site == site]
     place, world = SITES[site], World()
+    ipvs = IpvsSettings() if mode == "ipvs" else None
+    settings = msgspec.structs.replace(place.settings, ipvs=ipvs)
     known: dict[str, dict[Key, Service | EndpointSlice]] = {"Service": {}, "EndpointSlice": {}}
     for step in range(max(len(scene.row.steps) for scene in scenes)):
         changed = world.apply_node(place.node(step))
@@ -71,7 +74,7 @@ def moments(rows: Sequence[Row], site: str, mode: str, families: Iterable[Family
         yield Moment(
             site=site,
             step=step,
-            settings=place.settings,
+            settings=settings,
             world=world,
             touched=None if changed or not step else frozenset(touched),
             cases=tuple(

@@ -11,6 +11,8 @@ from kubeproxy.model.addresses import Family
 DEVICE = "kube-ipvs0"
 """The dummy device that virtual addresses are local on."""
 
+MAX_SET_NAME = 31
+
 
 class Set(StrEnum):
     """The ipsets, by what a packet or an address is in there for. `set_name` gives the kernel's name."""
@@ -25,6 +27,8 @@ class Set(StrEnum):
     """Everybody is."""
     NO_LOCAL = "NO-LOCAL"
     """Dropped: the policy is Local, and every endpoint is on another node."""
+    NO_ENDPOINTS = "NO-ENDPOINTS"
+    """Refused: there is no endpoint anywhere."""
     SHORT_CIRCUIT = "SHORT-CIRCUIT"
     """Pods and the node itself are sent to the cluster's endpoints: the entry's mark is a virtual server."""
     GUARDED = "LOAD-BALANCER-FW"
@@ -38,8 +42,8 @@ class Set(StrEnum):
 
 
 def set_name(family: Family, which: Set) -> str:
-    """Return the kernel's name of a set."""
-    return ("KUBE-" if family is Family.V4 else "KUBE-6-") + which
+    """Return the kernel's name of a set; as upstream has it, one that is too long is cut."""
+    return (("KUBE-" if family is Family.V4 else "KUBE-6-") + which)[:MAX_SET_NAME]
 
 
 # Chains of the nat table are upstream's, and those of the filter table too, as far as it has them.

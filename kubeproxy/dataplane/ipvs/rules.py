@@ -119,6 +119,9 @@ class Rules:
         virtual = self._match(Set.ADDRESSES, "dst")
         comment = "-m comment --comment"
         yield f"{NODE_PORT} -p tcp {self._match(Set.HEALTH_CHECKS, 'dst')} -j ACCEPT"
+        # IPVS would refuse too, if the packet got there: an administrator's firewall may stop it after this chain.
+        why = f'{comment} "kubernetes services without endpoints"'
+        yield f"{ACCESS} {_NEW}{self._match(Set.NO_ENDPOINTS)} {why} -j REJECT"
         # What KUBE-FORWARD is to service traffic in iptables mode: here it comes in before IPVS sends it on.
         yield f"{ACCESS} -m mark --mark {self._mark}/{self._mark} {server} -j ACCEPT"
         yield f"{ACCESS} -m conntrack --ctstate RELATED,ESTABLISHED {server} -j ACCEPT"

@@ -1,0 +1,145 @@
+"""ServiceState → Part: the virtual servers and set entries of one Service port. Pure.
+
+The rules (`rules.py`) are the same whatever the Services are; a Service is what its addresses are in sets for.
+Which endpoints a client may have is decided in the model; here that becomes destinations. The same in the words of
+iptables mode is `dataplane/iptables/render.py`.
+
+Cost: 9 µs for a Service of three endpoints.
+"""
+
+from collections.abc import Collection, Iterator
+
+from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
+from kubeproxy.kernel.ipvs_types import SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.model.addresses import Family, within
+from kubeproxy.model.desired import Refusal, ServiceState, Target
+from kubeproxy.model.ipvs import IpvsSettings
+from kubeproxy.model.node import NodeState
+
+STICKY_SCHEDULER = "mh"
+"""For short circuits of Services with affinity: the kernel's own persistence forgets the endpoint's port where a
+packet's mark is what leads to a virtual server. A hash of the client's address keeps its endpoint as well."""
+
+_REFUSALS = {Refusal.REJECT: Set.NO_ENDPOINTS, Refusal.DROP: Set.NO_LOCAL}
+
+WHOLE_MARK = 0xFFFFFFFF
+"""A virtual server for a mark takes packets that have this mark and no other bit."""
+
+_LINK_LOCAL, _LOOPBACK = "fe80::/10", {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
+
+
+def wants_mark(state: ServiceState) -> bool:
+    """Return whether pods and the node itself are sent elsewhere than who comes from outside."""
+    return state.is_external and state.external_local and bool(state.cluster)
+
+
+def node_port_addresses(node: NodeState, local: Collection[str]) -> tuple[str, ...]:
+    """Return where node ports answer, of this machine's addresses.
+
+    Loopback is never among them, as IPVS would send the packet out with that source. Nor are IPv6 link-local
+    addresses: an answer from one would have to know by which interface it leaves.
+    """
+    chosen = [
+        each
+        for each in local
+        if node.answers_node_ports(each, local)
+        and not within(each, _LOOPBACK[node.family])
+        and not within(each, _LINK_LOCAL)
+    ]
+    return tuple(sorted(chosen))
+
+
+class Renderer:
+    """Renders for one node and one family."""
+
+    def __init__(self, node: NodeState, settings: IpvsSettings, local: Collection[str]) -> None:
+        """See the class; ``local`` are this machine's addresses, but for those of kube-ipvs0."""
+        self._node = node
+        self._scheduler = settings.scheduler
+        self._node_port_addresses = node_port_addresses(node, frozenset(local))
+
+    def render(self, state: ServiceState, mark: int = 0) -> Part:
+        """Render one port; ``mark`` is its own, for one that `wants_mark`."""
+        addresses = (*state.external_ips, *state.load_balancer_ips)
+        entries: list[Entry] = [
+            (Set.LOOP_BACK, (each.address, state.name.protocol, each.port))
+            for each in state.reachable
+            if each.may_be_local
+        ]
+        if state.health_check_node_port:
+            entries.append((Set.HEALTH_CHECKS, state.health_check_node_port))
+        return Part(
+            virtuals=tuple(self._virtuals(state, mark)),
+            addresses=(state.cluster_ip, *addresses) if state.cluster_ip else addresses,
+            entries=tuple(entries),
+        )
+
+    def _virtuals(self, state: ServiceState, mark: int) -> Iterator[Virtual]:
+        scheduler = state.scheduler or self._scheduler
+        # As upstream has it, a client's connections are spread, unless it is to stay.
+        flags = SOURCE_PORT if scheduler == "mh" else 0
+        protocol, sticky = state.name.protocol, state.affinity_seconds
+
+        def server(address: str, port: int) -> Server:
+            return Server(ServerKey(protocol, address, port), scheduler, sticky, flags)
+
+        if state.cluster_ip:
+            place = state.cluster_ip, protocol, state.port
+            entries: tuple[Entry, ...] = ((Set.CLUSTER_IP, place),)
+            if refusal := state.internal_refusal:
+                entries = ((Set.CLUSTER_IP, place), (_REFUSALS[refusal], place))
+            yield Virtual(server(state.cluster_ip, state.port), _destinations(state.internal), entries)
+        if not state.is_external:
+            return
+        destinations = _destinations(state.external)
+        roles = self._external_roles(state)
+        cut = wants_mark(state)
+
+        def external(address: str, port: int, more: tuple[Entry, ...], is_node_port: bool) -> Virtual:
+            place = address, protocol, port
+            entries = (*[(role, place) for role in roles], *more)
+            if cut:
+                entries = (*entries, (Set.SHORT_CIRCUIT, (*place, mark, WHOLE_MARK)))
+            return Virtual(server(address, port), destinations, entries, is_node_port)
+
+        for ip in state.external_ips:
+            yield external(ip, state.port, (), False)
+        for ip in state.load_balancer_ips:
+            yield external(ip, state.port, self._guard(state, ip), False)
+        if state.node_port:
+            for ip in self._node_port_addresses:
+                yield external(ip, state.node_port, (), True)
+        if cut:
+            yield from self._short_circuits(state, mark, scheduler, flags)
+
+    def _external_roles(self, state: ServiceState) -> tuple[Set, ...]:
+        refusal = state.external_refusal
+        refused = (_REFUSALS[refusal],) if refusal else ()
+        return refused if state.external_local else (Set.MASQUERADE, *refused)
+
+    def _short_circuits(self, state: ServiceState, mark: int, scheduler: str, flags: int) -> Iterator[Virtual]:
+        """Yield the virtual server for pods, and that for the node itself, whose packets are to be masqueraded."""
+        if state.affinity_seconds:
+            scheduler, flags = STICKY_SCHEDULER, 0
+        destinations = _destinations(state.cluster)
+        for each in (mark, mark | self._node.mark):
+            yield Virtual(Server(mark_key(self._node.family, each), scheduler, 0, flags), destinations)
+
+    def _guard(self, state: ServiceState, address: str) -> tuple[Entry, ...]:
+        """Return who may come through a load balancer's address; nothing where everybody may."""
+        if not state.source_ranges:
+            return ()
+        protocol, port = state.name.protocol, state.port
+        admitted = state.source_ranges
+        if state.node_in_ranges:
+            # The node speaks to an address that it holds itself from that very address.
+            admitted = (*admitted, *[f"{ip}/{self._node.family.host_bits}" for ip in state.load_balancer_ips])
+        return (
+            (Set.GUARDED, (address, protocol, port)),
+            *[(Set.ADMITTED, (address, protocol, port, source)) for source in admitted],
+        )
+
+
+def _destinations(targets: Collection[Target]) -> tuple[Destination, ...]:
+    return tuple([Destination(each.address, each.port) for each in targets])
