@@ -1,41 +1,149 @@
-"""IPVS of the network namespace of the calling thread. Blocking."""
+"""IPVS of the network namespace of the calling thread. Blocking.
 
+`ipvs_types.VirtualServers` is the seam, `Ipvs` the real one, `fake_ipvs.FakeVirtualServers` a model of it.
+"""
+
+import contextlib
 import errno
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.genetlink import family_number
+from kubeproxy.kernel.genetlink_messages import NETLINK_GENERIC
 from kubeproxy.kernel.ipvs_messages import (
-    CONTROLLER,
     NAME,
-    NETLINK_GENERIC,
-    decode_family,
-    encode_family,
+    decode_counted,
+    decode_destinations,
+    decode_servers,
+    decode_timeouts,
+    encode_command,
     encode_flush,
+    encode_get_destinations,
+    encode_get_servers,
+    encode_get_timeouts,
+    encode_set_timeouts,
 )
+from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts, Verb
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Protocol
+
+PROBE = ServerKey(Protocol.TCP, "198.51.100.0", 20000)
+"""What is made to find out whether there is a scheduler: an address for documentation (RFC 5737), as upstream."""
+
+_RECEIVE_BYTES = 8 << 20
+"""Twice that, as the kernel reckons: 16,000 refusals; one send carries some 9,000 commands."""
+_WHAT = "IPVS"
+_CHANGES = threading.Lock()
+"""A dump resumes by position, so a server deleted meanwhile makes it pass over another, and the kernel does not
+say so. Both families are in one table; their threads share this."""
+_T = TypeVar("_T")
 
 
-def family_number(name: str) -> int:
-    """Return a generic netlink family's number, 0 when the kernel has none of the name. Raises NetlinkError."""
-    with NetlinkSocket(NETLINK_GENERIC) as netlink:
-        try:
-            answers = netlink.request(CONTROLLER, 0, encode_family(name), f"generic netlink family {name}")
-        except NetlinkError as error:
-            if error.code != errno.ENOENT:
-                raise
-            return 0
-    return decode_family(answers[0])
+class IpvsUnavailable(KernelError):
+    """This kernel has no IPVS; the text says what to do."""
 
 
 class Ipvs:
-    """The kernel's load balancer."""
+    """The kernel's load balancer; see `ipvs_types.VirtualServers`. For one thread at a time.
+
+    One socket stays open from the first call on, since a change takes less time than opening it; after a failure
+    the next call opens another.
+    """
+
+    def __init__(self) -> None:
+        self._netlink: NetlinkSocket | None = None
+        self._number = 0
+
+    def close(self) -> None:
+        """Close the socket; the next call opens another."""
+        if self._netlink:
+            self._netlink.close()
+        self._netlink = None
+
+    def available(self) -> bool:
+        """See `VirtualServers`."""
+        try:
+            with self._using():
+                return True
+        except IpvsUnavailable:
+            return False
+
+    def has_scheduler(self, name: str) -> bool:
+        """See `VirtualServers`."""
+        delete = Command(Verb.DELETE_SERVER, Server(PROBE))
+        # The first deletes what somebody left who was stopped in the middle of this.
+        _, code, _ = self.run([delete, Command(Verb.ADD_SERVER, Server(PROBE, name)), delete])
+        if code not in (0, errno.ENOENT):
+            raise NetlinkError(code, f"{_WHAT}: scheduler {name}")
+        return not code
+
+    def servers(self, family: Family) -> dict[ServerKey, Server]:
+        """See `VirtualServers`."""
+        return {server.key: server for server in self._listed(lambda bodies: decode_servers(bodies, family))}
+
+    def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
+        """See `VirtualServers`."""
+        return {found.server.key: found for found in self._listed(lambda bodies: decode_counted(bodies, family))}
+
+    def _listed(self, decode: Callable[[Iterable[bytes]], Iterator[_T]]) -> list[_T]:
+        with self._using() as netlink, _CHANGES:
+            bodies = list(netlink.dump(self._number, encode_get_servers(), f"{_WHAT} virtual servers"))
+        return list(decode(bodies))
+
+    def destinations(self, key: ServerKey) -> list[Found]:
+        """See `VirtualServers`."""
+        with self._using() as netlink:
+            bodies = netlink.dump(self._number, encode_get_destinations(key), f"{_WHAT} destinations")
+            return list(decode_destinations(bodies))
+
+    def run(self, commands: Sequence[Command]) -> list[int]:
+        """See `VirtualServers`. All in one sendmsg, up to 1 MiB."""
+        bodies = [encode_command(command) for command in commands]
+        with self._using() as netlink, _CHANGES:
+            codes = netlink.pipeline(self._number, bodies, _WHAT)
+        if errno.ENOENT in codes:
+            self.close()  # or the module was loaded anew, and its family has another number
+        return codes
+
+    def timeouts(self) -> Timeouts:
+        """See `VirtualServers`."""
+        with self._using() as netlink:
+            (answer,) = netlink.request(self._number, 0, encode_get_timeouts(), f"{_WHAT} timeouts")
+        return decode_timeouts(answer)
+
+    def set_timeouts(self, *, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
+        """See `VirtualServers`."""
+        with self._using() as netlink:
+            netlink.request(self._number, 0, encode_set_timeouts(Timeouts(tcp, tcp_fin, udp)), f"{_WHAT} timeouts")
 
     def flush(self) -> bool:
-        """Remove every virtual server; return False when this kernel has no IPVS. Raises NetlinkError, OSError.
-
-        Asking makes a kernel that has IPVS as a module load it, so ask only where it has been in use.
-        """
-        number = family_number(NAME)
-        if not number:
+        """See `VirtualServers`. It loads a module, so ask only where IPVS has been in use."""
+        try:
+            with self._using() as netlink, _CHANGES:
+                netlink.request(self._number, 0, encode_flush(), f"{_WHAT} virtual servers")
+        except IpvsUnavailable:
             return False
-        with NetlinkSocket(NETLINK_GENERIC) as netlink:
-            netlink.request(number, 0, encode_flush(), "IPVS virtual servers")
         return True
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[NetlinkSocket]:
+        """Lend the socket; a failure closes it, since answers to what failed may still arrive there."""
+        try:
+            yield self._opened()
+        except OSError as error:
+            self.close()
+            raise NetlinkError(error.errno or errno.ETIMEDOUT, _WHAT) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _opened(self) -> NetlinkSocket:
+        if self._netlink is None:
+            self._netlink = NetlinkSocket(NETLINK_GENERIC, _RECEIVE_BYTES)
+            self._number = family_number(self._netlink, NAME)
+            if not self._number:
+                raise IpvsUnavailable(f"{_WHAT}: this kernel has none; modprobe ip_vs")
+        return self._netlink

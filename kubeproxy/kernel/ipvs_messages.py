@@ -1,32 +1,255 @@
-"""Messages to IPVS by generic netlink, packed by hand. Pure.
+"""Messages to and from IPVS by generic netlink, packed by hand. Pure.
 
-A generic family has no fixed number: the controller is asked for it first. Numbers are those of
-linux/genetlink.h and linux/ip_vs.h.
+One takes 2 to 3 µs; pyroute2's encoder takes 700, and it asks for direct routing unless told otherwise. Layouts
+are those of linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c and of what ipvsadm sends.
 """
 
 import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from sys import byteorder
 
-from kubeproxy.kernel.netlink_messages import attributes, text_attribute
+from kubeproxy.kernel.genetlink_messages import HEAD_BYTES, generic_head
+from kubeproxy.kernel.ipvs_types import (
+    HASHED,
+    PERSISTENT,
+    Command,
+    Counted,
+    Destination,
+    Found,
+    Server,
+    ServerKey,
+    Statistics,
+    Timeouts,
+    Verb,
+)
+from kubeproxy.kernel.netlink_messages import (
+    AF,
+    NLA_F_NESTED,
+    PROTOCOL_NUMBER,
+    attribute,
+    attribute_map,
+    decode_text,
+    text_attribute,
+)
+from kubeproxy.model.addresses import Family
 
-NETLINK_GENERIC = 16
-CONTROLLER = 16
-_GET_FAMILY, _FAMILY_ID, _FAMILY_NAME = 3, 1, 2
-_CONTROLLER_VERSION = 1
-_FLUSH, _IPVS_VERSION = 17, 1
 NAME = "IPVS"
+_VERSION = 1
+
+_NEW_SERVER, _SET_SERVER, _DELETE_SERVER, _GET_SERVER = 1, 2, 3, 4
+_NEW_DESTINATION, _SET_DESTINATION, _DELETE_DESTINATION, _GET_DESTINATION = 5, 6, 7, 8
+_SET_CONFIG, _GET_CONFIG, _FLUSH = 12, 13, 17
+
+_SERVER, _DESTINATION, _TCP, _TCP_FIN, _UDP = 1, 2, 4, 5, 6
+"""Attributes of a message."""
+_S_FAMILY, _S_PROTOCOL, _S_ADDRESS, _S_PORT, _S_MARK, _S_SCHEDULER, _S_FLAGS, _S_TIMEOUT, _S_NETMASK = range(1, 10)
+_S_STATISTICS, _S_ENGINE, _S_STATISTICS_64 = 10, 11, 12
+"""Attributes of a virtual server."""
+_D_ADDRESS, _D_PORT, _D_METHOD, _D_WEIGHT, _D_UPPER, _D_LOWER, _D_ACTIVE, _D_INACTIVE, _D_PERSISTENT = range(1, 10)
+_D_STATISTICS, _D_FAMILY, _D_STATISTICS_64 = 10, 11, 12
+"""Attributes of a destination."""
+
+_METHOD_MASK, _MASQUERADING = 0x7, 0
+"""Of the flags of a destination's connections, how they are forwarded."""
+
+NOT_OURS = -1
+"""The weight of a destination that the kernel has with another forwarding method or with thresholds."""
+OTHERWISE = 1 << 31
+"""Set in the flags of a server that has what we never set: a wider netmask, or a persistence engine."""
+
+_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
+_FAMILY = {number: family for family, number in AF.items()}
+_ADDRESS_KEY = struct.Struct("=HHHxx HHHxx HH16s HH2sxx")
+_MARK_KEY = struct.Struct("=HHHxx HHI")
+_SERVER_REST = struct.Struct("=HHII HHI HH4s")
+_DESTINATION_ROW = struct.Struct("=HH HH16s HH2sxx HHI HHi HHI HHI HHHxx")
+_NESTED = struct.Struct("=HH")
+_NETMASK = {Family.V4: b"\xff" * 4, Family.V6: struct.pack("=I", 128)}
+"""How many bits of a client's address make a client; of IPv6 it is their number."""
+_SERVER_VERBS = {Verb.ADD_SERVER: _NEW_SERVER, Verb.SET_SERVER: _SET_SERVER}
+_DESTINATION_VERBS = {
+    Verb.ADD_DESTINATION: _NEW_DESTINATION,
+    Verb.SET_DESTINATION: _SET_DESTINATION,
+    Verb.DELETE_DESTINATION: _DELETE_DESTINATION,
+}
 
 
-def encode_family(name: str) -> bytes:
-    """Encode the question to the controller which number a family has."""
-    return struct.pack("=BBH", _GET_FAMILY, _CONTROLLER_VERSION, 0) + text_attribute(_FAMILY_NAME, name)
+def encode_command(command: Command) -> bytes:
+    """Encode the body of the message that carries out a command."""
+    server, destination = command.server, command.destination
+    key = _key(server.key)
+    if destination is not None:
+        head = generic_head(_DESTINATION_VERBS[command.verb], _VERSION)
+        return head + _NESTED.pack(len(key) + 4, _SERVER | NLA_F_NESTED) + key + _destination(destination)
+    if command.verb is Verb.DELETE_SERVER:
+        return _about(_DELETE_SERVER, key)
+    return _about(_SERVER_VERBS[command.verb], key + _server_rest(server))
 
 
-def decode_family(body: bytes) -> int:
-    """Return the number from the controller's answer; 0 when it holds none."""
-    found = dict(attributes(body[4:])).get(_FAMILY_ID, b"\0\0")
-    return int(struct.unpack("=H", found[:2])[0])
+def _about(command: int, server: bytes) -> bytes:
+    return generic_head(command, _VERSION) + _NESTED.pack(len(server) + 4, _SERVER | NLA_F_NESTED) + server
+
+
+def _packed(address: str) -> bytes:
+    # The first is a third of what ip_address() takes, and addresses are canonical here.
+    v4 = ":" not in address
+    return (bytes(map(int, address.split("."))) if v4 else ip_address(address).packed).ljust(16, b"\0")
+
+
+@lru_cache(maxsize=1024)  # a server's destinations come one after another
+def _key(key: ServerKey) -> bytes:
+    family = AF[key.family]
+    if key.protocol is None:
+        return _MARK_KEY.pack(6, _S_FAMILY, family, 8, _S_MARK, key.mark)
+    number, port = PROTOCOL_NUMBER[key.protocol], key.port.to_bytes(2, "big")
+    address = (20, _S_ADDRESS, _packed(key.address))
+    return _ADDRESS_KEY.pack(6, _S_FAMILY, family, 6, _S_PROTOCOL, number, *address, 6, _S_PORT, port)
+
+
+def _server_rest(server: Server) -> bytes:
+    """Encode what there is to a server besides its key."""
+    flags = server.flags & ~(HASHED | PERSISTENT | OTHERWISE) | (PERSISTENT if server.affinity_seconds else 0)
+    settings = (12, _S_FLAGS, flags, 0xFFFFFFFF, 8, _S_TIMEOUT, server.affinity_seconds)
+    rest = _SERVER_REST.pack(*settings, 8, _S_NETMASK, _NETMASK[server.key.family])
+    return text_attribute(_S_SCHEDULER, server.scheduler) + rest
+
+
+def _destination(destination: Destination) -> bytes:
+    address = destination.address
+    return _DESTINATION_ROW.pack(
+        *(_DESTINATION_ROW.size, _DESTINATION | NLA_F_NESTED),
+        *(20, _D_ADDRESS, _packed(address)),
+        *(6, _D_PORT, destination.port.to_bytes(2, "big")),
+        *(8, _D_METHOD, _MASQUERADING),
+        *(8, _D_WEIGHT, destination.weight),
+        *(8, _D_UPPER, 0),
+        *(8, _D_LOWER, 0),
+        *(6, _D_FAMILY, AF[Family.V6 if ":" in address else Family.V4]),
+    )
 
 
 def encode_flush() -> bytes:
     """Encode the body of the message that removes every virtual server with its destinations."""
-    return struct.pack("=BBH", _FLUSH, _IPVS_VERSION, 0)
+    return generic_head(_FLUSH, _VERSION)
+
+
+def encode_get_servers() -> bytes:
+    """Encode the question (a dump) for the virtual servers of both families."""
+    return generic_head(_GET_SERVER, _VERSION)
+
+
+def encode_get_destinations(key: ServerKey) -> bytes:
+    """Encode the question (a dump) for the destinations of a virtual server."""
+    return _about(_GET_DESTINATION, _key(key))
+
+
+def encode_get_timeouts() -> bytes:
+    """Encode the question for the timeouts."""
+    return generic_head(_GET_CONFIG, _VERSION)
+
+
+def encode_set_timeouts(timeouts: Timeouts) -> bytes:
+    """Encode the body of the message that sets timeouts; 0 leaves one as it is."""
+    values = ((_TCP, timeouts.tcp), (_TCP_FIN, timeouts.tcp_fin), (_UDP, timeouts.udp))
+    return generic_head(_SET_CONFIG, _VERSION) + b"".join(attribute(kind, _u32(value)) for kind, value in values)
+
+
+def _u32(value: int) -> bytes:
+    return struct.pack("=I", value)
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", byteorder)
+
+
+def decode_timeouts(body: bytes) -> Timeouts:
+    """Decode the answer to the question for the timeouts."""
+    found = attribute_map(body, HEAD_BYTES)
+    return Timeouts(_number(found.get(_TCP)), _number(found.get(_TCP_FIN)), _number(found.get(_UDP)))
+
+
+def decode_servers(bodies: Iterable[bytes], family: Family) -> Iterator[Server]:
+    """Decode the virtual servers of a family from the answers to a dump."""
+    return (_server(fields, family) for fields in _servers(bodies, family))
+
+
+def decode_counted(bodies: Iterable[bytes], family: Family) -> Iterator[Counted]:
+    """Decode them with their statistics."""
+    for fields in _servers(bodies, family):
+        counts = _statistics(fields.get(_S_STATISTICS_64), fields.get(_S_STATISTICS))
+        yield Counted(_server(fields, family), counts)
+
+
+def _servers(bodies: Iterable[bytes], family: Family) -> Iterator[dict[int, bytes]]:
+    wanted = struct.pack("=H", AF[family])
+    for body in bodies:
+        # A message is one attribute, which holds those of the server.
+        fields = attribute_map(body, HEAD_BYTES + 4)
+        known = _S_MARK in fields or _number(fields.get(_S_PROTOCOL)) in _PROTOCOL
+        if known and fields.get(_S_FAMILY) == wanted:
+            yield fields
+
+
+def _server(fields: dict[int, bytes], family: Family) -> Server:
+    flags = _number(fields[_S_FLAGS][:4])
+    otherwise = _S_ENGINE in fields or (flags & PERSISTENT and fields[_S_NETMASK] != _NETMASK[family])
+    return Server(
+        _decode_key(fields, family),
+        decode_text(fields.get(_S_SCHEDULER, b"")),
+        _number(fields[_S_TIMEOUT]) if flags & PERSISTENT else 0,
+        flags & ~(PERSISTENT | HASHED) | (OTHERWISE if otherwise else 0),
+    )
+
+
+def _decode_key(fields: dict[int, bytes], family: Family) -> ServerKey:
+    mark = fields.get(_S_MARK)
+    if mark is not None:
+        return ServerKey(None, "", 0, _number(mark), family)
+    protocol = _PROTOCOL[_number(fields[_S_PROTOCOL])]
+    return ServerKey(protocol, _text(fields[_S_ADDRESS], family), int.from_bytes(fields[_S_PORT], "big"))
+
+
+def _text(packed: bytes, family: Family) -> str:
+    # As str(ip_address()), which takes six times as long.
+    if family is Family.V6:
+        return str(IPv6Address(packed))
+    return f"{packed[0]}.{packed[1]}.{packed[2]}.{packed[3]}"
+
+
+def decode_destinations(bodies: Iterable[bytes]) -> Iterator[Found]:
+    """Decode the destinations from the answers to a dump."""
+    for body in bodies:
+        fields = attribute_map(body, HEAD_BYTES + 4)
+        yield Found(
+            _decode_destination(fields),
+            _number(fields[_D_ACTIVE]),
+            _number(fields[_D_INACTIVE]),
+            _number(fields[_D_PERSISTENT]),
+            _statistics(fields.get(_D_STATISTICS_64), fields.get(_D_STATISTICS)),
+        )
+
+
+def _decode_destination(fields: dict[int, bytes]) -> Destination:
+    family = _FAMILY[_number(fields[_D_FAMILY])]
+    method = _number(fields[_D_METHOD]) & _METHOD_MASK
+    otherwise = method != _MASQUERADING or any(fields[_D_UPPER]) or any(fields[_D_LOWER])
+    weight = NOT_OURS if otherwise else _number(fields[_D_WEIGHT])
+    return Destination(_text(fields[_D_ADDRESS], family), int.from_bytes(fields[_D_PORT], "big"), weight)
+
+
+_COUNTERS = tuple(range(1, 11))
+_STATISTICS = struct.Struct("=" + "HHQ" * len(_COUNTERS))
+"""Connections, packets and bytes in and out, and the same a second."""
+
+
+def _statistics(wide: bytes | None, narrow: bytes | None) -> Statistics:
+    """Decode counters: of 64 bits where the kernel has them (since 4.1)."""
+    if wide and len(wide) == _STATISTICS.size:
+        row = _STATISTICS.unpack(wide)
+        if row[1::3] == _COUNTERS:
+            return Statistics(*row[2::3])
+    # Older kernels, and machines that want 64 bits aligned and so have padding in between.
+    found = attribute_map(wide or narrow or b"")
+    return Statistics(*[_number(found.get(kind)) for kind in _COUNTERS])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_messages import (
+    HEADER,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -23,16 +24,19 @@ RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
-PIPELINE = 100
-"""Requests in one send: the answers to all of them, should each be an error, still fit the usual buffer."""
+SEND_BYTES = 1 << 20
+"""Most that one send of a pipeline carries: the kernel copies it as a whole before it reads the first message."""
+ANSWER_BYTES = 1024
+"""What an answer that is an error takes of the receive buffer, its 36 bytes of message notwithstanding.
 
-PIPELINE_BYTES = 1 << 16
-"""And how long they may be, taken together, unless a single one is longer."""
+The kernel counts the memory that holds it: 768 (a sk_buff of 256 and a block of 512) up to Linux 6.2, 960 since.
+"""
 
 Request = tuple[int, int, bytes]
 """Kind, flags and body of a message."""
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 1, 10, 12
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 class NetlinkError(KernelError):
@@ -48,14 +52,33 @@ class DumpInterrupted(KernelError):
 
 
 class NetlinkSocket:
-    """One netlink socket; opened in the network namespace of the calling thread."""
+    """One netlink socket; opened in the network namespace of the calling thread.
 
-    def __init__(self, protocol: int) -> None:
+    ``receive_bytes`` is for whoever pipelines thousands of requests: each may be answered by an error, and the
+    kernel drops answers that do not fit its buffer. It takes no memory until answers lie there. Without
+    CAP_NET_ADMIN the buffers are only as large as net.core.rmem_max and wmem_max; pipelines are cut to what fits.
+    """
+
+    def __init__(self, protocol: int, receive_bytes: int = 0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        self._socket.settimeout(TIMEOUT_SECONDS)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        # As options of the socket: with settimeout() Python asks poll() before every call.
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", TIMEOUT_SECONDS, 0))
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._resize(_SO_SNDBUFFORCE, socket.SO_SNDBUF, 1 << 21)
+        if receive_bytes:
+            self._resize(_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_bytes)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # errors need not carry the request back
         self._sequence = 0
+        self.answers_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        """What may lie in the receive buffer, as the kernel counts."""
+        self._send_bytes = min(SEND_BYTES, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32)
+
+    def _resize(self, force: int, ask: int, size: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, ask, size)
 
     def close(self) -> None:
         """Close it."""
@@ -86,7 +109,7 @@ class NetlinkSocket:
         except TimeoutError:
             return b""
         finally:
-            self._socket.settimeout(TIMEOUT_SECONDS)
+            self._socket.settimeout(None)
 
     def request(self, kind: int, flags: int, body: bytes, what: str = "netlink") -> list[bytes]:
         """Send one message, which is about ``what``; return the bodies of all answers. Raises NetlinkError."""
@@ -117,19 +140,22 @@ class NetlinkSocket:
             raise DumpInterrupted(f"{what}: changed while it was read")
 
     def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "netlink", flags: int = 0) -> list[int]:
-        """Send a message of each body, many in one call; return for each 0, or the kernel's error number."""
+        """Send a message of each body, many in one call; return for each 0, or the kernel's error number.
+
+        Not atomic, see `pipeline_requests`.
+        """
         answers = self.pipeline_requests([(kind, flags, body) for body in bodies], what)
         return [-_code(answer) if answer else 0 for answer in answers]
 
     def pipeline_requests(self, requests: Sequence[Request], what: str = "netlink") -> list[bytes]:
         """Send messages of any kind, many in one call; return for each b"", or the body of the kernel's error.
 
-        The kernel goes on behind a message that it refuses. A message whose errors come back whole (ipset's) must
-        not be long: `PIPELINE_BYTES` go out in one call.
+        The kernel goes on behind a message that it refuses. Raises NetlinkError, OSError when it is not known
+        which it refused.
         """
         errors: list[bytes] = []
-        for part in _parts(requests):
-            errors += self._pipeline(part, what)
+        for start, end in sends([len(body) for _, _, body in requests], self._send_bytes, self.answers_bytes):
+            errors += self._pipeline(requests[start:end], what)
         return errors
 
     def exchange(self, encode: Callable[[int], bytes], what: str = "netlink") -> list[bytes]:
@@ -151,13 +177,21 @@ class NetlinkSocket:
         errors = [b""] * len(requests)
         # Only the last is answered whatever becomes of it; another is heard of when it is refused.
         while True:
-            for kind, _, sequence, answer in self._receive(what):
+            for kind, _, sequence, answer in self._receive_whole(what):
                 if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
                     continue
                 if _code(answer):
                     errors[sequence - first] = answer
                 if sequence == self._sequence:
                     return errors
+
+    def _receive_whole(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
+        try:
+            yield from self._receive(what)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            raise NetlinkError(errno.ENOBUFS, f"{what}: answers were lost") from error
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -179,9 +213,16 @@ class NetlinkSocket:
     def _receive(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
         """Take in one datagram: kind, flags, sequence and body of each message in it."""
         try:
-            yield from messages(self._socket.recv(RECEIVE_BYTES))
+            yield from messages(self._datagram())
         except ValueError as error:
             raise NetlinkError(errno.EBADMSG, what) from error
+
+    def _datagram(self) -> bytes:
+        # Into one buffer: a new one for each call costs more than the call.
+        try:
+            return bytes(self._buffer[: self._socket.recv_into(self._buffer)])
+        except BlockingIOError:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
 
 class KeptSocket:
@@ -191,13 +232,13 @@ class KeptSocket:
     exception it is closed, and so the next use has a fresh one. For one thread at a time.
     """
 
-    def __init__(self, protocol: int) -> None:
-        self._protocol = protocol
+    def __init__(self, protocol: int, receive_bytes: int = 0) -> None:
+        self._protocol, self._receive_bytes = protocol, receive_bytes
         self._open: NetlinkSocket | None = None
 
     def __enter__(self) -> NetlinkSocket:
         if self._open is None:
-            self._open = NetlinkSocket(self._protocol)
+            self._open = NetlinkSocket(self._protocol, self._receive_bytes)
         return self._open
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -214,16 +255,23 @@ class KeptSocket:
         self.close()
 
 
-def _parts(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
-    """Cut requests into what goes out in one call."""
-    start = size = 0
-    for i, (_, _, body) in enumerate(requests):
-        if i > start and (i - start == PIPELINE or size + len(body) > PIPELINE_BYTES):
-            yield requests[start:i]
-            start, size = i, 0
-        size += len(body)
-    if requests:
-        yield requests[start:]
+def sends(sizes: Sequence[int], send_bytes: int, answers_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut requests, given the sizes of their bodies, into what goes out in one call: the start and end of each. Pure.
+
+    Should every one be refused, the answers still fit: an answer is counted with the request in it, twice as
+    memory is given out in powers of two. Most leave the request out, but ipset's bring it back whole. One that is
+    too long by itself goes alone.
+    """
+    start = sent = answers = 0
+    for i, size in enumerate(sizes):
+        size += HEADER.size
+        answer = ANSWER_BYTES + 2 * size
+        if i > start and (sent + size > send_bytes or answers + answer > answers_bytes):
+            yield start, i
+            start, sent, answers = i, 0, 0
+        sent, answers = sent + size, answers + answer
+    if sizes:
+        yield start, len(sizes)
 
 
 def error_code(body: bytes) -> int:

@@ -21,8 +21,9 @@ from kubeproxy.dataplane.leftovers.upstream import (
     Mode,
 )
 from kubeproxy.kernel.exec import CommandMissing, KernelError
+from kubeproxy.kernel.genetlink_messages import decode_family, encode_family
 from kubeproxy.kernel.iptables import Flavour
-from kubeproxy.kernel.ipvs_messages import decode_family, encode_family, encode_flush
+from kubeproxy.kernel.ipvs_messages import encode_flush
 from kubeproxy.kernel.netlink_messages import attribute
 from kubeproxy.kernel.nftables_messages import encode_delete_table
 from kubeproxy.kernel.sysctl import FakeSysctls
