@@ -1,0 +1,102 @@
+"""The same random commands to the real kernel and to its model; what they answer differently is printed.
+
+Run inside a machine that has IPVS, as root: `python -m tests.uml.ipvs_histories SEED HISTORIES`. The last line is
+the word "same" and the number of commands, or there were differences and the status is 1.
+"""
+
+import random
+import sys
+
+from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
+from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.ipvs_types import (
+    FALLBACK,
+    ONE_PACKET,
+    SOURCE_PORT,
+    Command,
+    Destination,
+    Server,
+    ServerKey,
+    Verb,
+    VirtualServers,
+    mark_key,
+)
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Protocol
+
+STEPS = 40
+ADDRESSES = ("10.96.0.1", "10.96.0.2", "fd00:10::1", "fd00:10::ffff:2")
+KEYS = (
+    *(
+        ServerKey(protocol, address, port)
+        for protocol in Protocol
+        for address in ADDRESSES
+        for port in (53, 65535)
+    ),
+    *(mark_key(family, mark) for family in Family for mark in (1, 0x6B000001, 0xFFFFFFFF)),
+)
+PODS = (
+    "10.244.1.1",
+    "10.244.1.2",
+    "fd00:244::1",
+    "fd00:244::a:2",
+    "224.0.0.1",
+    "0.0.0.0",
+    "::",
+    "ff02::1",
+    "fe80::9",
+)
+WEIGHTS = (0, 1, 1, 1, 65535, -1)
+
+
+def command(dice: random.Random, keys: tuple[ServerKey, ...]) -> Command:
+    verb, key = dice.choice(list(Verb)), dice.choice(keys)
+    scheduler = dice.choice(("rr", "wlc", "sh", "mh", "nosuch"))
+    flags = dice.choice((0, 0, FALLBACK, SOURCE_PORT | FALLBACK, ONE_PACKET))
+    server = Server(key, scheduler, dice.choice((0, 0, 30, 10800, 86400)), flags)
+    if verb in (Verb.ADD_SERVER, Verb.SET_SERVER, Verb.DELETE_SERVER):
+        return Command(verb, server)
+    pods = [pod for pod in PODS if dice.random() < 0.2 or (":" in pod) is (key.family is Family.V6)]
+    destination = Destination(dice.choice(pods or PODS), dice.choice((80, 8080)), dice.choice(WEIGHTS))
+    return Command(verb, server, destination)
+
+
+def state(servers: VirtualServers) -> list[str]:
+    found = [str(server) for family in Family for server in servers.servers(family).values()]
+    held = [f"{key}: {servers.destinations(key)}" for key in KEYS]
+    return sorted(found) + [line for line in held if not line.endswith(": []")]
+
+
+def compare(seed: str, real: VirtualServers) -> tuple[int, list[str]]:
+    """Play one history in sends of random length; return how many commands it had, and what was different."""
+    dice, model = random.Random(seed), FakeVirtualServers()
+    keys = tuple(dice.sample(KEYS, 4))
+    real.flush()
+    done = 0
+    while done < STEPS:
+        commands = [command(dice, keys) for _ in range(dice.randint(1, 8))]
+        done += len(commands)
+        answers, expected = real.run(commands), model.run(commands)
+        pairs = zip(commands, answers, expected, strict=True)
+        wrong = [f"{one}: {answer}, the model {other}" for one, answer, other in pairs if answer != other]
+        wrong += [f"only one has {line}" for line in set(state(real)) ^ set(state(model))]
+        if wrong:
+            return done, [f"history {seed}", *wrong]
+    return done, []
+
+
+def main() -> int:
+    seed, histories = sys.argv[1], int(sys.argv[2])
+    real, total = Ipvs(), 0
+    for number in range(histories):
+        done, wrong = compare(f"{seed}-{number}", real)
+        total += done
+        if wrong:
+            print("\n".join(wrong))
+            return 1
+    print("same", total)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
