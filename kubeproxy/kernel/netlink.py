@@ -256,7 +256,7 @@ class KeptSocket:
 
 
 def sends(sizes: Sequence[int], send_bytes: int, answers_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut requests, given the sizes of their bodies, into what goes out in one call: the start and end of each. Pure.
+    """Cut requests, given the sizes of their bodies, into what goes out in one call: each start and end. Pure.
 
     Should every one be refused, the answers still fit: an answer is counted with the request in it, twice as
     memory is given out in powers of two. Most leave the request out, but ipset's bring it back whole. One that is

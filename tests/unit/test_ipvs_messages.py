@@ -230,6 +230,9 @@ def test_connections_and_counters_are_read() -> None:
     assert found.active + found.inactive == 4
     assert found.persistent == 1
     assert found.statistics == server.statistics
+    assert found.statistics.connections == 4
+    assert found.statistics.packets_in >= 9
+    assert found.statistics.bytes_in > 1000 > found.statistics.bytes_out > 0
 
 
 def test_counters_are_read_with_and_without_padding_and_from_an_old_kernel() -> None:
