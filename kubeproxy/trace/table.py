@@ -61,11 +61,14 @@ class Table:
         self._local = frozenset(local_addresses) | {self.node.node_ip}
         self._places: dict[Place, Found] = {}
         self._cluster_ips: dict[str, Key] = {}
+        self._held: dict[str, Key] = {}
         self._health: dict[int, ServiceState] = {}
         self._left_out: dict[Place, list[LeftOut]] = {}
         for name, state in found.ports:
             if state.cluster_ip:
                 self._cluster_ips.setdefault(state.cluster_ip, name.key)
+            if settings.ipvs is not None:
+                self._held |= dict.fromkeys((*state.external_ips, *state.load_balancer_ips), name.key)
             why = quarantined.get(name, "") if quarantined else ""
             if why:
                 for place, _ in places(state):
@@ -105,6 +108,13 @@ class Table:
     def cluster_ip_owner(self, address: str) -> Key | None:
         """Return a Service that has this cluster IP, with whatever ports."""
         return self._cluster_ips.get(address)
+
+    def holder(self, address: str) -> Key | None:
+        """Return a Service for which the node holds this external or load balancer address, with whatever ports.
+
+        In ipvs mode it holds them all, but for those that another device has.
+        """
+        return None if self.is_local(address) else self._held.get(address)
 
     def health_check(self, port: int) -> ServiceState | None:
         """Return the Service whose health-check node port this is."""

@@ -261,6 +261,12 @@ def _nobodys(table: Table, packet: Packet) -> Verdict:
         whose = f"{packet.destination} is the cluster IP of {'/'.join(owner)}"
         text = f"{whose}, and no such port {port} is served: refused"
         return Verdict(outcome=Outcome.REFUSED, steps=(*steps, Step(Subject.UNDEFINED_PORT, text)))
+    holder = table.holder(packet.destination)
+    if holder is not None:
+        port = f"{packet.port}/{packet.protocol}"
+        whose = f"IPVS makes {packet.destination}, an address of {'/'.join(holder)}, the node's own"
+        text = f"{whose}, and no such port {port} is served: refused"
+        return Verdict(outcome=Outcome.REFUSED, steps=(*steps, Step(Subject.UNDEFINED_PORT, text)))
     if not comes_in and table.is_unallocated(packet.destination):
         text = f"{packet.destination} is of a ServiceCIDR, and no Service has it: dropped"
         return Verdict(outcome=Outcome.DROPPED, steps=(*steps, Step(Subject.UNALLOCATED, text)))

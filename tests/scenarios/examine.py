@@ -11,8 +11,6 @@ SILENCE_SECONDS = 0.4
 OWN_SILENCE_SECONDS = 1.4
 """A program on the node hears of its own packet's refusal only when TCP sends it again, after a second."""
 ANSWER_SECONDS = 3.5
-FORGETTING_SECONDS = 1.3
-"""How long a client is silent until an affinity of one second has ended."""
 AT_LEAST, A_SERVER, STICKY_TRIES, FORGETTING_TRIES = 6, 25, 13, 12
 """Questions. AT_LEAST finds a stranger among two in 63 of 64 runs; A_SERVER each misses one in 10¹⁰."""
 
@@ -65,7 +63,7 @@ def _one_answers(case: Case, ask: Ask) -> str:
 def _another_answers(case: Case, ask: Ask, pause: Callable[[float], None]) -> str:
     first = ask(ANSWER_SECONDS)
     for _ in range(FORGETTING_TRIES):
-        pause(FORGETTING_SECONDS)  # the kernel goes by its own clock
+        pause(case.expect.seconds)  # the kernel goes by its own clock
         found = ask(ANSWER_SECONDS)
         if isinstance(found, str) or _is_stranger(case, found):
             return f"expected {_expected(case)}, got {found}"

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import select
 import socket
+import struct
 import time
 
 from kubeproxy.model.addresses import family_of
@@ -42,6 +43,10 @@ def probe(
         if client not in ("node", "localhost"):  # the node takes what its routes say, as its programs do
             own.bind((host.address(family), 0))
         own.settimeout(timeout)
+        if (
+            protocol is Protocol.TCP
+        ):  # ends by a reset: connection tracking remembers it for seconds, not for minutes
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         try:
             text = _ask_sctp(own, address, port, timeout) if number else _ask(own, address, port)
         except ConnectionRefusedError:

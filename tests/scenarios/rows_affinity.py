@@ -53,12 +53,15 @@ ROWS = [
         pod TCP cluster:80 -> sticky be1,be2,be3 same 8080
         """,
     ),
+    # IPVS looks once a minute whether a client's connections have ended, and remembers a closed one for a while.
     row(
         "one second of affinity ends",
         [sticky(seconds=1), THREE],
         """
-        pod cluster:80 -> forgets be1,be2,be3 same
-        outside nodeport:80 -> forgets be1,be2,be3 masq
+        pod cluster:80 -> forgets be1,be2,be3 same | iptables nftables
+        outside nodeport:80 -> forgets be1,be2,be3 masq | iptables nftables
+        pod cluster:80 -> forgets after 65 be1,be2,be3 same | ipvs
+        outside nodeport:80 -> forgets after 65 be1,be2,be3 masq | ipvs
         """,
     ),
     row(

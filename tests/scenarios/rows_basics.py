@@ -167,11 +167,13 @@ ROWS = [
         """,
     ),
     row(
-        "other addresses of a Service do not refuse what they have not",
+        "other addresses of a Service do not refuse what they have not, but where IPVS makes them the node's own",
         [svc("80", "external balancer"), eps("be1")],
         """
-        pod,outside,node external,balancer:81 -> IGNORED
-        pod UDP external,balancer:80 -> IGNORED
+        pod,outside,node external,balancer:81 -> IGNORED | iptables nftables
+        pod UDP external,balancer:80 -> IGNORED | iptables nftables
+        pod,outside,node external,balancer:81 -> REFUSED | ipvs
+        pod UDP external,balancer:80 -> REFUSED | ipvs
         """,
     ),
     row(

@@ -237,7 +237,9 @@ ROWS = [
         pod cluster:81 -> be1 same 8080
         outside nodeport,external:81 -> be1 masq 8080
         pod cluster:80 -> REFUSED
-        outside nodeport,external:80 -> IGNORED
+        outside nodeport:80 -> IGNORED
+        outside external:80 -> IGNORED | iptables nftables
+        outside external:80 -> REFUSED | ipvs
         """,
     ),
     row(

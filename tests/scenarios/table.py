@@ -14,6 +14,7 @@ WHERE is `cluster`, `external`, `balancer`, `nodeport` (with the Service's port)
                         (`masq`) or either (`any`); on this port, if one is named. `be1:80,be1:8080` are two
     sticky be1,be3 …    one of these, the same every time
     forgets be1,be3 …   one of these, and after a while another (affinity of one second)
+    forgets after 65 be1,be3 …   the same, when the client has been silent for so many seconds
     REFUSED  DROPPED    turned away loudly, silently
     IGNORED             left alone: what the plain kernel does with it
     BLOCKED             no business of ours, or sent on by us, and stopped silently by the administrator's firewall
@@ -32,6 +33,9 @@ Json = dict[str, Any]
 
 FAMILIES = frozenset(("v4", "v6"))
 MODES = frozenset(("iptables", "ipvs", "nftables"))
+
+FORGETTING_SECONDS = 1.3
+"""How long a client is silent until an affinity of one second has ended."""
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -154,6 +158,8 @@ class Expect(Record, frozen=True, kw_only=True):
     """Name and port (0: any) of all who answer."""
     client: str = "any"
     """same, masq or any: the address that they see."""
+    seconds: float = FORGETTING_SECONDS
+    """How long a client is silent until it is forgotten."""
 
 
 class Line(Record, frozen=True, kw_only=True):
@@ -204,6 +210,9 @@ def parse_expect(text: str) -> Expect:
     if words and words[0] in ("REFUSED", "DROPPED", "IGNORED", "BLOCKED"):
         return Expect(kind=words[0])
     kind = words.pop(0) if words[0] in ("sticky", "forgets") else "answer"
+    seconds = FORGETTING_SECONDS
+    if words[0] == "after":
+        seconds, words = float(words[1]), words[2:]
     names, client, *port = words
     default = int(port[0]) if port else 0
     servers = []
@@ -214,4 +223,4 @@ def parse_expect(text: str) -> Expect:
         servers.append((who, int(own or default)))
     if client not in ("same", "masq", "any"):
         raise ValueError(f"{text!r}: {client!r} is neither same, masq nor any")
-    return Expect(kind=kind, servers=tuple(servers), client=client)
+    return Expect(kind=kind, servers=tuple(servers), client=client, seconds=seconds)

@@ -103,8 +103,6 @@ class Rules:
     def _nat(self) -> Iterator[str]:
         mark = self._mark
         yield f"{MARK_MASQ} -j MARK --or-mark {mark}"
-        for rule in masquerade_rules(mark, self._match(Set.LOOP_BACK, "").rstrip()):
-            yield rule.removeprefix("-A ").rstrip("\n")
         yield f"{SERVICES} {self._match(Set.SERVERS, without=True)} -j RETURN"
         strangers = "" if self._node.masquerade_all else self._strangers or None
         if strangers is not None:
@@ -113,6 +111,11 @@ class Rules:
         yield f"{SERVICES} -m addrtype --src-type LOCAL {self._match(Set.SHORT_CIRCUIT)} -j {MARK_MASQ}"
         # IPVS comes later, so nobody else's rule may translate the packet first.
         yield f"{SERVICES} -j ACCEPT"
+        # Connection tracking calls nothing of IPVS's DNAT, so that is no condition here as it is in iptables mode;
+        # what a process of the node says to one on the same address must be left out.
+        hairpin = f"-m addrtype ! --src-type LOCAL {self._match(Set.LOOP_BACK, '')}".rstrip()
+        for rule in masquerade_rules(mark, hairpin):
+            yield rule.removeprefix("-A ").rstrip("\n")
 
     def _filter(self) -> Iterator[str]:
         server = self._match(Set.SERVERS)
