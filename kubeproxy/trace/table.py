@@ -62,12 +62,13 @@ class Table:
         self._places: dict[Place, Found] = {}
         self._cluster_ips: dict[str, Key] = {}
         self._held: dict[str, Key] = {}
+        self.by_ipvs = settings.ipvs is not None
         self._health: dict[int, ServiceState] = {}
         self._left_out: dict[Place, list[LeftOut]] = {}
         for name, state in found.ports:
             if state.cluster_ip:
                 self._cluster_ips.setdefault(state.cluster_ip, name.key)
-            if settings.ipvs is not None:
+            if self.by_ipvs:
                 self._held |= dict.fromkeys((*state.external_ips, *state.load_balancer_ips), name.key)
             why = quarantined.get(name, "") if quarantined else ""
             if why:

@@ -180,7 +180,8 @@ class _Path:
         if self._packet.origin is not Origin.NODE and self._table.is_local(target.address):
             return ""  # Delivered here: what leaves nowhere passes no POSTROUTING.
         if target.address == self._packet.source and target.may_be_local:
-            return mark or HAIRPIN
+            own = self._packet.origin is Origin.NODE
+            return mark or ("" if own and self._table.by_ipvs else HAIRPIN)
         return mark
 
     def _tell_masquerade(self, destinations: tuple[Destination, ...], mark: str) -> None:
