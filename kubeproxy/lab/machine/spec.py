@@ -1,0 +1,105 @@
+"""What a machine shall be, and the command line that boots it. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+PROGRAM, PACKAGE = "linux.uml", "user-mode-linux"
+CONSOLE, SOCKET, UML_DIRECTORY = "console.log", "exec.sock", "uml"
+"""Names in a machine's directory."""
+
+_MEMORY = re.compile(r"[1-9][0-9]*[MG]")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_DUMP = re.compile(
+    r" ?\[<|( ?[0-9a-f]{8,16})+ *$|Stack:|Call Trace:|CPU: |SELinux: |mmapper_init|Failed to initialize ubd"
+)
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
+
+
+class MachineError(Exception):
+    """The machine cannot be had, or is gone; the text says why and what to do."""
+
+
+class Nic(msgspec.Struct, frozen=True):
+    """A network device of the machine, `vec0`, `vec1`... inside: the other end of a tap that the caller made."""
+
+    tap: str
+    mac: str
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine."""
+
+    name: str = "machine"
+    """In messages, and its host name."""
+    memory: str = "256M"
+    """What the kernel may use; the host gives it as it is touched, out of /dev/shm."""
+    nics: tuple[Nic, ...] = ()
+    netns: str = ""
+    """Path of the network namespace that the taps are in; "" for the caller's."""
+    shared: tuple[str, ...] = ()
+    """Directories of the host that a guest writes to; whatever else it writes ends with it."""
+    boot_seconds: float = 60.0
+    """How long the kernel may take to its first process."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be another word on the kernel's command line. Raises MachineError."""
+        if not _WORD.fullmatch(self.name):
+            raise MachineError(f'"{self.name}" is no host name')
+        if not _MEMORY.fullmatch(self.memory):
+            raise MachineError(f'"{self.memory}" is no amount of memory; write 256M or 1G')
+        for nic in self.nics:
+            if not _WORD.fullmatch(nic.tap) or not _MAC.fullmatch(nic.mac):
+                raise MachineError(f'"{nic.tap},{nic.mac}" is no TAP,MAC')
+        for path in self.shared:
+            if not path.startswith("/") or "," in path:
+                raise MachineError(f'"{path}" cannot be shared: give an absolute path without a comma')
+
+
+def kernel_line(spec: Spec, *, directory: str, line: int, python: str, package_root: str) -> tuple[str, ...]:
+    """Return what to execute: the kernel with serial line 0 on the descriptor ``line``, our process 1 in it.
+
+    The console is standard output; ``package_root`` is where process 1 finds this package.
+    """
+    enter = ("nsenter", f"--net={spec.netns}") if spec.netns else ()
+    nics = (f"vec{number}:transport=tap,ifname={nic.tap},mac={nic.mac}" for number, nic in enumerate(spec.nics))
+    return (
+        *enter,
+        # The kernel leaves helper processes behind when it is killed; a PID namespace takes them with it.
+        *("unshare", "--pid", "--fork", "--kill-child=KILL"),
+        # As process 1 of that namespace it could not even abort, which is how it ends after a panic.
+        *("sh", "-c", '"$@"; exit $?', "sh", PROGRAM),
+        f"umid={spec.name}",
+        f"uml_dir={directory}/{UML_DIRECTORY}/",
+        f"mem={spec.memory}",
+        *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
+        *("con=null", "ssl=null", "con0=fd:0,fd:1", f"ssl0=fd:{line}"),
+        *nics,
+        f"init={python}",
+        # A word with "=" that the kernel does not know becomes a variable of process 1.
+        f"PYTHONPATH={package_root}",
+        *("--", "-S", "-P", "-m", "kubeproxy.lab.machine.guest"),
+    )
+
+
+def setup(spec: Spec) -> Mapping[str, object]:
+    """Return what process 1 is told."""
+    return {"hostname": spec.name, "shared": list(spec.shared)}
+
+
+def last_lines(console: str, most: int) -> list[str]:
+    """Return the last lines of a console's log that mean something to a reader: no stack dumps."""
+    return [line for line in console.splitlines() if line.strip() and not _DUMP.match(line)][-most:]
+
+
+def explain_console(lines: Sequence[str]) -> str:
+    """Return what in a kernel's last words says why it ended; "" if nothing does."""
+    for word, meaning in (
+        ("Out of memory and no killable processes", "the machine ran out of memory; give it more (--memory)"),
+        ("Failed to initialize vec", "a network device could not be opened; is its tap there, and free?"),
+        ("Kernel panic", "its kernel panicked"),
+    ):
+        if any(word in line for line in lines):
+            return meaning
+    return ""
