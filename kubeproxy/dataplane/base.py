@@ -71,6 +71,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: int
     quarantined: dict[ServicePortName, str]
     """Ports that are left out, each with the kernel's or the renderer's complaint."""
+    notes: dict[ServicePortName, str] = {}
+    """Ports that are served otherwise than was asked, and why."""
     no_local_internal: tuple[str, ...] = ()
     """Ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
     no_local_external: tuple[str, ...] = ()

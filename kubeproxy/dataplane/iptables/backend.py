@@ -16,9 +16,10 @@ from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
-from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved
+from kubeproxy.dataplane.iptables.jumps import Saved
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import SharedSet, cluster_ips, hairpin_entries
@@ -99,8 +100,7 @@ class IptablesBackend:
         """States that no rules stand for. The ledger has them, so they are left alone until they change."""
         self._crowded: set[ServicePortName] = set()
         """Those of them that a full plan tries again."""
-        self._intact: dict[str, bytes] = {}
-        """Fingerprints of tables that were found to hold what is ours."""
+        self._canary = Canary(tables, CHAINS)
         self._nfacct = nfacct
         self._rules: tuple[RuleCount, ...] = ()
         self._turned_localnet_on = False
@@ -141,17 +141,9 @@ class IptablesBackend:
 
     def observe(self) -> str:
         """See `Backend.observe`. Microseconds while nothing changes, else a look by iptables."""
-        for table in CHAINS:
-            fingerprint = self._tables.fingerprint(table)
-            if self._intact.get(table) == fingerprint:
-                continue
-            result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
-            if result.status == 1 or (result.status == 0 and CANARY_RULE not in result.stdout):
-                self._needs_full = True
-                return f"table {table} was flushed by somebody: chain {names.CANARY} is gone or empty"
-            if result.status == 0:
-                self._intact[table] = fingerprint
-        return ""
+        drift = self._canary.drift()
+        self._needs_full |= bool(drift)
+        return drift
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""

@@ -168,7 +168,7 @@ class FakeTables:
         words = shlex.split(rule)
         if self.refuse and self.refuse in rule:
             raise Refusal(f"refused: {rule}")
-        targets = [after for word, after in itertools.pairwise(words) if word == "-j"]
+        targets = [after for word, after in itertools.pairwise(words) if word in ("-j", "-g")]
         if len(targets) != 1 and not (targets == [] and "nfacct" in words):
             raise Refusal(f"not exactly one target in {rule}")
         for target in targets:

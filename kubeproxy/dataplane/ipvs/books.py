@@ -1,0 +1,197 @@
+"""What stands in the kernel and what is wanted there, for one family; every change of it becomes `Work`. Pure.
+
+Cost of a change: that of the ports that it concerns. Whoever cannot carry out the work to its end throws the
+books away and has them opened again from a `Survey`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from kubeproxy.dataplane.ipvs.draining import Draining, is_used
+from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.part import Part, Virtual
+from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, spot, steps
+from kubeproxy.dataplane.ipvs.survey import Ground, Survey
+from kubeproxy.dataplane.ipvs.unions import Owned, Unions
+from kubeproxy.dataplane.ipvs.work import Work, server_member
+from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.objects import Protocol
+
+Parts = Mapping[ServicePortName, Part | None]
+Look = Callable[[ServerKey], list[Found]]
+"""Lists the destinations of a virtual server."""
+
+
+class Books:
+    """One family's state."""
+
+    def __init__(self, elsewhere: frozenset[str] = frozenset()) -> None:
+        """``elsewhere``: addresses that other devices have, which are not made local again."""
+        self.unions = Unions()
+        self.draining = Draining()
+        self.servers: dict[ServerKey, Server] = {}
+        """Every virtual server that we made, wanted or not."""
+        self.routed: set[str] = set()
+        """Virtual addresses that are local."""
+        self.foreign: set[ServerKey] = set()
+        """Places of ours where somebody else's virtual server is."""
+        self.elsewhere = elsewhere
+
+    def change(self, parts: Parts, look: Look) -> Work:
+        """Take in the new Parts of some ports (None: it is gone)."""
+        work = Work()
+        delta = self.unions.apply(parts)
+        work.add_all(delta.added)
+        work.remove_all(delta.removed)
+        for key, turn in delta.virtuals.items():
+            if key in self.foreign:
+                if turn.after is None:
+                    self.foreign.discard(key)
+                continue
+            protocol = _protocol(key, turn.after or turn.before)
+            standing = self._standing(key, turn.before)
+            if turn.after is None and standing is not None and drains(protocol, standing.server):
+                standing = Standing(standing.server, standing.weights, is_used(look(key)))
+            self._move(work, key, standing, turn.after, protocol)
+        for address in delta.addresses_added:
+            if address not in self.routed and address not in self.elsewhere:
+                self._route(work, address)
+        self._unroute(work, delta.addresses_removed)
+        return work
+
+    def correct(self, survey: Survey, parts: Parts, source: str) -> Work:
+        """Open the books: from all that the kernel holds to all that is wanted; ``source`` is every route's."""
+        work = Work()
+        self.unions.apply(parts)
+        for key, owned in self.unions.virtuals.items():
+            if _is_foreign(survey, key, owned.virtual):
+                self.foreign.add(key)
+            else:
+                self._move(work, key, _found_standing(survey, key), owned, _protocol(key, owned))
+        protocols = survey.ground.protocols()
+        for key in survey.owned - self.unions.virtuals.keys():
+            protocol = key.protocol or protocols.get(key.mark)
+            self._move(work, key, _found_standing(survey, key), None, protocol)
+        self._correct_addresses(work, survey.ground, source)
+        self._correct_entries(work, survey.ground)
+        return work
+
+    def drained(self, key: ServerKey, found: Iterable[Found], work: Work) -> None:
+        """Take in a look at a virtual server of which something drains."""
+        commands, is_done = self.draining.looked(key, found)
+        work.farewells += commands
+        if is_done:
+            self._delete(work, key)
+            self._unroute(work, [key.address])
+
+    def expected(self, key: ServerKey) -> dict[Spot, int]:
+        """Return the destinations that a virtual server of ours should have, with their weights."""
+        owned = self.unions.virtuals.get(key)
+        return _weights(owned.virtual if owned else None, self.draining.spots.get(key, ()))
+
+    def sizes(self) -> dict[Set, int]:
+        """Return how many entries each set should have."""
+        by_address = sum(1 for key in self.servers if key.address)
+        ours = {Set.SERVERS: by_address, Set.ADDRESSES: len(self.routed)}
+        return {**dict.fromkeys(Set, 0), **self.unions.sizes, **ours}
+
+    def _standing(self, key: ServerKey, before: Owned | None) -> Standing | None:
+        server = self.servers.get(key)
+        if server is None:
+            return None
+        return Standing(server, _weights(before.virtual if before else None, self.draining.spots.get(key, ())))
+
+    def _move(
+        self,
+        work: Work,
+        key: ServerKey,
+        standing: Standing | None,
+        wanted: Owned | None,
+        protocol: Protocol | None,
+    ) -> None:
+        """Bring one virtual server from what stands to what is wanted."""
+        server = wanted.virtual.server if wanted else standing.server if standing else None
+        if server is None:
+            return
+        found = steps(standing, wanted.virtual if wanted else None, drain=drains(protocol, server))
+        if found.draining or standing is not None:
+            self.draining.note(key, found.draining, None if wanted else server)
+        self.servers[key] = server
+        if wanted:
+            work.commands += found.commands
+            if standing is None and key.address:
+                work.add(Set.SERVERS, server_member(key))
+            return
+        work.farewells += found.commands
+        if found.is_deleted:
+            self._delete(work, key)
+
+    def _delete(self, work: Work, key: ServerKey) -> None:
+        work.farewells.append(Command(Verb.DELETE_SERVER, self.servers.pop(key)))
+        if key.address:
+            work.remove(Set.SERVERS, server_member(key))
+
+    def _route(self, work: Work, address: str) -> None:
+        self.routed.add(address)
+        work.addresses_added.append(address)
+        work.add(Set.ADDRESSES, address)
+
+    def _unroute(self, work: Work, addresses: Iterable[str]) -> None:
+        """Let addresses go that nothing needs any more."""
+        for address in addresses:
+            if address in self.routed and not self._needs(address):
+                self.routed.discard(address)
+                work.addresses_removed.append(address)
+                work.remove(Set.ADDRESSES, address)
+
+    def _needs(self, address: str) -> bool:
+        return address in self.unions.addresses or self.draining.holds(address)
+
+    def _correct_addresses(self, work: Work, ground: Ground, source: str) -> None:
+        self.routed = {address for address in self.unions.addresses if address not in self.elsewhere}
+        self.routed |= {each for each in (*ground.routes, *ground.on_device) if self.draining.holds(each)}
+        work.addresses_added += sorted(self.routed - ground.routes.keys())
+        work.addresses_moved += sorted(each for each in self.routed if ground.routes.get(each, source) != source)
+        work.addresses_removed += sorted(ground.routes.keys() - self.routed)
+
+    def _correct_entries(self, work: Work, ground: Ground) -> None:
+        wanted: dict[Set, set[Member]] = {which: set() for which in Set}
+        for which, member in self.unions.entries:
+            wanted[which].add(member)
+        wanted[Set.SERVERS] = {server_member(key) for key in self.servers if key.address}
+        wanted[Set.ADDRESSES] = set(self.routed)
+        work.added = {which: list(wanted[which].difference(ground.members[which])) for which in Set}
+        work.removed = {}
+        for which in Set:
+            work.remove_all((which, each) for each in ground.members[which] if each not in wanted[which])
+
+
+def _protocol(key: ServerKey, owned: Owned | None) -> Protocol | None:
+    return key.protocol or (owned.owner.protocol if owned else None)
+
+
+def _weights(virtual: Virtual | None, draining: Iterable[Spot]) -> dict[Spot, int]:
+    weights = dict.fromkeys(draining, 0)
+    if virtual is not None:
+        weights.update((spot(each), each.weight) for each in virtual.destinations)
+    return weights
+
+
+def _found_standing(survey: Survey, key: ServerKey) -> Standing | None:
+    server = survey.ground.servers.get(key)
+    if server is None:
+        return None
+    found = survey.found[key]
+    return Standing(server, {spot(each.destination): each.destination.weight for each in found}, is_used(found))
+
+
+def _is_foreign(survey: Survey, key: ServerKey, wanted: Virtual) -> bool:
+    """Return whether somebody else's virtual server is where ours shall be.
+
+    One that leads nowhere but where ours shall lead is ours, and our set was lost.
+    """
+    if key not in survey.ground.servers or key in survey.owned:
+        return False
+    own = set(map(spot, wanted.destinations))
+    return any(spot(each.destination) not in own for each in survey.found[key])

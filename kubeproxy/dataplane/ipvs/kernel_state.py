@@ -1,0 +1,197 @@
+"""What ipvs mode writes in the kernel beside its rules, for one family: read as a whole, changed in order.
+
+Calls go to the objects that are passed in, on the calling thread; every method raises KernelError and OSError.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.refusals import Judgement, judge, undoing
+from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, owning, stale_sets, upstream_places
+from kubeproxy.dataplane.ipvs.work import Work, server_member
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.ipset_messages import Member, SetType
+from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb, VirtualServers
+from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.virtual_addresses import Addresses
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.node import NodeState
+
+KINDS = {
+    **dict.fromkeys(Set, SetType.PORTS),
+    Set.ADDRESSES: SetType.ADDRESSES,
+    Set.SHORT_CIRCUIT: SetType.MARKS,
+    Set.ADMITTED: SetType.RANGES,
+    Set.LOOP_BACK: SetType.ENDPOINTS,
+    Set.HEALTH_CHECKS: SetType.PORT_NUMBERS,
+}
+
+DEFAULT_MASQUERADE_BIT = 14
+"""Until a node's own is known."""
+
+Entries = Sequence[tuple[Set, list[Member]]]
+
+
+class CommandsRefused(KernelError):
+    """Some commands of a run were refused; the others are done."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement.text)
+        self.judgement = judgement
+
+
+class KernelState:
+    """One family's sets, virtual addresses and virtual servers."""
+
+    def __init__(
+        self,
+        family: Family,
+        sets: Sets,
+        servers: VirtualServers,
+        addresses: Addresses,
+        local_addresses: Callable[[], Collection[str]],
+    ) -> None:
+        self._family = family
+        self._sets = sets
+        self._servers = servers
+        self._addresses = addresses
+        self._local_addresses = local_addresses
+        self.source = ""
+        """Which of its addresses this node has when it speaks to a virtual one; "" leaves it to the kernel."""
+        self._masquerade_bit = DEFAULT_MASQUERADE_BIT
+        self._device: int | None = None
+        self._made: set[ServerKey] = set()
+        """Virtual servers that are ours for sure; what no set says after somebody has emptied it."""
+
+    def prepare(self) -> None:
+        """Make sure of the device and the sets."""
+        self._device = self._addresses.ensure_device()
+        for which, kind in KINDS.items():
+            name = self._name(which)
+            if not self._sets.create(name, kind):
+                raise KernelError(
+                    f"no room for ipset {name}: this node has all that the kernel allows; see ipset list"
+                )
+
+    def ground(self, node: NodeState) -> Ground:
+        """Read addresses, sets and virtual servers; what is written from now on is for this node."""
+        present = self._sets.named(PREFIX[self._family])
+        on_device = self._addresses.foreign_addresses()
+        elsewhere = frozenset(self._local_addresses()) - on_device
+        self.source = node.node_ip if node.node_ip in elsewhere else ""
+        self._masquerade_bit = node.masquerade_bit
+        return Ground(
+            members={which: self._sets.members(self._name(which)) for which in Set},
+            is_upstreams=upstream_places(self._family, present, self._sets.members),
+            routes=self._addresses.held(),
+            on_device=on_device,
+            elsewhere=elsewhere,
+            masquerade_mark=node.mark,
+            servers=self.servers(),
+        )
+
+    def survey(self, ground: Ground, wanted: Collection[ServerKey]) -> Survey:
+        """Find out what of the virtual servers is ours, and read the destinations of these and of those wanted."""
+        is_ours = owning(ground.members, ground.is_upstreams, self._made, self._masquerade_bit)
+        owned = frozenset(filter(is_ours, ground.servers))
+        self._made = set(owned)
+        found = {key: self.destinations(key) for key in ground.servers if key in owned or key in wanted}
+        return Survey(ground=ground, owned=owned, found=found)
+
+    def servers(self) -> dict[ServerKey, Server]:
+        """List all virtual servers."""
+        return self._servers.servers(self._family)
+
+    def elsewhere(self) -> frozenset[str]:
+        """Return the addresses that devices have."""
+        return frozenset(self._local_addresses())
+
+    def has_device(self) -> bool:
+        """Return whether the device is that of the last full sync: whoever deletes it takes all routes along."""
+        return self._addresses.device() == self._device
+
+    def routes(self) -> dict[str, str]:
+        """List the virtual addresses that are local."""
+        return self._addresses.held()
+
+    def set_sizes(self) -> dict[str, int]:
+        """Return how many entries each set has."""
+        return self._sets.sizes(PREFIX[self._family])
+
+    def destinations(self, key: ServerKey) -> list[Found]:
+        """List the destinations of a virtual server."""
+        return self._servers.destinations(key)
+
+    def perform(self, work: Work, write_rules: Callable[[], None] | None = None) -> None:
+        """Carry out work; ``write_rules`` is called when everything that rules lead to stands."""
+        self._change(work.entries_first(), add=True)
+        self._run(work.commands)
+        if work.addresses_added:
+            self._addresses.add(work.addresses_added, self.source)
+        if work.addresses_moved:
+            self._addresses.set_source(work.addresses_moved, self.source)
+        self._change(work.entries_then(), add=True)
+        if write_rules is not None:
+            write_rules()
+        if work.addresses_removed:
+            self._addresses.remove(work.addresses_removed)
+        self._change(work.entries_leaving(), add=False)
+        self._run(work.farewells)
+        self._change(work.entries_last(), add=False)
+
+    def clear_device(self, ground: Ground) -> None:
+        """Remove kube-proxy's addresses, which are local by our routes now or not wanted.
+
+        Its sets go with its last chains (`leftovers`).
+        """
+        if ground.on_device:
+            self._addresses.remove_addresses(sorted(ground.on_device))
+
+    def clear(self) -> list[str]:
+        """Remove everything of this family; return complaints about what is left."""
+        present = self._sets.named(PREFIX[self._family])
+        names = {which: self._name(which) for which in Set}
+        members = {which: self._sets.members(name) if name in present else set() for which, name in names.items()}
+        is_upstreams = upstream_places(self._family, present, self._sets.members)
+        is_ours = owning(members, is_upstreams, self._made, self._masquerade_bit)
+        servers = self.servers() if self._servers.available() else {}
+        self._run([Command(Verb.DELETE_SERVER, server) for key, server in servers.items() if is_ours(key)])
+        self._addresses.remove(sorted(self._addresses.held()))
+        self._addresses.remove_addresses(sorted(self._addresses.foreign_addresses()))
+        self._addresses.remove_device()
+        own = (*names.values(), *stale_sets(self._family, present))
+        stuck = [name for name in own if not self._sets.destroy(name)]
+        return [f"set {name} stays: delete the rule that refers to it" for name in stuck]
+
+    def _change(self, entries: Entries, *, add: bool) -> None:
+        if entries:
+            nothing: list[Member] = []
+            self._sets.apply(
+                [
+                    (self._name(which), each if add else nothing, nothing if add else each)
+                    for which, each in entries
+                ]
+            )
+
+    def _run(self, commands: list[Command]) -> None:
+        if not commands:
+            return
+        codes = self._servers.run(commands)
+        for command, code in zip(commands, codes, strict=True):
+            if command.verb is Verb.ADD_SERVER and not code:
+                self._made.add(command.server.key)
+            elif command.verb is Verb.DELETE_SERVER:
+                self._made.discard(command.server.key)
+        if not any(codes):
+            return
+        judgement = judge(commands, codes)
+        if judgement.taken:
+            # Not ours, so they must not have our destinations, and our set must not name them.
+            self._servers.run(undoing(commands, codes, judgement.taken))
+            taken = [server_member(key) for key in judgement.taken if key.address]
+            self._sets.delete(self._name(Set.SERVERS), taken)
+        if judgement:
+            raise CommandsRefused(judgement)
+
+    def _name(self, which: Set) -> str:
+        return set_name(self._family, which)

@@ -1,0 +1,87 @@
+"""The few fixed rules of ipvs mode brought into the tables, watched, and removed. Blocking; the calling thread's.
+
+They are written by full syncs only: a Service's change is one of sets and virtual servers.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from kubeproxy.dataplane.base import RuleCount
+from kubeproxy.dataplane.iptables.canary import Canary
+from kubeproxy.dataplane.iptables.counters import Nfacct, usable
+from kubeproxy.dataplane.iptables.jumps import missing_jumps
+from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, Rules, saved_in
+from kubeproxy.dataplane.leftovers.removal import remove_chains
+from kubeproxy.dataplane.leftovers.upstream import IPVS_OWNED
+from kubeproxy.kernel.exec import Result
+from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.model.node import NodeState
+
+TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+
+ORDER = ("mangle", "filter", "nat")
+"""The nat table comes last: on a node that iptables mode has served, it is what hands packets over to IPVS."""
+
+
+class Tables(Protocol):
+    """The iptables programs (`kernel.iptables.Iptables`), or a model of them (`iptables.fake.FakeTables`)."""
+
+    def restore(self, text: str | Iterable[str]) -> None:
+        """Commit a restore text. Raises RestoreFailed."""
+        ...
+
+    def save(self, table: str) -> str:
+        """Return `iptables-save` of one table."""
+        ...
+
+    def in_use(self) -> frozenset[str]:
+        """Return the tables that somebody uses."""
+        ...
+
+    def has_match(self, match: str) -> bool:
+        """Return whether the kernel takes rules with `-m MATCH`."""
+        ...
+
+    def fingerprint(self, table: str) -> bytes:
+        """Return, cheaply, a value that differs once rules of a table have been removed."""
+        ...
+
+    def run(self, *arguments: str, check: bool = True) -> Result:
+        """Run one iptables command."""
+        ...
+
+
+class RuleWriter:
+    """One family's rules. Methods raise KernelError and OSError."""
+
+    def __init__(self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None) -> None:
+        self._tables = tables
+        self._sysctls = sysctls
+        self._nfacct = nfacct
+        self._canary = Canary(tables, CHAINS)
+
+    def write(self, node: NodeState) -> tuple[RuleCount, ...]:
+        """Write all rules, and tell how many there are in each table."""
+        in_use = self._tables.in_use()
+        saved = {table: saved_in(table, self._tables.save(table) if table in in_use else "") for table in ORDER}
+        drop_invalid = self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
+        counters = usable(self._tables, self._nfacct) if self._nfacct else frozenset[str]()
+        rules = Rules(node, drop_invalid=drop_invalid, counters=counters)
+        texts = {table: rules.text(table) for table in ORDER}
+        parts = (
+            f"*{table}\n{text}{missing_jumps(JUMPS, table, saved[table])}COMMIT\n" for table, text in texts.items()
+        )
+        self._tables.restore("".join(parts))
+        return tuple(
+            RuleCount(table=table, standing=count, written=count)
+            for table, text in texts.items()
+            for count in [text.count("\n-A ")]
+        )
+
+    def drift(self) -> str:
+        """Return what somebody did to the rules, "" when they stand."""
+        return self._canary.drift()
+
+    def remove(self) -> list[str]:
+        """Remove the rules; return complaints about what is left."""
+        return list(remove_chains(self._tables, IPVS_OWNED))

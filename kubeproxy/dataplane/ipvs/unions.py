@@ -1,0 +1,157 @@
+"""What all Service ports together ask of the kernel, and what a change of some of them changes in it. Pure.
+
+Several ports may ask for the same address or member of a set, so these are counted. A virtual server has one
+owner: somebody's external address beats somebody else's node port there, then the name decides; the loser's
+entries for that place do not count.
+
+Cost of a change: that of the Parts that it concerns, whatever stands beside them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
+
+from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.part import NOTHING, Part, Virtual
+from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.ipvs_types import ServerKey
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.objects import Record
+
+T = TypeVar("T")
+
+Entry = tuple[Set, Member]
+Claims = dict[ServicePortName, Virtual]
+
+
+class Owned(Record, frozen=True):
+    """A virtual server as its owner wants it."""
+
+    owner: ServicePortName
+    virtual: Virtual
+
+
+class Turnover(Record, frozen=True):
+    """One virtual server that differs, or its owner does; None stands for "not there"."""
+
+    before: Owned | None
+    after: Owned | None
+
+
+class Delta(Record, frozen=True, kw_only=True):
+    """What changed. Nothing is both added and removed."""
+
+    virtuals: dict[ServerKey, Turnover]
+    added: list[Entry]
+    removed: list[Entry]
+    addresses_added: list[str]
+    addresses_removed: list[str]
+
+
+class Unions:
+    """Parts by port, and their unions."""
+
+    def __init__(self) -> None:
+        self.parts: dict[ServicePortName, Part] = {}
+        self.virtuals: dict[ServerKey, Owned] = {}
+        self.addresses: Counter[str] = Counter()
+        """How many ports ask for each; never 0."""
+        self.entries: Counter[Entry] = Counter()
+        """How many ports and virtual servers ask for each; never 0."""
+        self.sizes: Counter[Set] = Counter()
+        """How many different members each set has."""
+        self._contested: dict[ServerKey, Claims] = {}
+        """Every claim to a virtual server that more than one port claims."""
+
+    def apply(self, changes: Mapping[ServicePortName, Part | None]) -> Delta:
+        """Take in the new Parts of some ports (None: it is gone), and return what that changes."""
+        turned: dict[ServerKey, Owned | None] = {}
+        rivals: set[ServerKey] = set()
+        entries: Counter[Entry] = Counter()
+        addresses: Counter[str] = Counter()
+        for name, part in changes.items():
+            old = self.parts.pop(name, NOTHING)
+            new = part or NOTHING
+            if part is not None:
+                self.parts[name] = part
+            self._reclaim(name, old, new, turned, rivals)
+            _count(entries, old.entries, new.entries)
+            _count(addresses, old.addresses, new.addresses)
+        self._settle(rivals)
+        virtuals = {}
+        for key, before in turned.items():
+            after = self.virtuals.get(key)
+            if before != after:
+                virtuals[key] = Turnover(before, after)
+                _count(entries, before.virtual.entries if before else (), after.virtual.entries if after else ())
+        added, removed = _take_in(self.entries, entries)
+        self.sizes.update(which for which, _ in added)
+        self.sizes.subtract(which for which, _ in removed)
+        come, gone = _take_in(self.addresses, addresses)
+        return Delta(virtuals=virtuals, added=added, removed=removed, addresses_added=come, addresses_removed=gone)
+
+    def _reclaim(
+        self,
+        name: ServicePortName,
+        old: Part,
+        new: Part,
+        turned: dict[ServerKey, Owned | None],
+        rivals: set[ServerKey],
+    ) -> None:
+        """Replace a port's claims; those that somebody else has a say in are left to `_settle`."""
+        if old.virtuals == new.virtuals:
+            return
+        wanted = {each.server.key: each for each in reversed(new.virtuals)}  # the first of two at one place
+        for key in {each.server.key for each in old.virtuals} - wanted.keys():
+            turned.setdefault(key, self.virtuals.get(key))
+            if key in self._contested:
+                self._contested[key].pop(name, None)
+                rivals.add(key)
+            else:
+                del self.virtuals[key]
+        for key, virtual in wanted.items():
+            holder = self.virtuals.get(key)
+            turned.setdefault(key, holder)
+            if key in self._contested or (holder is not None and holder.owner != name):
+                claims = self._contested.setdefault(key, {})
+                if holder is not None and not claims and key not in rivals:
+                    claims[holder.owner] = holder.virtual
+                claims[name] = virtual
+                rivals.add(key)
+            else:
+                self.virtuals[key] = Owned(name, virtual)
+
+    def _settle(self, rivals: set[ServerKey]) -> None:
+        """Decide who owns what is contested."""
+        for key in rivals:
+            claims = self._contested[key]
+            if claims:
+                winner = min(claims, key=lambda name: (claims[name].is_node_port, name))
+                self.virtuals[key] = Owned(winner, claims[winner])
+            else:
+                self.virtuals.pop(key, None)
+            if len(claims) < 2:
+                del self._contested[key]
+
+
+def _count(counts: Counter[T], old: tuple[T, ...], new: tuple[T, ...]) -> None:
+    if old != new:
+        counts.update(new)
+        counts.subtract(old)
+
+
+def _take_in(counts: Counter[T], change: Counter[T]) -> tuple[list[T], list[T]]:
+    """Add a change to counts; return what is there now and was not, and what is not any more."""
+    added, removed = [], []
+    for each, difference in change.items():
+        if not difference:
+            continue
+        then = counts[each]
+        counts[each] = now = then + difference
+        if not then:
+            added.append(each)
+        elif not now:
+            removed.append(each)
+    for each in removed:
+        del counts[each]
+    return added, removed

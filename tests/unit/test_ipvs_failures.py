@@ -1,0 +1,321 @@
+"""The ipvs backend when the kernel refuses or others meddle: who is blamed, what stands, how it recovers."""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from kubeproxy.dataplane.base import SyncFailed
+from kubeproxy.dataplane.ipvs import watch
+from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.ipvs import IpvsSettings
+from kubeproxy.model.objects import Protocol, TrafficPolicy
+from kubeproxy.testing.build import endpoint_slice, service
+from tests.ipvs_node import NODE_IP, VIP, Node, web, web_slice
+
+pytestmark = pytest.mark.unit
+
+BAD = ServerKey(Protocol.TCP, "10.96.6.6", 80)
+ONE = Destination("10.244.1.1", 8080)
+
+
+def state(node: Node) -> object:
+    """Return all that ipvs mode has in the kernel."""
+    servers = node.servers.servers(Family.V4)
+    weights = {key: node.weights(key) for key in servers}
+    sets = {name: set(members) for name, members in node.sets.sets.items()}
+    return servers, weights, sets, dict(node.addresses.on.routes), node.tables.tables
+
+
+def bad_and_good() -> Node:
+    return Node(
+        web(),
+        web_slice(),
+        service("bad", "10.96.6.6"),
+        endpoint_slice("bad", "80", ["10.244.6.6@node1"]),
+    )
+
+
+@pytest.mark.parametrize("code", [errno.ENOBUFS, errno.ENOMEM, errno.EBUSY])
+def test_a_moments_refusal_fails_the_sync_and_the_next_full_one_mends_it(code: int) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.servers.moods = [code]
+    with pytest.raises(SyncFailed, match="a full sync will follow") as caught:
+        node.put(web_slice("10.244.1.9@node2"))
+    assert caught.value.culprits == ()
+    assert node.backend.needs_full
+    assert node.backend.observe() == ""
+    node.full()
+    assert not node.backend.needs_full
+    assert node.weights() is not None
+    assert node.weights()["10.244.1.9"] == 1  # type: ignore[index]
+
+
+def test_a_service_that_ipvs_will_not_have_is_put_aside_and_the_others_are_served() -> None:
+    node = bad_and_good()
+    node.servers.refused = {BAD: errno.EPROTONOSUPPORT}
+    with pytest.raises(SyncFailed, match=r"default/bad: .*10\.96\.6\.6") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    applied = node.full()
+    assert [str(each) for each in applied.quarantined] == ["default/bad"]
+    assert applied.ports == 1
+    assert node.weights() is not None
+    assert "10.96.6.6" not in node.addresses.on.routes
+    assert node.partial({("default", "bad")}) is None  # still refused, so not tried again
+    node.servers.refused = {}
+    later = node.put(endpoint_slice("bad", "80", ["10.244.6.7@node1"]))
+    assert later is not None
+    assert (later.quarantined, later.ports) == ({}, 2)
+
+
+def test_a_change_that_is_refused_is_put_aside_too() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.servers.refused = {BAD: errno.EINVAL}
+    with pytest.raises(SyncFailed) as caught:
+        node.put(service("bad", "10.96.6.6"))
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    assert len(node.full().quarantined) == 1
+    applied = node.remove("bad")
+    assert applied is not None
+    assert applied.quarantined == {}
+
+
+def test_a_set_that_refuses_an_entry_tells_whose_it_is() -> None:
+    node = bad_and_good()
+    node.sets.refused = {("10.96.6.6", Protocol.TCP, 80): "the set is full"}
+    with pytest.raises(SyncFailed, match="the set is full") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    assert node.full().ports == 1
+
+
+def test_an_address_that_cannot_be_made_local_tells_whose_it_is() -> None:
+    node = bad_and_good()
+    node.addresses.refused = {"10.96.6.6": "Invalid argument"}
+    with pytest.raises(SyncFailed, match="Invalid argument") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    assert node.full().ports == 1
+    assert node.weights(BAD) is None
+
+
+@pytest.mark.parametrize("part", ["sets", "addresses", "tables"])
+def test_a_part_of_the_kernel_that_fails_altogether_is_nobodys_fault(part: str) -> None:
+    node = bad_and_good()
+    if part == "tables":
+        node.tables.fail_next = "Another app is currently holding the xtables lock"
+    else:
+        getattr(node, part).failures = [KernelError("no buffer space")]
+    with pytest.raises(SyncFailed, match=r"no buffer space|xtables lock") as caught:
+        node.full()
+    assert caught.value.culprits == ()
+    assert node.full().ports == 2
+
+
+def test_no_rules_stand_before_what_they_lead_to() -> None:
+    node = Node(web(), web_slice())
+    node.servers.moods = [errno.ENOMEM]
+    with pytest.raises(SyncFailed):
+        node.full()
+    assert node.tables.restored == []
+
+
+def test_a_scheduler_that_the_kernel_lacks_is_replaced_and_told() -> None:
+    node = Node(web(), web_slice(), ipvs=IpvsSettings(scheduler="nq"))
+    node.servers.schedulers.discard("nq")
+    applied = node.full()
+    assert node.servers.servers(Family.V4)[VIP].scheduler == "rr"
+    assert applied.quarantined == {}
+    (note,) = applied.notes.values()
+    assert "modprobe ip_vs_nq" in note
+    again = node.put(web_slice("10.244.1.9@node2"))
+    assert again is not None
+    assert len(again.notes) == 1
+    node.servers.schedulers.add("nq")  # somebody has loaded it
+    assert node.full().notes == {}
+    assert node.servers.servers(Family.V4)[VIP].scheduler == "nq"
+
+
+def test_a_lacking_scheduler_is_found_out_by_a_change_too() -> None:
+    node = Node(ipvs=IpvsSettings(scheduler="nq"))
+    node.full()
+    node.servers.schedulers.discard("nq")
+    node.world.apply_slices({("default", "web"): web_slice()})
+    with pytest.raises(SyncFailed, match="ip_vs_nq"):
+        node.put(web())
+    assert len(node.full().notes) == 1
+    assert node.weights() == {"10.244.0.2": 1, "10.244.1.2": 1}
+
+
+def test_a_kernel_without_even_the_default_scheduler_is_told() -> None:
+    node = Node(web(), web_slice())
+    node.servers.schedulers.discard("rr")
+    with pytest.raises(SyncFailed, match="modprobe ip_vs_rr"):
+        node.full()
+
+
+def foreign(node: Node, key: ServerKey = VIP, address: str = "192.0.2.9") -> None:
+    server = Server(key)
+    codes = node.servers.run(
+        [Command(Verb.ADD_SERVER, server), Command(Verb.ADD_DESTINATION, server, Destination(address, 8080))]
+    )
+    assert codes == [0, 0]
+
+
+def test_somebody_elses_virtual_server_in_our_place_stays_and_is_told() -> None:
+    node = Node(web(node_port=30080), web_slice())
+    foreign(node)
+    applied = node.full()
+    assert node.weights() == {"192.0.2.9": 1}
+    (note,) = applied.notes.values()
+    assert "tcp 10.96.0.1:80" in note
+    assert node.weights(ServerKey(Protocol.TCP, NODE_IP, 30080)) is not None  # the rest is served
+    node.put(web_slice("10.244.1.9@node2"))
+    assert node.weights() == {"192.0.2.9": 1}
+    assert node.backend.observe() == ""
+    node.servers.run([Command(Verb.DELETE_SERVER, Server(VIP))])
+    assert "in the way" in node.backend.observe()
+    assert node.full().notes == {}
+    assert node.weights() == {"10.244.1.9": 1}
+
+
+def test_one_that_appears_between_two_looks_is_not_taken_for_ours() -> None:
+    node = Node()
+    node.full()
+    foreign(node)
+    with pytest.raises(SyncFailed):
+        node.put(web(), web_slice())
+    assert node.weights() == {"192.0.2.9": 1}
+    assert node.members(Set.SERVERS) == set()
+    assert len(node.full().notes) == 1
+    node.remove("web")
+    assert node.backend.observe() == ""
+    node.restart()
+    node.full()
+    assert node.weights() == {"192.0.2.9": 1}
+
+
+def test_ours_is_known_though_somebody_emptied_our_set() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    node.full()
+    node.members(Set.SERVERS).clear()
+    assert "KUBE-VIRTUAL-SERVERS" in node.backend.observe()
+    node.full()
+    assert len(node.members(Set.SERVERS)) == 1
+    node.members(Set.SERVERS).clear()
+    node.restart()  # nobody remembers now, but it leads nowhere but where ours shall
+    assert node.full().notes == {}
+    node.remove("web")
+    assert node.weights() is None
+
+
+Meddling = Callable[[Node], object]
+MEDDLING: dict[str, Meddling] = {
+    "kube-ipvs0 was deleted": lambda node: node.addresses.on.vanish(),
+    "local address 10.96.0.1": lambda node: node.addresses.on.routes.clear(),
+    "tcp 10.96.0.1:80 was deleted": lambda node: node.servers.run([Command(Verb.DELETE_SERVER, Server(VIP))]),
+    "tcp 10.96.0.1:80 was changed": lambda node: node.servers.run([Command(Verb.SET_SERVER, Server(VIP, "lc"))]),
+    "destinations of virtual server tcp 10.96.0.1:80": lambda node: node.servers.run(
+        [Command(Verb.ADD_DESTINATION, Server(VIP), Destination("192.0.2.9", 1))]
+    ),
+    "table nat": lambda node: node.tables.flush("nat"),
+    "table mangle": lambda node: node.tables.flush("mangle"),
+    "table filter": lambda node: node.tables.flush("filter"),
+    "addresses have changed": lambda node: node.local.append("192.168.0.9"),
+    **{
+        set_name(Family.V4, which): lambda node, which=which: (  # type: ignore[misc]
+            node.members(which).clear() if node.members(which) else node.members(which).add(0)
+        )
+        for which in Set
+    },
+}
+
+
+@pytest.mark.parametrize("what", MEDDLING)
+def test_what_others_do_to_ours_is_noticed_and_mended(what: str) -> None:
+    node = Node(web(node_port=30080, external_policy=TrafficPolicy.LOCAL), web_slice("10.244.1.1@node2"))
+    node.full()
+    assert node.backend.observe() == ""
+    before = state(node)
+    MEDDLING[what](node)
+    assert what in node.backend.observe()
+    assert node.backend.needs_full
+    node.full()
+    assert node.backend.observe() == ""
+    if what != "addresses have changed":
+        node.backend.observe()
+        assert state(node) == before
+    else:
+        assert ServerKey(Protocol.TCP, "192.168.0.9", 30080) in node.servers.servers(Family.V4)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command(Verb.DELETE_SERVER, Server(VIP)),
+        Command(Verb.ADD_DESTINATION, Server(VIP), Destination("10.244.1.9", 8080)),
+    ],
+)
+def test_a_change_that_meets_an_edited_table_has_everything_looked_at(command: Command) -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    node.full()
+    node.servers.run([command])
+    with pytest.raises(SyncFailed) as caught:
+        node.put(web_slice("10.244.1.1@node2", "10.244.1.9@node2"))
+    assert caught.value.culprits == ()
+    node.full()
+    assert node.weights() == {"10.244.1.1": 1, "10.244.1.9": 1}
+
+
+def test_a_destination_that_somebody_deleted_may_leave() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
+    node.full()
+    node.servers.run([Command(Verb.DELETE_DESTINATION, Server(VIP), ONE)])
+    node.put(web_slice("10.244.1.2@node2"))
+    assert node.weights() == {"10.244.1.2": 1}
+    assert node.backend.observe() == ""
+
+
+def test_what_cannot_be_deleted_when_it_has_drained_has_everything_looked_at() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
+    node.full()
+    node.put(web_slice("10.244.1.1@node2"))
+    node.servers.moods = [errno.ENOBUFS]
+    assert "drained" in node.backend.observe()
+    node.full()
+    assert node.backend.observe() == ""
+    assert node.weights() == {"10.244.1.1": 1}
+
+
+def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LISTED_A_LOOK", 5)
+    monkeypatch.setattr(watch, "DESTINATIONS_A_LOOK", 4)
+    crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
+    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
+    node = Node(*crowd, *slices)
+    node.full()
+    node.backend.observe()
+    asked: list[ServerKey] = []
+    destinations, servers = node.servers.destinations, node.servers.servers
+    listings: list[Family] = []
+
+    def ask(key: ServerKey) -> object:
+        asked.append(key)
+        return destinations(key)
+
+    def list_all(family: Family) -> object:
+        listings.append(family)
+        return servers(family)
+
+    node.servers.destinations = ask  # type: ignore[method-assign, assignment]
+    node.servers.servers = list_all  # type: ignore[method-assign, assignment]
+    for _ in range(5):
+        assert node.backend.observe() == ""
+    assert len(asked) == len(set(asked)) == 20
+    assert len(listings) == 1
