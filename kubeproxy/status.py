@@ -157,6 +157,7 @@ def _troubles(family: SyncStatus, now: float) -> Iterator[str]:
     if family.queued_since is not None and now - family.queued_since > LATE_SECONDS:
         yield f"a change has waited {now - family.queued_since:.0f} s for the kernel"
     yield from (f"{name} is left out: {why}" for name, why in family.quarantined)
+    yield from (f"{name} is served otherwise than asked: {why}" for name, why in family.notes)
     yield from (f"{rejection}; it is left out" for rejection in family.rejected)
 
 

@@ -27,7 +27,7 @@ class Announcer:
     def __init__(self, record: Callable[[Note], None], node: str) -> None:
         self._record = record
         self._node = Subject(resource=NODES, name=node)
-        self._reported: dict[Family, tuple[object, object]] = {}
+        self._reported: dict[Family, tuple[object, ...]] = {}
         """What each family's last status left out, and had put into quarantine."""
         self._left_out: dict[Family, frozenset[Note]] = {}
         self._errors: dict[Family, str] = {}
@@ -51,9 +51,9 @@ class Announcer:
         self._record(_warning(subject, "FailedToStartServiceHealthcheck", "Listen", text))
 
     def note(self, status: SyncStatus) -> None:
-        """Tell what a sync newly leaves out; what both families leave out, once."""
+        """Tell what a sync newly leaves out or does otherwise; what both families do, once."""
         self._errors[status.family] = status.last_error
-        reported = status.rejected, status.quarantined
+        reported = status.rejected, status.quarantined, status.notes
         if self._reported.get(status.family) == reported:
             return  # nearly every status
         known = frozenset[Note]().union(*self._left_out.values())
@@ -88,10 +88,16 @@ def _left_out(status: SyncStatus) -> Iterator[Note]:
         text = f"{each.field} {each.value} is {each.reason}; it is left out"
         yield _warning(subject, "Rejected", "SyncProxyRules", text)
     for port, why in status.quarantined:
-        namespace, name = port.split(":")[0].split("/")[:2]
-        subject = Subject(resource=SERVICES, namespace=namespace, name=name)
         text = f"port {port} is left out until it changes, the kernel refuses it: {why}"
-        yield _warning(subject, "Quarantined", "SyncProxyRules", text)
+        yield _warning(_service_of(port), "Quarantined", "SyncProxyRules", text)
+    for port, why in status.notes:
+        text = f"port {port} is served otherwise than asked: {why}"
+        yield _warning(_service_of(port), "ServedOtherwise", "SyncProxyRules", text)
+
+
+def _service_of(port: str) -> Subject:
+    namespace, name = port.split(":")[0].split("/")[:2]
+    return Subject(resource=SERVICES, namespace=namespace, name=name)
 
 
 def _warning(subject: Subject, reason: str, action: str, message: str) -> Note:

@@ -74,6 +74,8 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     rejected: tuple[Rejection, ...] = ()
     quarantined: tuple[tuple[str, str], ...] = ()
     """Service ports that are left out, and why."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Service ports that are served otherwise than was asked, and why."""
     no_local_internal: tuple[str, ...] = ()
     """Service ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
     no_local_external: tuple[str, ...] = ()
@@ -279,6 +281,7 @@ class Syncer:
             ports=applied.ports if applied else status.ports,
             endpoints=applied.endpoints if applied else status.endpoints,
             quarantined=_listed(applied.quarantined) if applied else status.quarantined,
+            notes=_listed(applied.notes) if applied else status.notes,
             no_local_internal=applied.no_local_internal if applied else status.no_local_internal,
             no_local_external=applied.no_local_external if applied else status.no_local_external,
             rules=applied.rules if applied else status.rules,
@@ -301,5 +304,5 @@ class Syncer:
         self._on_result(self.status)
 
 
-def _listed(quarantined: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((f"{name}/{name.protocol}", why) for name, why in quarantined.items()))
+def _listed(ports: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((f"{name}/{name.protocol}", why) for name, why in ports.items()))

@@ -187,6 +187,15 @@ def test_families_that_sync_in_turn_tell_what_they_leave_out_once(caplog: pytest
     assert [note.reason for note in notes] == ["Rejected", "Quarantined", "Rejected"]
 
 
+def test_what_is_served_otherwise_than_asked_is_told() -> None:
+    notes = list[Note]()
+    announcer = Announcer(notes.append, "n1")
+    announcer.note(SyncStatus(family=Family.V4, notes=(("a/web:http/TCP", "no scheduler nq"),)))
+    (note,) = notes
+    assert (note.reason, note.subject.name) == ("ServedOtherwise", "web")
+    assert "no scheduler nq" in note.message
+
+
 async def test_syncs_that_fail_for_long_are_told_and_again_every_five_minutes() -> None:
     clock, health, notes = ManualClock(), ProxyHealth([Family.V4], sync_period=30), list[Note]()
     announcer = Announcer(notes.append, "n1")

@@ -1,6 +1,7 @@
 """From what stands of a virtual server to what is wanted, what drains meanwhile, and whose fault a refusal is."""
 
 import errno
+import os
 
 import pytest
 
@@ -158,13 +159,13 @@ LEAVE = Command(Verb.SET_DESTINATION, SERVER, Destination(*ONE, weight=0))
     ],
 )
 def test_a_refusal_is_somebodys_fault(commands: list[Command], codes: list[int], text: str) -> None:
-    judgement = judge(commands, codes)
+    judgement = judge(commands, codes, os.strerror)
     assert bool(judgement) == bool(text)
     assert text in judgement.text
 
 
 def test_what_a_server_that_was_refused_lacks_is_no_edit_of_others() -> None:
-    assert judge([ADD, ADD_ONE], [errno.EPROTONOSUPPORT, errno.ESRCH]).edited == ""
+    assert judge([ADD, ADD_ONE], [errno.EPROTONOSUPPORT, errno.ESRCH], os.strerror).edited == ""
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_what_is_wrong_in_both_families_is_told_once() -> None:
         ({}, {"flows": FlowStatus(error="conntrack: no")}, "UDP flows to endpoints that are gone may remain"),
         ({}, {"queued_since": 480.0}, "a change has waited 20 s for the kernel"),
         ({}, {"quarantined": (("ns/web/TCP", "refused"),)}, "ns/web/TCP is left out: refused"),
+        ({}, {"notes": (("ns/web/TCP", "no nq"),)}, "ns/web/TCP is served otherwise than asked: no nq"),
         ({}, {"rejected": (REJECTION,)}, "spec.externalIPs 127.0.0.1 is a loopback address; it is left out"),
     ],
 )

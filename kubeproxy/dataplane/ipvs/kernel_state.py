@@ -3,6 +3,7 @@
 Calls go to the objects that are passed in, on the calling thread; every method raises KernelError and OSError.
 """
 
+import os
 from collections.abc import Callable, Collection, Sequence
 
 from kubeproxy.dataplane.ipvs.names import Set, set_name
@@ -184,7 +185,7 @@ class KernelState:
                 self._made.discard(command.server.key)
         if not any(codes):
             return
-        judgement = judge(commands, codes)
+        judgement = judge(commands, codes, os.strerror)
         if judgement.taken:
             # Not ours, so they must not have our destinations, and our set must not name them.
             self._servers.run(undoing(commands, codes, judgement.taken))

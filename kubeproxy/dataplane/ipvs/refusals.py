@@ -5,8 +5,7 @@ beside us, of one Service, or of the moment. What to do about it is the backend'
 """
 
 import errno
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kubeproxy.kernel.ipvs_types import Command, ServerKey, Verb
 from kubeproxy.model.addresses import host_port
@@ -45,8 +44,8 @@ class Judgement(Record, frozen=True, kw_only=True):
         return next(filter(None, complaints), "")
 
 
-def judge(commands: Sequence[Command], codes: Sequence[int]) -> Judgement:
-    """Judge a run by each command's error number (0: none)."""
+def judge(commands: Sequence[Command], codes: Sequence[int], explain: Callable[[int], str]) -> Judgement:
+    """Judge a run by each command's error number (0: none), which ``explain`` puts into words."""
     lacking: set[str] = set()
     taken: list[ServerKey] = []
     culprits: dict[ServerKey, str] = {}
@@ -56,7 +55,7 @@ def judge(commands: Sequence[Command], codes: Sequence[int]) -> Judgement:
         key, verb = command.server.key, command.verb
         if not code or key in hopeless or (code in _GONE and _is_farewell(command)):
             continue
-        text = f"{verb.value} {key_text(key)}: {os.strerror(code)}"
+        text = f"{verb.value} {key_text(key)}: {explain(code)}"
         if code in _TRANSIENT:
             momentary = momentary or text
         elif verb in _OF_SERVERS:

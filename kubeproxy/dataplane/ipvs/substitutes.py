@@ -30,9 +30,8 @@ def served(part: Part, lacking: Collection[str]) -> tuple[Part, str]:
     if not missing:
         return part, ""
     virtuals = tuple(_served(each, lacking) for each in part.virtuals)
-    instead = substitute(
-        next(v.server for v in part.virtuals if v.server.scheduler == missing[0]), lacking
-    ).scheduler
+    first = next(each.server for each in part.virtuals if each.server.scheduler == missing[0])
+    instead = substitute(first, lacking).scheduler
     note = f"the kernel has no scheduler {missing[0]} (modprobe ip_vs_{missing[0]}), so {instead} serves instead"
     return msgspec.structs.replace(part, virtuals=virtuals), note
 
