@@ -126,7 +126,7 @@ class KernelState:
     def perform(self, work: Work, write_rules: Callable[[], None] | None = None) -> None:
         """Carry out work; ``write_rules`` is called when everything that rules lead to stands."""
         self._change(work.entries_first(), add=True)
-        self._run(work.commands)
+        self._run(work.commands, work.added.get(Set.SERVERS, ()))
         if work.addresses_added:
             self._addresses.add(work.addresses_added, self.source)
         if work.addresses_moved:
@@ -174,7 +174,8 @@ class KernelState:
                 ]
             )
 
-    def _run(self, commands: list[Command]) -> None:
+    def _run(self, commands: list[Command], fresh: Collection[Member] = ()) -> None:
+        """Have commands carried out; ``fresh``: which virtual servers our set names since a moment ago."""
         if not commands:
             return
         codes = self._servers.run(commands)
@@ -186,11 +187,11 @@ class KernelState:
         if not any(codes):
             return
         judgement = judge(commands, codes, os.strerror)
-        if judgement.taken:
+        taken = {key: server_member(key) for key in judgement.taken if key.address and server_member(key) in fresh}
+        if taken:
             # Not ours, so they must not have our destinations, and our set must not name them.
-            self._servers.run(undoing(commands, codes, judgement.taken))
-            taken = [server_member(key) for key in judgement.taken if key.address]
-            self._sets.delete(self._name(Set.SERVERS), taken)
+            self._servers.run(undoing(commands, codes, taken))
+            self._sets.delete(self._name(Set.SERVERS), list(taken.values()))
         if judgement:
             raise CommandsRefused(judgement)
 
