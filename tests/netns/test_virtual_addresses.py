@@ -1,6 +1,8 @@
-"""Virtual addresses on the real kernel. It may lack the dummy device, so another kind stands in for it."""
+"""Virtual addresses on the real kernel, with another kind of device where it has no dummy."""
 
+import functools
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -13,7 +15,18 @@ from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 
 pytestmark = pytest.mark.netns
 
-KIND = "ifb"
+
+@functools.cache
+def kind_here() -> str:
+    """Return the kind of device that tests are done with."""
+    with lone_namespace() as namespace:
+        try:
+            namespace.ip("link add kube-ipvs0 type dummy")
+        except subprocess.CalledProcessError:
+            return "ifb"
+        return "dummy"
+
+
 VIP = {Family.V4: "10.96.0.1", Family.V6: "fd00:96::1"}
 OTHER = {Family.V4: "10.96.0.2", Family.V6: "fd00:96::2"}
 NODE = {Family.V4: ("192.0.2.1", "192.0.2.2"), Family.V6: ("2001:db8::1", "2001:db8::2")}
@@ -25,7 +38,7 @@ FAMILIES = list(Family)
 def alone() -> Iterator[LoneNamespace]:
     """A node with two addresses of each family."""
     with lone_namespace() as namespace:
-        namespace.ip("link set lo up", "link add eth0 type ifb")
+        namespace.ip("link set lo up", f"link add eth0 type {kind_here()}")
         for family in Family:
             for address in NODE[family]:
                 namespace.ip(f"addr add {address}/{family.host_bits} dev eth0")
@@ -35,7 +48,7 @@ def alone() -> Iterator[LoneNamespace]:
 
 def made(alone: LoneNamespace, family: Family) -> VirtualAddresses:
     def work() -> VirtualAddresses:
-        addresses = VirtualAddresses(family, kind=KIND)
+        addresses = VirtualAddresses(family, kind=kind_here())
         assert addresses.ensure_device() == addresses.ensure_device() == addresses.device()
         return addresses
 
@@ -86,7 +99,7 @@ def test_the_device_is_up_and_has_no_addresses(alone: LoneNamespace) -> None:
     shown = alone.execute("ip", "addr", "show", "dev", "kube-ipvs0")
     assert ",UP" in shown
     assert "inet" not in shown
-    assert alone.run(lambda: VirtualAddresses(Family.V6, kind=KIND).remove_device())
+    assert alone.run(lambda: VirtualAddresses(Family.V6, kind=kind_here()).remove_device())
     assert "kube-ipvs0" not in alone.execute("ip", "link")
 
 
@@ -94,7 +107,7 @@ def test_somebody_elses_device_is_left_alone(alone: LoneNamespace) -> None:
     alone.ip("link add kube-ipvs0 type bridge")
 
     def work() -> None:
-        addresses = VirtualAddresses(Family.V4, kind=KIND)
+        addresses = VirtualAddresses(Family.V4, kind=kind_here())
         with pytest.raises(KernelError, match=r"kube-ipvs0: another kind of device has this name \(bridge\)"):
             addresses.ensure_device()
         assert not addresses.remove_device()
