@@ -15,8 +15,11 @@ from kubeproxy.config.encode import as_yaml
 from kubeproxy.config.watch import ConfigurationChanged, watch
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.conntrack_limits import ThisMachine
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.features import Features
+from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.modes import choose
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
 from kubeproxy.options import Options, parse
 from kubeproxy.store.base import StoreError
@@ -56,14 +59,16 @@ def _carry_out(options: Options) -> int:
         return 0
     if options.cleanup:
         return cleanup.main([])
+    servers = Ipvs()
+    options = choose(options, Features(SystemExec(), servers))
     if options.init_only:
-        set_up_node(options, ProcSysctls(), ThisMachine())
+        set_up_node(options, ProcSysctls(), ThisMachine(), servers)
         log.info("the kernel's parameters are set; --init-only was given")
         return 0
     kubeconfig = options.configuration.client_connection.kubeconfig
     access = find_access(SystemClock(), kubeconfig=kubeconfig, master=options.master)
     # Nothing is changed on the node by a process that cannot start.
-    set_up_node(options, ProcSysctls(), ThisMachine())
+    set_up_node(options, ProcSysctls(), ThisMachine(), servers)
     set_oom_score_adj(options.configuration.oom_score_adj)
     if access is None:
         Path(options.data_dir).mkdir(parents=True, exist_ok=True)

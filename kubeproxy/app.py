@@ -16,11 +16,8 @@ from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.config.encode import configz
 from kubeproxy.config.mismatch import mismatches, primary_family
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.backend import IptablesBackend
-from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
-from kubeproxy.dataplane.leftovers.removal import Kept, remove
-from kubeproxy.dataplane.leftovers.upstream import Mode
+from kubeproxy.dataplane.leftovers.removal import remove
 from kubeproxy.following import Following
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.changes import Changes
@@ -35,22 +32,21 @@ from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.families import HostFamilies, host_families
-from kubeproxy.kernel.ipset import Ipset
-from kubeproxy.kernel.iptables import Flavour, Iptables, detect_flavour
+from kubeproxy.kernel.iptables import detect_flavour
 from kubeproxy.kernel.local_addresses import local_addresses
-from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family, canonical_ip
 from kubeproxy.model.claims import Place
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
+from kubeproxy.modes import Parts, intervals_of, parts_of
 from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.leftovers import Sweeper
-from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.sync.syncer import Syncer, SyncStatus
 from kubeproxy.trace.condition import condition_of
 from kubeproxy.trace.explainer import Explainer
 from kubeproxy.trace.http import answering
@@ -59,26 +55,6 @@ log = logging.getLogger(__name__)
 
 RESERVED_FILES = 256
 """What is kept of the files that this process may have open, for programs, watches and sockets of netlink."""
-
-
-def iptables_backend(family: Family, flavour: Flavour) -> IptablesBackend:
-    """Return the backend of one family on this machine's real kernel."""
-    return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family, Nfacct())
-
-
-def count_packets(metrics: Metrics) -> None:
-    """Show the packet counters that iptables rules count in, where the kernel has them."""
-    nfacct = Nfacct()
-    metrics.count_in_kernel(
-        "iptables_ct_state_invalid_dropped_packets_total",
-        "Packets that were dropped because connection tracking calls them INVALID",
-        partial(nfacct.packets, names.CT_INVALID_COUNTER),
-    )
-    metrics.count_in_kernel(
-        "iptables_localhost_nodeports_accepted_packets_total",
-        "Connections to node ports on loopback addresses",
-        partial(nfacct.packets, names.LOCALHOST_NODEPORTS_COUNTER),
-    )
 
 
 def place_of(server: str) -> Place | None:
@@ -96,12 +72,12 @@ class Agent:
     """One node's agent. Lives on one event loop; `run` until cancelled."""
 
     def __init__(
-        self, options: Options, client: KubeClient, flavour: Flavour, host: HostFamilies, clock: Clock
+        self, options: Options, client: KubeClient, parts: Parts, host: HostFamilies, clock: Clock
     ) -> None:
         self._options = options
         self._host = host
         self._clock = clock
-        self._flavour = flavour
+        self._parts = parts
         self._world = World()
         if place := place_of(client.server):
             self._world.claims.reserve(place, "the API server that this node follows")
@@ -112,10 +88,10 @@ class Agent:
         self._checks = {family: self._service_health(family) for family in host.served}
         changes = Changes(host.served, clock.wall())
         self._report = SyncReport(self._metrics, self._health, changes, self._checks, clock)
-        count_packets(self._metrics)
+        for counter in parts.counters:
+            self._metrics.count_in_kernel(counter.name, counter.text, counter.read)
         self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
-        kept = Kept(mode=Mode.IPTABLES, flavour=flavour)
-        sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, kept)
+        sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, parts.kept)
         self._sweeper = Sweeper(sweep, host.served, clock)
         self._syncers = [self._syncer(family) for family in host.served]
         self._following = Following(
@@ -168,9 +144,9 @@ class Agent:
         return Explainer(
             self._world,
             settings_of(self._options),
-            mode=self._options.configuration.mode,
-            flavour=self._flavour,
-            locator=IptablesLocator(),
+            mode=self._parts.mode,
+            flavour=self._parts.flavour,
+            locator=self._parts.locator,
             families=tuple(syncers),
             condition=lambda family: condition_of(syncers[family].status, self._clock.now()),
             local_addresses=local_addresses,
@@ -178,20 +154,17 @@ class Agent:
 
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)
-        chosen = self._options.configuration
-        intervals = Intervals(min_sync=chosen.min_sync_period, retry=chosen.sync_period)
-        backend = iptables_backend(family, self._flavour)
         flows = FlowReconciler(
             KernelConntrack(family), partial(local_addresses, family), settings, family, self._clock
         )
         return Syncer(
             self._world,
-            backend,
+            self._parts.backend(family),
             settings,
             family,
             self._clock,
             self._sync_ended,
-            intervals,
+            intervals_of(self._options.configuration),
             self._report.synced,
             flows,
         )
@@ -243,8 +216,8 @@ class Agent:
     def status(self) -> AgentStatus:
         """Return what `kubeproxy status` shows."""
         return AgentStatus(
-            mode="iptables",
-            flavour=self._flavour,
+            mode=self._parts.mode,
+            flavour=self._parts.flavour,
             node=self._options.node_name,
             wall=self._clock.wall(),
             clock=self._clock.now(),
@@ -258,13 +231,17 @@ class Agent:
 
 
 async def run_agent(options: Options, access: Access) -> None:
-    """Run the agent against an API server until cancelled. Raises CommandMissing (no iptables), NoFamily."""
+    """Run the agent, in a mode that is decided, against an API server until cancelled.
+
+    Raises CommandMissing (no iptables), NoFamily.
+    """
     flavour = await asyncio.to_thread(detect_flavour, SystemExec(), names.CANARY)
     host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour)
     for family, why in host.missing:
         log.info("%s is not served: %s", family.label, why)
     for hint in host.hints:
         log.warning("%s", hint)
-    log.info("mode iptables (%s), node %s, API server %s", flavour, options.node_name, access.server)
+    parts = parts_of(options, flavour)
+    log.info("mode %s, node %s, API server %s", parts, options.node_name, access.server)
     async with KubeClient(access) as client:
-        await Agent(options, client, flavour, host, SystemClock()).run()
+        await Agent(options, client, parts, host, SystemClock()).run()

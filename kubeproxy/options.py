@@ -12,12 +12,14 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kubeproxy.apiserver.allocate import parse_ranges
 from kubeproxy.config.decode import DecodeError, decode, resolved
 from kubeproxy.config.flags import FLAGS, LOG_FLAGS, from_flags, with_flags
 from kubeproxy.config.gates import ALLOW_EXTERNAL_IPS, ELSEWHERE, enabled
 from kubeproxy.config.types import HEALTHZ_PORT, METRICS_PORT, Configuration, Ipvs
-from kubeproxy.config.validation import aggregate, validate
+from kubeproxy.config.validation import AUTO, aggregate, validate
 from kubeproxy.config.watch import digest
 from kubeproxy.flags import CommandLine, Flag, FlagError, Values, boolean, flag_value, int32
 from kubeproxy.health.http import AddressError, parse_address
@@ -28,8 +30,8 @@ from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import LocalMode, Settings
 from kubeproxy.store.kubeconfig import is_server_url
 
-BUILT_MODES = ("iptables",)
-"""The modes that can run; ipvs and nftables come with their own backends."""
+BUILT_MODES = ("ipvs", "iptables")
+"""The modes that can run, the best first; nftables comes with its own backend."""
 
 API_PORT = 8001
 
@@ -196,10 +198,10 @@ def _options(values: Values) -> Options:
     else:
         configuration = from_flags(values)
     configuration = resolved(configuration)
-    if errors := validate(configuration):
+    if errors := _errors(configuration):
         raise ConfigurationError(aggregate(errors))
     asks_to_run = not (values["write-config-to"] or values["cleanup"] or values["version"])
-    if asks_to_run and configuration.mode not in BUILT_MODES:
+    if asks_to_run and configuration.mode not in (AUTO, *BUILT_MODES):
         raise ConfigurationError(f"mode {configuration.mode} is not built yet; there is {', '.join(BUILT_MODES)}")
     notes += [
         f"feature gate {name} has no effect here" for name in configuration.feature_gates if name in ELSEWHERE
@@ -220,6 +222,23 @@ def _options(values: Values) -> Options:
         notes=tuple(notes),
         flags={name: flag_value(value) for name, value in values.items()},
     )
+
+
+def _errors(configuration: Configuration) -> list[str]:
+    """Check a configuration, in every mode that it may come to run in."""
+    if configuration.mode != AUTO:
+        return validate(configuration)
+    found = [each for mode in BUILT_MODES for each in validate(_in_mode(configuration, mode))]
+    return list(dict.fromkeys(found))
+
+
+def _in_mode(configuration: Configuration, mode: str) -> Configuration:
+    return resolved(msgspec.structs.replace(configuration, mode=mode))
+
+
+def in_mode(options: Options, mode: str) -> Options:
+    """Return options whose mode, `auto` until now, is decided."""
+    return msgspec.structs.replace(options, configuration=_in_mode(options.configuration, mode))
 
 
 def _read(path: str) -> bytes:

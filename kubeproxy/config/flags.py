@@ -318,7 +318,6 @@ def from_flags(values: Mapping[str, Any]) -> Configuration:
     filled = with_flags(DEFAULTS, values, [flag.name for flag in (*FLAGS, *LOG_FLAGS)])
     return msgspec.structs.replace(
         filled,
-        mode="" if filled.mode == "auto" else filled.mode,
         healthz_bind_address=_with_deprecated_port(filled.healthz_bind_address, values["healthz-port"]),
         metrics_bind_address=_with_deprecated_port(filled.metrics_bind_address, values["metrics-port"]),
     )

@@ -16,6 +16,8 @@ from kubeproxy.model.addresses import canonical_cidr, canonical_ip
 from kubeproxy.model.settings import PRIMARY, LocalMode
 
 MODES = ("iptables", "ipvs", "nftables")
+AUTO = "auto"
+"""Our own: the best mode that the node can run; which one that is, only the node can tell (`modes.choose`)."""
 LOCAL_MODES = tuple(map(str, LocalMode))
 PREVIOUS_MINOR = "1.35"
 """The version whose hidden metrics could be asked for: the one before that of upstream which we follow."""
@@ -93,7 +95,7 @@ def _conntrack(c: Configuration) -> Iterator[str]:
 
 
 def _choices(c: Configuration) -> Iterator[str]:
-    if c.mode not in ("", *MODES):
+    if c.mode not in ("", AUTO, *MODES):
         detail = f"must be {', '.join(MODES)} or blank (blank means the best-available proxy [currently iptables])"
         yield invalid("mode", c.mode, detail)
     yield from _not_negative("clientConnection.burst", c.client_connection.burst)

@@ -10,12 +10,27 @@ from kubeproxy import agent, logs
 from kubeproxy.clock import ManualClock
 from kubeproxy.health.http import serve
 from kubeproxy.kernel.conntrack_limits import FakeMachine
-from kubeproxy.kernel.sysctl import FakeSysctls
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.sysctl import FakeSysctls, SysctlRefused
 from kubeproxy.model.conntrack_limits import MAX
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
 from kubeproxy.options import parse
 
 pytestmark = pytest.mark.unit
+
+
+class Timers:
+    """IPVS, as far as its timeouts go."""
+
+    def __init__(self, refusal: str = "") -> None:
+        self.refusal = refusal
+        self.seconds: dict[str, int] = {}
+
+    def set_timeouts(self, *, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
+        if self.refusal:
+            raise KernelError(self.refusal)
+        self.seconds = {"tcp": tcp, "tcp_fin": tcp_fin, "udp": udp}
+
 
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 
@@ -32,14 +47,14 @@ ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 )
 def test_route_localnet_is_set_when_node_ports_answer_there(flags: list[str], wanted: bool) -> None:
     sysctls = FakeSysctls({MAX: "262144"})
-    set_up_node(parse([*flags, "--init-only"]), sysctls, FakeMachine())
+    set_up_node(parse([*flags, "--init-only"]), sysctls, FakeMachine(), Timers())
     assert (sysctls.read(ROUTE_LOCALNET) == "1") is wanted
 
 
 def test_the_limits_of_connection_tracking_are_set() -> None:
     sysctls, machine = FakeSysctls({MAX: "65536"}), FakeMachine(cpus=4, buckets=16384)
     flags = ["--conntrack-max-per-core=50000", "--conntrack-udp-timeout=45s", "--conntrack-tcp-be-liberal"]
-    set_up_node(parse(flags), sysctls, machine)
+    set_up_node(parse(flags), sysctls, machine, Timers())
     found = {name.removeprefix("net/netfilter/nf_conntrack_"): value for name, value in sysctls.values.items()}
     assert {name: value for name, value in found.items() if "/" not in name} == {
         "max": "200000",
@@ -54,14 +69,73 @@ def test_the_limits_of_connection_tracking_are_set() -> None:
 def test_too_little_room_that_is_not_ours_to_change_is_told(caplog: pytest.LogCaptureFixture) -> None:
     sysctls = FakeSysctls({MAX: "65536"})
     sysctls.fixed = {MAX}
-    set_up_node(parse([]), sysctls, FakeMachine())
+    set_up_node(parse([]), sysctls, FakeMachine(), Timers())
     assert "65536, 131072 are wanted" in caplog.text
 
 
 def test_route_localnet_is_left_to_the_backend_where_there_is_one() -> None:
     sysctls = FakeSysctls({MAX: "262144"})
-    set_up_node(parse([]), sysctls, FakeMachine())
+    set_up_node(parse([]), sysctls, FakeMachine(), Timers())
     assert ROUTE_LOCALNET not in sysctls.values
+
+
+VS = "net/ipv4/vs"
+ALWAYS = {f"{VS}/{name}": "1" for name in ("conntrack", "expire_nodest_conn", "expire_quiescent_template")}
+ALWAYS["net/ipv4/ip_forward"] = "1"
+OLD = ALWAYS | {f"{VS}/conn_reuse_mode": "0"}
+STRICT = ALWAYS | {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2"}
+
+
+@pytest.mark.parametrize(
+    ("release", "flags", "wanted"),
+    [
+        ("6.1.176", [], ALWAYS),
+        ("5.9.0", [], ALWAYS),
+        ("5.8.18-amd64", [], OLD),
+        ("4.1", [], OLD),
+        ("4.0.9", [], ALWAYS),
+        ("3.10.0-1160.el7", [], ALWAYS),
+        ("6-rc1", [], ALWAYS),
+        ("", [], ALWAYS),
+        ("6.1.176", ["--ipvs-strict-arp"], STRICT),
+    ],
+)
+@pytest.mark.parametrize("only", [[], ["--init-only"]])
+def test_ipvs_mode_sets_its_parameters(
+    release: str, flags: list[str], wanted: dict[str, str], only: list[str]
+) -> None:
+    sysctls = FakeSysctls({MAX: "262144", "kernel/osrelease": release})
+    set_up_node(parse(["--mode=ipvs", *flags, *only]), sysctls, FakeMachine(), Timers())
+    found = {name: value for name, value in sysctls.values.items() if name.startswith("net/ipv4/")}
+    assert found == wanted  # and so not route_localnet
+
+
+def test_a_parameter_of_ipvs_mode_that_is_refused_ends_the_start() -> None:
+    sysctls = FakeSysctls({MAX: "262144"})
+    sysctls.refused = {f"{VS}/conntrack"}
+    with pytest.raises(SysctlRefused, match=r"sysctl net/ipv4/vs/conntrack=1: .*; set it before the start"):
+        set_up_node(parse(["--mode=ipvs"]), sysctls, FakeMachine(), Timers())
+
+
+@pytest.mark.parametrize(
+    ("flags", "seconds"),
+    [
+        ([], {}),
+        (["--ipvs-tcp-timeout=2h"], {"tcp": 7200, "tcp_fin": 0, "udp": 0}),
+        (["--ipvs-tcpfin-timeout=2m", "--ipvs-udp-timeout=1500ms"], {"tcp": 0, "tcp_fin": 120, "udp": 2}),
+        (["--ipvs-udp-timeout=1ms"], {"tcp": 0, "tcp_fin": 0, "udp": 1}),
+    ],
+)
+def test_ipvs_is_told_its_timeouts(
+    flags: list[str], seconds: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    timers = Timers()
+    set_up_node(parse(["--mode=ipvs", *flags]), FakeSysctls({MAX: "262144"}), FakeMachine(), timers)
+    assert timers.seconds == seconds
+    refusing = Timers("IPVS timeouts: Operation not permitted")
+    set_up_node(parse(["--mode=ipvs", *flags]), FakeSysctls({MAX: "262144"}), FakeMachine(), refusing)
+    assert ("the timeouts of IPVS stay as they are: IPVS timeouts" in caplog.text) is bool(seconds)
+    set_up_node(parse(["--mode=iptables", *flags]), FakeSysctls({MAX: "262144"}), FakeMachine(), refusing)
 
 
 def test_a_start_that_fails_changes_nothing_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ FLAG_SETS = [
     ("--config-sync-period=1m", "config_sync_period", 60),
     ("--proxy-mode=iptables", "mode", "iptables"),
     ("--proxy-mode=", "mode", "iptables"),
-    ("--mode=auto", "mode", "iptables"),
+    ("--mode=auto", "mode", "auto"),
     ("--masquerade-all", "masquerade_all", True),
     ("--iptables-masquerade-bit=3", "masquerade_bit", 3),
     ("--iptables-localhost-nodeports=false", "iptables.localhost_node_ports", False),
@@ -311,7 +311,6 @@ def test_a_mode_that_cannot_run_can_still_be_written_down_and_cleaned_up(tmp_pat
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--mode=ipvs", "mode ipvs is not built yet"),
         ("--mode=nftables", "mode nftables is not built yet"),
         ("--mode=userspace", 'KubeProxyConfiguration.mode: Invalid value: "userspace": must be iptables, ipvs'),
         ("--master=10.0.0.1:8001", "must be https://HOST:PORT"),

@@ -1,9 +1,13 @@
 """trace explains every row of the scenario table: its verdict is what packets are expected to do there."""
 
+import msgspec
 import pytest
 
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.dataplane.ipvs.locate import IpvsLocator
+from kubeproxy.dataplane.locate import Locator
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.trace.answer import Answer
 from kubeproxy.trace.explainer import Condition, Explainer
 from tests.scenarios.addresses import OWN
@@ -14,15 +18,20 @@ from tests.scenarios.rows import ROWS
 pytestmark = pytest.mark.unit
 
 
-def test_the_verdict_is_what_the_row_expects() -> None:
+@pytest.mark.parametrize(
+    ("mode", "locator", "ipvs"),
+    [("iptables", IptablesLocator(), None), ("ipvs", IpvsLocator(IpvsSettings()), IpvsSettings())],
+    ids=["iptables", "ipvs"],
+)
+def test_the_verdict_is_what_the_row_expects(mode: str, locator: Locator, ipvs: IpvsSettings | None) -> None:
     wrong, asked, rows = [], 0, set()
-    for each in questions(ROWS, "iptables"):
+    for each in questions(ROWS, mode):
         explainer = Explainer(
             each.world,
-            each.settings,
-            mode="iptables",
+            msgspec.structs.replace(each.settings, ipvs=ipvs),
+            mode=mode,
             flavour="nft",
-            locator=IptablesLocator(),
+            locator=locator,
             families=tuple(Family),
             condition=lambda _: Condition(),
             local_addresses=lambda family: sorted(OWN[family]),

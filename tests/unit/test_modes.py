@@ -1,0 +1,195 @@
+"""Which mode a node runs, what is said where one cannot run, and what of the configuration reaches it."""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kubeproxy import modes
+from kubeproxy.dataplane.ipvs.needs import SET_TYPES, missing
+from kubeproxy.dataplane.leftovers.removal import Kept
+from kubeproxy.dataplane.leftovers.upstream import Mode
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.model.ipvs import IpvsSettings
+from kubeproxy.modes import ModeUnavailable, choose, intervals_of, parts_of
+from kubeproxy.options import Options, parse, settings_of
+from kubeproxy.sync.syncer import Intervals
+
+pytestmark = pytest.mark.unit
+
+
+class Machine:
+    """A kernel without some modules; ``refused`` is what asking it fails with."""
+
+    def __init__(self, *without: str, refused: Exception | None = None) -> None:
+        self.without = set(without)
+        self.refused = refused
+        self.loaded: list[str] = []
+
+    def load(self, modules: Sequence[str]) -> None:
+        self.loaded += modules
+
+    def has_ipvs(self) -> bool:
+        if self.refused:
+            raise self.refused
+        return "ip_vs" not in self.without
+
+    def has_scheduler(self, name: str) -> bool:
+        assert self.has_ipvs(), "without IPVS nobody can be asked"
+        return f"ip_vs_{name}" not in self.without
+
+    def has_device_kind(self, kind: str) -> bool:
+        return kind not in self.without
+
+    def has_set_type(self, name: str) -> bool:
+        assert name in ("hash:ip", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net", "bitmap:port")
+        return f"ip_set_{re.sub('[:]', '_', name).replace(',', '')}" not in self.without
+
+    def has_match(self, match: str) -> bool:
+        return f"xt_{match}" not in self.without
+
+
+EVERYTHING = ("ip_vs", "ip_vs_rr", "dummy", *[each.module for each in SET_TYPES.values()], "xt_set")
+
+
+def mode_of(options: Options) -> str:
+    return options.configuration.mode
+
+
+def test_modprobe_is_asked_for_all_that_there_may_be() -> None:
+    machine = Machine()
+    assert missing(machine, "mh") == ()
+    assert machine.loaded == [each.replace("_rr", "_mh") for each in EVERYTHING]
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        *[([each], [each]) for each in EVERYTHING if each != "ip_vs"],
+        (["ip_vs"], ["ip_vs", "ip_vs_rr"]),
+        (["ip_vs", "dummy"], ["ip_vs", "ip_vs_rr", "dummy"]),
+    ],
+)
+def test_what_a_kernel_lacks_is_named_with_what_to_do(without: list[str], named: list[str]) -> None:
+    with pytest.raises(ModeUnavailable) as caught:
+        choose(parse(["--mode=ipvs"]), Machine(*without))
+    text = str(caught.value)
+    assert text.startswith(f"mode ipvs cannot run here: this kernel has no {named[0]} (CONFIG_")
+    assert f"(modprobe -a {' '.join(named)})" in text
+    assert text.endswith("or choose --mode auto or iptables")
+    assert all(f"{module} (CONFIG_" in text for module in named)
+    assert not any(f"{module} (" in text for module in set(EVERYTHING) - set(named))
+
+
+def test_the_chosen_scheduler_is_what_the_kernel_must_have() -> None:
+    machine = Machine("ip_vs_mh")
+    assert mode_of(choose(parse(["--mode=ipvs"]), machine)) == "ipvs"
+    with pytest.raises(ModeUnavailable, match=r"no ip_vs_mh \(CONFIG_IP_VS_MH\)"):
+        choose(parse(["--mode=ipvs", "--ipvs-scheduler=mh"]), machine)
+
+
+def test_a_kernel_that_does_not_answer_is_no_kernel_without() -> None:
+    machine = Machine(refused=KernelError("IPVS: Operation not permitted"))
+    with pytest.raises(
+        ModeUnavailable, match="the kernel does not tell whether it can: IPVS: Operation not permitted"
+    ):
+        choose(parse(["--mode=ipvs"]), machine)
+    assert mode_of(choose(parse(["--mode=auto"]), machine)) == "iptables"
+
+
+@pytest.mark.parametrize(
+    ("flags", "machine", "mode", "lines"),
+    [
+        (["--mode=auto"], Machine(), "ipvs", ["not nftables: it is not built yet", "mode auto: ipvs"]),
+        (["--proxy-mode=auto"], Machine(), "ipvs", []),
+        (
+            ["--mode=auto"],
+            Machine("ip_vs", "dummy"),
+            "iptables",
+            [
+                "not ipvs: this kernel has no ip_vs (CONFIG_IP_VS), ip_vs_rr (CONFIG_IP_VS_RR), dummy",
+                "auto: iptables",
+            ],
+        ),
+        (["--mode=auto", "--ipvs-scheduler=mh"], Machine("ip_vs_mh"), "iptables", []),
+        # As upstream's, no mode at all is iptables mode, and nothing is asked.
+        ([], Machine(refused=AssertionError()), "iptables", []),
+        (["--mode="], Machine(refused=AssertionError()), "iptables", []),
+        (["--mode=iptables"], Machine(refused=AssertionError()), "iptables", []),
+    ],
+)
+def test_auto_takes_the_best_that_runs_and_says_why_nothing_better(
+    flags: list[str], machine: Machine, mode: str, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert mode_of(choose(parse(flags), machine)) == mode
+    assert all(line in caplog.text for line in lines)
+
+
+def test_auto_in_a_file_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: auto\n")
+    options = choose(parse([f"--config={file}"]), Machine())
+    assert mode_of(options) == "ipvs"
+    # What hangs on the mode follows it: the file's shortest time between two syncs of ipvs mode is 0.
+    assert intervals_of(options.configuration).min_sync == 0
+
+
+def test_auto_is_checked_in_every_mode_that_it_may_become(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--mode=auto", "--ipvs-udp-timeout=-1s", "--iptables-sync-period=-2s"])
+    assert "ipvs.udpTimeout" in (text := capsys.readouterr().err)
+    assert "iptables.syncPeriod" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ([], IpvsSettings()),
+        (["--ipvs-scheduler=lc"], IpvsSettings(scheduler="lc")),
+        (
+            ["--ipvs-exclude-cidrs=10.0.0.7/8,FD00::/8"],
+            IpvsSettings(exclude_cidrs=("10.0.0.0/8", "fd00::/8")),
+        ),
+        (["--ipvs-strict-arp"], IpvsSettings(strict_arp=True)),
+        (["--ipvs-tcp-timeout=15m"], IpvsSettings(tcp_timeout=900)),
+        (["--ipvs-tcpfin-timeout=90s"], IpvsSettings(tcp_fin_timeout=90)),
+        (["--ipvs-udp-timeout=250ms"], IpvsSettings(udp_timeout=1)),
+    ],
+)
+def test_the_block_ipvs_reaches_the_mode(flags: list[str], settings: IpvsSettings) -> None:
+    assert settings_of(parse(["--mode=ipvs", *flags])).ipvs == settings
+    assert settings_of(parse(["--mode=iptables", *flags])).ipvs is None
+
+
+def test_masquerading_is_that_of_the_block_iptables() -> None:
+    settings = settings_of(parse(["--mode=ipvs", "--masquerade-all", "--iptables-masquerade-bit=3"]))
+    assert (settings.masquerade_all, settings.masquerade_bit) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "intervals"),
+    [
+        (["--mode=iptables"], Intervals(min_sync=1, retry=30, max_sync=3600)),
+        (["--mode=iptables", "--iptables-sync-period=20s"], Intervals(min_sync=1, retry=20, max_sync=3600)),
+        (["--mode=ipvs"], Intervals(min_sync=1, retry=30, max_sync=3600)),
+        (
+            ["--mode=ipvs", "--ipvs-sync-period=20s", "--ipvs-min-sync-period=0", "--iptables-sync-period=9s"],
+            Intervals(min_sync=0, retry=20, max_sync=3600),
+        ),
+    ],
+)
+def test_each_modes_own_periods_count(flags: list[str], intervals: Intervals) -> None:
+    assert intervals_of(parse(flags).configuration) == intervals
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+@pytest.mark.parametrize("mode", modes.BUILT_MODES)
+def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
+    parts = parts_of(parse([f"--mode={mode}"]), flavour)
+    assert parts.kept == Kept(mode=Mode(mode), flavour=flavour)
+    assert str(parts) == f"{mode} ({flavour})"
+    assert type(parts.locator).__name__.lower().startswith(mode)
