@@ -27,7 +27,7 @@ from tests.netns.upstream_modes import install_ipvs, install_nftables, set_names
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
-from tests.scenarios.modes import MODES
+from tests.scenarios.modes import IPTABLES
 from tests.waiting import until
 
 pytestmark = pytest.mark.netns
@@ -303,7 +303,7 @@ def test_what_cannot_be_removed_is_shown_and_logged_once(lab: Lab, machine: Mach
     assert set(sets) & set(set_names(Family.V4)) == {"KUBE-CLUSTER-IP", "KUBE-LOOP-BACK"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", IPTABLES)
 @pytest.mark.parametrize("family", list(Family))
 def test_rules_take_each_others_place_at_once(lab: Lab, mode: str, family: Family) -> None:
     """The backend alone, to and fro without a pause, in the families that the agent does not serve too."""
@@ -311,7 +311,7 @@ def test_rules_take_each_others_place_at_once(lab: Lab, mode: str, family: Famil
     settings = Settings(node_name="node1", cluster_cidrs=tuple(POD_NETWORK.values()))
 
     def ours() -> None:
-        backend = MODES[mode].backend(family)
+        backend = IPTABLES[mode].backend(family)
         plan = backend.diff(wanted(WORLD, settings, family), None)
         assert plan is not None
         backend.apply(plan)

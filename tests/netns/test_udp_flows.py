@@ -15,7 +15,7 @@ from kubeproxy.testing.build import endpoint_slice, service
 from tests.netns.udp_bed import REFUSED, UdpNode, udp_node
 from tests.scenarios.addresses import HOSTS, virtual
 from tests.scenarios.lab import Lab, lab
-from tests.scenarios.modes import MODES
+from tests.scenarios.modes import IPTABLES
 from tests.scenarios.probes import probe
 
 pytestmark = pytest.mark.netns
@@ -79,7 +79,7 @@ def ask_all(node: UdpNode) -> set[str]:
     return {node.ask(*way) for way in ways(node.family)}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", IPTABLES)
 @pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
 def test_an_endpoint_that_is_replaced_loses_its_flows(built: Lab, family: Family, mode: str) -> None:
     with udp_node(built, family, mode) as node:

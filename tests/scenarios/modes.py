@@ -1,15 +1,21 @@
 """The modes that the table runs in, and how each makes its backend; the words are those of a probe's line."""
 
 from collections.abc import Callable
+from functools import partial
 
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.dataplane.ipvs.machine import ipvs_backend
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.xtables import has_nft
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Record
 
 
@@ -22,6 +28,8 @@ class Mode(Record, frozen=True, kw_only=True):
     """Makes a backend; called, as all of its methods, on a thread in the node's namespace."""
     close: Callable[[Family], None]
     """Lets nothing into or through the node but answers, and what a later rule in the same place accepts."""
+    exists: Callable[[], bool]
+    """Whether the kernel of this machine has it."""
 
 
 def _iptables(flavour: Flavour) -> Callable[[Family], Backend]:
@@ -43,7 +51,22 @@ def _closed(flavour: Flavour) -> Callable[[Family], None]:
     return close
 
 
-MODES = {
-    f"iptables-{flavour}": Mode(word="iptables", backend=_iptables(flavour), close=_closed(flavour))
+def _ipvs(family: Family) -> Backend:
+    return ipvs_backend(family, Flavour.LEGACY, IpvsSettings())
+
+
+def _has(flavour: Flavour) -> bool:
+    try:
+        return flavour is Flavour.LEGACY or has_nft()
+    except NetlinkError:
+        return True  # who may not ask may not run it either, and is told so then
+
+
+IPTABLES = {
+    f"iptables-{flavour}": Mode(
+        word="iptables", backend=_iptables(flavour), close=_closed(flavour), exists=partial(_has, flavour)
+    )
     for flavour in Flavour
 }
+IPVS = Mode(word="ipvs", backend=_ipvs, close=_closed(Flavour.LEGACY), exists=lambda: Ipvs().available())
+MODES = IPTABLES | {"ipvs": IPVS}

@@ -1,5 +1,6 @@
 """The ipvs backend when all goes well: what a change costs, what a restart finds, what is removed."""
 
+import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
@@ -218,6 +219,13 @@ def test_the_source_of_the_routes_follows_the_node() -> None:
     node.local.append(NODE_IP)
     node.full()
     assert node.addresses.on.routes == {"10.96.0.1": NODE_IP}
+
+
+def test_a_node_that_nobody_knows_does_not_speak_from_loopback() -> None:
+    node = Node(web(), web_slice())
+    node.settings = msgspec.structs.replace(node.settings, bind_address="")
+    node.full()
+    assert node.addresses.on.routes == {"10.96.0.1": ""}
 
 
 def test_timeouts_and_sysctls_are_set() -> None:

@@ -5,6 +5,7 @@ Calls go to the objects that are passed in, on the calling thread; every method 
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from ipaddress import ip_address
 
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.dataplane.ipvs.refusals import Judgement, judge, undoing
@@ -79,7 +80,8 @@ class KernelState:
         present = self._sets.named(PREFIX[self._family])
         on_device = self._addresses.foreign_addresses()
         elsewhere = frozenset(self._local_addresses()) - on_device
-        self.source = node.node_ip if node.node_ip in elsewhere else ""
+        known = node.node_ip in elsewhere and not ip_address(node.node_ip).is_loopback
+        self.source = node.node_ip if known else ""
         self._masquerade_bit = node.masquerade_bit
         return Ground(
             members={which: self._sets.members(self._name(which)) for which in Set},
