@@ -37,6 +37,8 @@ TIMED_OUT, RESOURCE_PROBLEM = -1, 4
 
 HINT_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 """Made in the mangle table by a kubelet, in the flavour that the host is meant to use."""
+PROBE_CHAIN = "KUBE-PROXY-PROBE"
+"""Made in nft's nat table, and deleted at once, to learn whether the kernel has that table."""
 
 
 NFT_TABLES = frozenset(("filter", "nat", "mangle", "raw", "security"))
@@ -130,8 +132,8 @@ def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) ->
     """Find the flavour that this host uses, by the rules of kubernetes-sigs/iptables-wrappers, and one of ours.
 
     A kubelet's hint decides; else where ``own_chain`` is, since rules that a predecessor left in the other
-    flavour would stay in force for ever; else the flavour that holds more rules; else what plain `iptables` is.
-    Legacy tables that nobody opened yet are not opened by asking. Raises CommandMissing when iptables is absent.
+    flavour would stay in force for ever; else the flavour that holds more rules; else what plain `iptables` is,
+    but for nft on a kernel that has no nftables for IP (User-Mode Linux). Legacy tables that nobody opened yet are not opened by asking. Raises CommandMissing when iptables is absent.
     """
     saved = {}
     for flavour in (Flavour.NFT, Flavour.LEGACY):
@@ -145,8 +147,18 @@ def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) ->
     if not rules:
         raise CommandMissing(f"{_program(family, Flavour.NFT)}: not installed (Debian: apt-get install iptables)")
     if len(set(rules.values())) == 1 and len(rules) > 1:
-        return _default_flavour(execute, family)
+        default = _default_flavour(execute, family)
+        return Flavour.LEGACY if default is Flavour.NFT and _nft_is_missing(execute, family) else default
     return max(rules, key=lambda flavour: rules[flavour])
+
+
+def _nft_is_missing(execute: Exec, family: Family) -> bool:
+    """Whether the kernel has no nftables for this family: iptables-nft reads its tables all the same, as empty."""
+    argv = [_program(family, Flavour.NFT), "-t", "nat"]
+    made = execute.run([*argv, "-N", PROBE_CHAIN], check=False)
+    if made.status == 0:
+        execute.run([*argv, "-X", PROBE_CHAIN], check=False)
+    return made.status != 0 and "not supported" in made.stderr
 
 
 def _default_flavour(execute: Exec, family: Family) -> Flavour:

@@ -21,12 +21,17 @@ NFT_DEFAULT = "iptables v1.8.9 (nf_tables)\n"
 class Programs:
     """An Exec that knows what each installed program prints."""
 
-    def __init__(self, outputs: dict[str, str | None]) -> None:
+    def __init__(self, outputs: dict[str, str | None], nft_error: str = "") -> None:
         self._outputs = outputs
+        self._nft_error = nft_error
 
     def run(
         self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
     ) -> Result:
+        if argv[0] == "iptables-nft":
+            if self._nft_error:
+                return Result(status=4, stdout="", stderr=self._nft_error)
+            return Result(status=0, stdout="", stderr="")
         output = self._outputs.get(argv[0])
         if output is None:
             raise CommandMissing(argv[0])
@@ -53,6 +58,20 @@ class Programs:
 def test_flavour(nft: str | None, legacy: str | None, default: str | None, expected: Flavour) -> None:
     programs = Programs({"iptables-nft-save": nft, "iptables-legacy-save": legacy, "iptables": default})
     assert detect_flavour(programs, "KUBE-PROXY-CANARY") is expected
+
+
+UNSUPPORTED = "iptables v1.8.9 (nf_tables):  TABLE_ADD failed (Operation not supported): table nat\n"
+BUSY = "iptables v1.8.9 (nf_tables):  TABLE_ADD failed (Device or resource busy): table nat\n"
+
+
+@pytest.mark.parametrize(("error", "expected"), [(UNSUPPORTED, Flavour.LEGACY), (BUSY, Flavour.NFT)])
+def test_a_kernel_without_nftables_is_told_by_a_write(error: str, expected: Flavour) -> None:
+    outputs: dict[str, str | None] = {
+        "iptables-nft-save": "",
+        "iptables-legacy-save": NOTHING,
+        "iptables": NFT_DEFAULT,
+    }
+    assert detect_flavour(Programs(outputs, error), "KUBE-PROXY-CANARY") is expected
 
 
 def test_a_host_without_iptables_says_what_to_install() -> None:

@@ -72,6 +72,10 @@ END
     sysctl -q -p /etc/sysctl.d/90-kubeproxy.conf
 }
 
+resolves() { # NAME, by this node's clusterdns
+    [ -n "$(dig +short +tries=1 +time=2 "@$NODE_ADDRESS" "$1")" ]
+}
+
 install_node() {
     read_join_file
     NODE_ADDRESS=${address:-$(own_address "$STORE_ADDRESS")}
@@ -88,8 +92,7 @@ install_node() {
     keep_upstream_resolver
     # shellcheck disable=SC2086
     start_units $NODE_UNITS
-    wait_for 120 "clusterdns does not answer on $NODE_ADDRESS" \
-        dig +tries=1 +time=2 "@$NODE_ADDRESS" "kubernetes.default.svc.$CLUSTER_DOMAIN"
+    wait_for 120 "clusterdns does not answer on $NODE_ADDRESS" resolves "kubernetes.default.svc.$CLUSTER_DOMAIN"
     use_cluster_resolver
     wait_for 120 "flanneld has no subnet" test -e /run/flannel/subnet.env
     wait_for 120 "kubeproxy is not ready" curl -sSf http://127.0.0.1:10256/healthz
