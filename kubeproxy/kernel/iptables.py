@@ -133,7 +133,8 @@ def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) ->
 
     A kubelet's hint decides; else where ``own_chain`` is, since rules that a predecessor left in the other
     flavour would stay in force for ever; else the flavour that holds more rules; else what plain `iptables` is,
-    but for nft on a kernel that has no nftables for IP (User-Mode Linux). Legacy tables that nobody opened yet are not opened by asking. Raises CommandMissing when iptables is absent.
+    but for nft on a kernel that has no nftables for IP (User-Mode Linux). Legacy tables that nobody opened yet
+    are not opened by asking. Raises CommandMissing when iptables is absent.
     """
     saved = {}
     for flavour in (Flavour.NFT, Flavour.LEGACY):
