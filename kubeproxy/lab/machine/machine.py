@@ -13,6 +13,9 @@ from kubeproxy.lab.machine.client import Completed
 from kubeproxy.lab.machine.spec import MachineError, Spec
 from kubeproxy.lab.machine.warden import STOP_SECONDS
 
+LOG = "warden.log"
+"""In a machine's directory: why it ended, if it did so by itself."""
+
 
 class Report(msgspec.Struct, omit_defaults=True):
     """What a warden says on its standard output, once: how long the boot took, or why there is no machine."""
@@ -46,9 +49,14 @@ class Machine:
 
         Raises MachineError, with the console's last lines where there are any.
         """
-        warden = subprocess.Popen(
-            [*arguments(spec, directory), "--lifeline", "--report"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with Path(directory, LOG).open("wb") as log:
+            warden = subprocess.Popen(
+                [*arguments(spec, directory), "--lifeline", "--report"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
         assert warden.stdout is not None
         line = warden.stdout.readline()
         report = msgspec.json.decode(line, type=Report) if line else Report(error="its warden was killed")
@@ -77,14 +85,25 @@ class Machine:
         timeout: float | None = None,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Completed:
-        """See `client.run`."""
-        return client.run(
-            self.directory, argv, stdin=stdin, env=env, cwd=cwd, timeout=timeout, on_output=on_output
-        )
+        """See `client.run`; a MachineError ends with the machine's last words."""
+        try:
+            return client.run(
+                self.directory, argv, stdin=stdin, env=env, cwd=cwd, timeout=timeout, on_output=on_output
+            )
+        except MachineError as error:
+            raise MachineError(self._last_words() or str(error)) from None
 
     def attach(self, argv: Sequence[str], *, terminal: bool = False) -> int:
         """See `client.attach`."""
         return client.attach(self.directory, argv, terminal=terminal)
+
+    def _last_words(self) -> str:
+        """Return what the warden said when the machine ended under it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._warden.wait(STOP_SECONDS)
+        with contextlib.suppress(OSError):
+            return (self.directory / LOG).read_text(errors="replace").strip().removeprefix("ERROR: ")
+        return ""
 
     def stop(self) -> None:
         """Power it off."""

@@ -1,0 +1,160 @@
+"""A pytest inside a User-Mode Linux machine, seen from the host: it is given test ids and gives reports back."""
+
+import json
+import os
+import queue
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeproxy.lab.machine.machine import Machine
+from kubeproxy.lab.machine.spec import MachineError, Spec
+
+PREPARE = """
+modprobe -a ipv6 nf_conntrack
+# A machine of this size would have room for 6,144 connections; the scenario table makes more.
+echo 262144 >/proc/sys/net/netfilter/nf_conntrack_max
+echo 65536 >/sys/module/nf_conntrack/parameters/hashsize
+"""
+RUN = 'exec "$@" 3>&1 1>&2'
+"""Reports go to descriptor 3, which is the command's standard output; everything else to standard error."""
+REPORTER = "tests.uml_reporter"
+MEMORY = "768M"
+GRACE = 150.0
+"""Seconds beyond a test's timeout after which a machine that says nothing is given up: pytest inside had 60."""
+LAST_LINES = 60
+
+Boot = Callable[[Spec, str], Machine]
+Key = tuple[tuple[str, str], ...]
+
+
+def key_of(item: pytest.Item) -> Key:
+    """Return what a test asks of its machine: the arguments of its marker `uml`, as pairs."""
+    asked = {"memory": MEMORY}
+    for marker in reversed(list(item.iter_markers("uml"))):
+        asked |= marker.kwargs
+    return tuple(sorted(asked.items()))
+
+
+class Inside:
+    """One machine and the pytest in it."""
+
+    def __init__(
+        self, key: Key, items: list[pytest.Item], config: pytest.Config, boot: Boot = Machine.boot
+    ) -> None:
+        self.key = key
+        self._config = config
+        self._heard: dict[str, list[pytest.TestReport]] = {}
+        self._finished: set[str] = set()
+        self._running = ""
+        self._errors: list[str] = []
+        self._why = ""
+        self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._directory = tempfile.TemporaryDirectory(prefix="kubeproxy-uml-")
+        self._machine: Machine | None = None
+        self._thread: threading.Thread | None = None
+        self._patience = max(_timeout(item) for item in items) + GRACE
+        wanted = Path(self._directory.name, "wanted.json")  # Before the boot: a guest may miss later changes.
+        wanted.write_text(json.dumps([item.nodeid for item in items]))
+        try:
+            self._machine = boot(Spec(name="tests", **dict(key)), self._directory.name)
+            done = self._machine.run(["sh", "-ec", PREPARE], timeout=60)
+            if done.status:
+                self._why = f"the machine was not made ready: {done.stderr.decode()}"
+                return
+        except (MachineError, TimeoutError) as error:
+            self._why = f"no machine for the tests: {error}"
+            return
+        files = list(dict.fromkeys(str(item.path) for item in items))
+        self._thread = threading.Thread(target=self._run, args=(files, wanted), daemon=True)
+        self._thread.start()
+
+    def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        """Wait for a test's outcome and yield its reports; a failure of its own when there will be none."""
+        while item.nodeid not in self._finished and not self._why:
+            try:
+                self._take(self._messages.get(timeout=self._patience))
+            except queue.Empty:
+                self._why = f"nothing was heard from inside for {self._patience:g} s{self._at()}"
+        if item.nodeid in self._finished:
+            yield from self._heard.pop(item.nodeid, ())
+            return
+        yield pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords={},
+            outcome="failed",
+            longrepr="\n".join([self._why, *self._errors]),
+            when="setup",
+        )
+
+    def stop(self) -> None:
+        """End the machine, whatever it does."""
+        if self._machine is not None:
+            self._machine.stop()
+        if self._thread is not None:
+            self._thread.join()
+        self._directory.cleanup()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "report" in message:
+            report = self._config.hook.pytest_report_from_serializable(config=self._config, data=message["report"])
+            self._heard.setdefault(report.nodeid, []).append(report)
+        elif "began" in message:
+            self._running = message["began"]
+        elif "finished" in message:
+            self._finished.add(message["finished"])
+            self._running = ""
+        elif "error" in message:
+            self._errors.append(message["error"])
+        else:
+            self._why = message["end"] + self._at()
+
+    def _at(self) -> str:
+        return f", while {self._running} was running" if self._running else ""
+
+    def _run(self, files: list[str], wanted: Path) -> None:
+        """Run pytest inside, to its end; on a thread of its own."""
+        assert self._machine is not None
+        rest = bytearray()
+
+        def take(data: bytes) -> None:
+            rest.extend(data)
+            while (end := rest.find(b"\n")) >= 0:
+                self._messages.put(json.loads(rest[:end]))
+                del rest[: end + 1]
+
+        argv = [sys.executable, "-m", "pytest", "-p", REPORTER, "-p", "no:cacheprovider", "--color=no"]
+        argv += [f"--rootdir={self._config.rootpath}", f"--tb={self._config.getoption('tbstyle')}"]
+        try:
+            done = self._machine.run(
+                ["sh", "-c", RUN, "sh", *argv, *files],
+                env=_environment(wanted),
+                cwd=str(self._config.rootpath),
+                on_output=take,
+            )
+            memory = "; the machine ran out of memory" if done.out_of_memory else ""
+            tail = "\n".join(done.stderr.decode(errors="replace").splitlines()[-LAST_LINES:])
+            end = f"pytest inside ended with status {done.status}{memory}\n{tail}"
+        except MachineError as error:
+            end = str(error)
+        self._messages.put({"end": end})
+
+
+def _environment(wanted: Path) -> Mapping[str, str]:
+    given = {name: value for name, value in os.environ.items() if name.startswith("KUBEPROXY_")}
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    return given | path | {"KUBEPROXY_IN_UML": os.fspath(wanted)}
+
+
+def _timeout(item: pytest.Item) -> float:
+    """Return the timeout that a test has inside."""
+    for marker in item.iter_markers("timeout"):
+        if marker.args and marker.args[0]:
+            return float(marker.args[0])
+    return float(item.config.getoption("timeout") or item.config.getini("timeout") or 0)
