@@ -18,6 +18,7 @@ from kubeproxy.config.mismatch import mismatches, primary_family
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
 from kubeproxy.dataplane.leftovers.removal import remove
+from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.following import Following
 from kubeproxy.health.announce import Announcer
 from kubeproxy.health.changes import Changes
@@ -36,7 +37,7 @@ from kubeproxy.kernel.iptables import detect_flavour
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
-from kubeproxy.model.addresses import Family, canonical_ip
+from kubeproxy.model.addresses import Family, canonical_ip, family_of
 from kubeproxy.model.claims import Place
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
@@ -81,6 +82,9 @@ class Agent:
         self._world = World()
         if place := place_of(client.server):
             self._world.claims.reserve(place, "the API server that this node follows")
+            if parts.mode is Mode.IPVS and place.address not in local_addresses(family_of(place.address)):
+                why = "the API server's: made this node's own, as ipvs mode does, it would lock the node out"
+                self._world.keep_clear(place, why)
         self._metrics = Metrics(host.served)
         self._health = ProxyHealth(host.served, options.configuration.sync_period)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost
+from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost, Place
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import (
     EndpointSlice,
@@ -102,6 +102,15 @@ class World:
         """By kind, namespace and name."""
         self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
         self._loops: dict[Key, tuple[str, ...]] = {}
+        self._kept_clear: tuple[Place, str] | None = None
+
+    def keep_clear(self, place: Place, why: str) -> None:
+        """Let no Service have the address of a place, at any port.
+
+        But as a load balancer's address whoever serves the place may have it. For ipvs mode, which makes addresses
+        the node's own. Before any Service is applied.
+        """
+        self._kept_clear = place, why
 
     def slices_of(self, service: Key) -> tuple[EndpointSlice, ...]:
         """Return the EndpointSlices of a Service, in no particular order."""
@@ -116,7 +125,9 @@ class World:
         touched = set()
         for key, service in batch.items():
             if service is not None:
-                service = self._admit("Service", key, service, _admissible_service)
+                service = self._admit(
+                    "Service", key, service, lambda each: _admissible_service(each, self._kept_clear)
+                )
             else:
                 self.rejected.pop(("Service", *key), None)
             before = self.services.get(key)
@@ -326,13 +337,19 @@ def _limited(
     return values[:room]
 
 
-def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
+def _admissible_service(
+    service: Service, kept_clear: tuple[Place, str] | None = None
+) -> tuple[Service, list[Rejection]]:
     rejections = _faults("Service", service)
     ports = service.ports if len(service.ports) < 2 else _distinct_ports(service, rejections)
     ports = _limited("spec.ports", ports, MOST_PLACES, service, rejections)
 
-    def keep(field: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        reasons = [forbidden(address) for address in addresses]
+    place, why_clear = kept_clear or (None, "")
+    serves = place is not None and any((each.protocol, each.port) == place[1:] for each in ports)
+
+    def keep(field: str, addresses: tuple[str, ...], *, clear: bool = False) -> tuple[str, ...]:
+        held = place.address if place is not None and clear else ""
+        reasons = [why_clear if address == held else forbidden(address) for address in addresses]
         if not any(reasons):
             return addresses
         pairs = list(zip(addresses, reasons, strict=True))
@@ -340,8 +357,8 @@ def _admissible_service(service: Service) -> tuple[Service, list[Rejection]]:
         return tuple(ip for ip, why in pairs if not why)
 
     cluster = keep("spec.clusterIPs", service.cluster_ips)
-    external = keep("spec.externalIPs", service.external_ips)
-    ingress = keep("status.loadBalancer.ingress", service.load_balancer_ips)
+    external = keep("spec.externalIPs", service.external_ips, clear=True)
+    ingress = keep("status.loadBalancer.ingress", service.load_balancer_ips, clear=not serves)
     room = MOST_PLACES // max(len(ports), 1)
     ingress = _limited("status.loadBalancer.ingress", ingress, room, service, rejections)
     external = _limited("spec.externalIPs", external, room - len(ingress), service, rejections)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.dataplane.iptables.tables import is_ours
+from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, Mode
 from kubeproxy.kernel.paths import Hop, Path
 from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
@@ -69,13 +69,15 @@ def _outcome(answer: Answer, seen: Seen) -> str:
         there = (seen.translation.answerer, seen.translation.port)
         same = there == (answer.packet.destination, answer.packet.port)
         return Outcome.NOT_OURS if same else Outcome.FORWARD
+    if answer.mode == Mode.IPVS and seen.heard == "refused":
+        return Outcome.REFUSED  # by IPVS, which has no rule to show
     return Outcome.DROPPED
 
 
 def _differences(answer: Answer, seen: Seen, outcome: str) -> Iterator[str]:
     stop = _stop(seen)
     if stop is not None and answer.outcome != outcome:
-        whose = "kubeproxy's" if is_ours(stop.table, stop.chain) else "somebody else's"
+        whose = "kubeproxy's" if EVERY_OWNED.owns(stop.table, stop.chain) else "somebody else's"
         yield f"the kernel stops it, by {whose} rule: {stop.table} {stop.chain} {stop.rule}"
     elif outcome == Outcome.DROPPED and answer.outcome != outcome:
         yield from _lost(answer, seen)
@@ -107,7 +109,7 @@ def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
         return
     masking = _masking(seen)
     if masking is not None and not candidate.masquerade:
-        whose = "kubeproxy's" if is_ours(masking.table, masking.chain) else "somebody else's"
+        whose = "kubeproxy's" if EVERY_OWNED.owns(masking.table, masking.chain) else "somebody else's"
         yield f"the kernel masquerades it, by {whose} rule: {masking.table} {masking.chain} {masking.rule}"
     elif masking is None and candidate.masquerade:
         yield f"the kernel does not masquerade it, the model says: {candidate.masquerade}"
@@ -134,7 +136,7 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
     for hop in seen.path.hops:
         if hop.stopped:
             break
-        if not is_ours(hop.table, hop.chain):
+        if not EVERY_OWNED.owns(hop.table, hop.chain):
             continue
         if (hop.table, hop.chain) not in known:
             known.add((hop.table, hop.chain))

@@ -5,6 +5,9 @@ Pure: `facts.py` reads, here is what it means.
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
+from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.model.addresses import host_port
 from kubeproxy.model.flows import Flow
 from kubeproxy.model.objects import Protocol, Record
@@ -118,7 +121,13 @@ def _foreign(answer: Answer, facts: Facts) -> Iterator[str]:
             interface=packet.interface,
             marked=bool(each.masquerade),
         )
-        for rule in suspects(chains, "FORWARD" if from_wire else "OUTPUT", after):
-            if rule not in told:
-                told.add(rule)
-                yield f"a rule of somebody else may stop it: filter {rule}"
+        passed = [("OUTPUT", after)]
+        if from_wire:
+            # IPVS takes what has come in to the node, and sends it out as if it were the node's.
+            arriving = msgspec.structs.replace(before, marked=after.marked)
+            passed = [("INPUT", arriving), *passed] if answer.mode == Mode.IPVS else [("FORWARD", after)]
+        for chain, view in passed:
+            for rule in suspects(chains, chain, view):
+                if rule not in told:
+                    told.add(rule)
+                    yield f"a rule of somebody else may stop it: filter {rule}"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from enum import Enum
 
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.tables import is_ours
+from kubeproxy.dataplane.ipvs.names import ACCESS
+from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED
 from kubeproxy.model.addresses import within
 from kubeproxy.model.objects import Record
 
@@ -85,10 +86,10 @@ def _met(
         match = matches(rule, view)
         if match is Match.NO:
             continue
-        if is_ours(chains.table, verb):
+        if EVERY_OWNED.owns(chains.table, verb):
             if stop_at_ours and verb == names.SERVICES:
                 return
-            if verb == names.FORWARD and view.marked:
+            if verb in (names.FORWARD, ACCESS) and view.marked:
                 yield chain, f"{rule} (which accepts it)", match
             continue
         if verb in ("ACCEPT", "DROP", "REJECT", "DNAT", "REDIRECT"):

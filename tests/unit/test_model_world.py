@@ -1,6 +1,8 @@
 import msgspec
 import pytest
 
+from kubeproxy.model.claims import Place
+from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World, forbidden
 from kubeproxy.testing.build import endpoint_slice, service, world
 
@@ -86,6 +88,23 @@ def test_a_forbidden_virtual_address_is_left_out_and_reported_until_the_service_
     assert [each.field for each in built.rejections()] == ["spec.externalIPs"]
     built.apply_services({WEB: None})
     assert built.rejections() == ()
+
+
+def test_what_is_kept_clear_is_nobodys_but_a_load_balancers_that_serves_it() -> None:
+    api = Place("192.0.2.1", Protocol.TCP, 6443)
+    built = World()
+    built.keep_clear(api, "the API server's")
+    port_80 = service("web", "10.96.0.1", "80", external_ips=("192.0.2.1",), load_balancer_ips=("192.0.2.1",))
+    built.apply_services({WEB: port_80})
+    assert (built.services[WEB].external_ips, built.services[WEB].load_balancer_ips) == ((), ())
+    assert [str(each) for each in built.rejections()] == [
+        "Service default/web: spec.externalIPs 192.0.2.1 is the API server's",
+        "Service default/web: status.loadBalancer.ingress 192.0.2.1 is the API server's",
+    ]
+    port_6443 = msgspec.structs.replace(port_80, ports=service("web", "10.96.0.1", "6443").ports)
+    built.apply_services({WEB: port_6443})
+    assert built.services[WEB].external_ips == ()
+    assert built.services[WEB].load_balancer_ips == ("192.0.2.1",)
 
 
 def test_a_part_shares_values_and_does_not_follow_the_whole() -> None:

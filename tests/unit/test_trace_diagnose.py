@@ -16,7 +16,7 @@ from kubeproxy.trace.compare import Seen, Translation, compare
 from kubeproxy.trace.diagnose import Facts, findings
 from kubeproxy.trace.rules import Chains, Match, View, matches, redirections, suspects
 from tests.unit.test_trace_answers import ask
-from tests.unit.test_trace_verdict import BOTH, EXTERNAL, OUTSIDE, POD, VIP, everywhere, known
+from tests.unit.test_trace_verdict import BOTH, EXTERNAL, NODE_IP, OUTSIDE, POD, VIP, everywhere, known
 
 pytestmark = pytest.mark.unit
 
@@ -136,6 +136,29 @@ def test_rules_of_others_are_named_by_table() -> None:
     raw = {"raw": ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 192.168.56.200/32 -j DROP\n"}
     assert "raw PREROUTING -s 192.168.56.200/32 -j DROP" in found(answer(), saved=raw)
     assert "not looked at: the rules" in found(answer(), unread=("the rules (not root)",))
+
+
+def test_in_ipvs_mode_a_packet_meets_input_and_then_output() -> None:
+    given = msgspec.structs.replace(answer(POD, VIP), mode="ipvs")
+    rules = "-A INPUT -d {} -j DROP\n-A OUTPUT -d 10.244.0.11/32 -j DROP\n-A FORWARD -s 10.244.0.0/16 -j DROP\n"
+    head = ":INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n"
+    told = found(given, saved={"filter": head + rules.format(f"{VIP}/32")})
+    assert f"filter INPUT -d {VIP}/32 -j DROP" in told
+    assert "filter OUTPUT -d 10.244.0.11/32 -j DROP" in told
+    assert "FORWARD" not in told
+    closed = ":INPUT DROP [0:0]\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -j KUBE-IPVS-FILTER\n"
+    assert "filter INPUT policy DROP" in found(given, saved={"filter": closed})
+    masqueraded = msgspec.structs.replace(answer(OUTSIDE, EXTERNAL), mode="ipvs")
+    assert "policy DROP" not in found(masqueraded, saved={"filter": closed})
+
+
+def test_what_ipvs_refuses_itself_is_refused() -> None:
+    refused = msgspec.structs.replace(
+        ask(known(everywhere()), source=NODE_IP, destination=VIP, port="80"), mode="ipvs"
+    )
+    happened = msgspec.structs.replace(seen(chains=(("nat", "OUTPUT"),)), heard="refused")
+    live = compare(refused, happened)
+    assert (live.outcome, live.differences) == ("REFUSED", ())
 
 
 def test_stale_connections_are_named() -> None:
