@@ -7,7 +7,7 @@ the word "same" and the number of commands, or there were differences and the st
 import random
 import sys
 
-from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
+from kubeproxy.kernel.fake_ipvs import SCHEDULERS, FakeVirtualServers
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.ipvs_types import (
     FALLBACK,
@@ -85,9 +85,23 @@ def compare(seed: str, real: VirtualServers) -> tuple[int, list[str]]:
     return done, []
 
 
+def settings(servers: VirtualServers) -> list[object]:
+    """What there is besides servers, in the kernel's words or the model's."""
+    found: list[object] = [servers.available(), servers.timeouts()]
+    for change in ({"tcp": 901}, {"tcp_fin": 61, "udp": 301}, {"tcp": 900, "tcp_fin": 120, "udp": 300}):
+        servers.set_timeouts(**change)
+        found.append(servers.timeouts())
+    found += [(name, servers.has_scheduler(name)) for name in sorted(SCHEDULERS | {"nosuch"})]
+    return [*found, servers.flush(), state(servers)]
+
+
 def main() -> int:
     seed, histories = sys.argv[1], int(sys.argv[2])
     real, total = Ipvs(), 0
+    answers, expected = settings(real), settings(FakeVirtualServers())
+    if answers != expected:
+        print(f"{answers}, the model {expected}")
+        return 1
     for number in range(histories):
         done, wrong = compare(f"{seed}-{number}", real)
         total += done
