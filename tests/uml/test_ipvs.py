@@ -14,8 +14,6 @@ from kubeproxy.model.objects import Protocol
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 from tests.uml.ipvs_histories import differences, settings
 
-pytestmark = pytest.mark.uml
-
 SERVERS = 10_000
 
 
