@@ -28,6 +28,9 @@ MEMORY = "768M"
 GRACE = 150.0
 """Seconds beyond a test's timeout after which a machine that says nothing is given up: pytest inside had 60."""
 LAST_LINES = 60
+SLOWNESS = "3"
+"""How much slower Python and system calls are inside; the scenario table waits so much longer before it calls an
+answer silence."""
 
 Boot = Callable[[Spec, str], Machine]
 Key = tuple[tuple[str, str], ...]
@@ -148,6 +151,7 @@ class Inside:
 
 def _environment(wanted: Path) -> Mapping[str, str]:
     given = {name: value for name, value in os.environ.items() if name.startswith("KUBEPROXY_")}
+    given.setdefault("KUBEPROXY_SLOWNESS", SLOWNESS)
     path = {"PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     return given | path | {"KUBEPROXY_IN_UML": os.fspath(wanted)}
 
