@@ -57,9 +57,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
                 raise MachineError(f'"{path}" cannot be shared: give an absolute path without a comma')
 
 
-def kernel_line(spec: Spec, *, directory: str, line: int, python: str, package_root: str) -> tuple[str, ...]:
+def kernel_line(
+    spec: Spec, *, directory: str, line: int, python: str, package_root: str, root: bool = True
+) -> tuple[str, ...]:
     """Return what to execute: the kernel with serial line 0 on the descriptor ``line``, our process 1 in it.
 
+    Without ``root`` it gets a user namespace, in which an ordinary user may have a PID namespace.
     The console is standard output; ``package_root`` is where process 1 finds this package.
     """
     enter = ("nsenter", f"--net={spec.netns}") if spec.netns else ()
@@ -67,7 +70,7 @@ def kernel_line(spec: Spec, *, directory: str, line: int, python: str, package_r
     return (
         *enter,
         # The kernel leaves helper processes behind when it is killed; a PID namespace takes them with it.
-        *("unshare", "--pid", "--fork", "--kill-child=KILL"),
+        *("unshare", *(() if root else ("--map-root-user",)), "--pid", "--fork", "--kill-child=KILL"),
         # As process 1 of that namespace it could not even abort, which is how it ends after a panic.
         *("sh", "-c", '"$@"; exit $?', "sh", PROGRAM),
         f"umid={spec.name}",

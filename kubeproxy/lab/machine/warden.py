@@ -76,6 +76,7 @@ class Warden:
             directory=os.fspath(self._directory.resolve()),
             line=line,
             python=_python(),
+            root=os.geteuid() == 0,
             package_root=os.fspath(Path(kubeproxy.__file__).parent.parent),
         )
         with (self._directory / CONSOLE).open("wb") as console:
