@@ -16,7 +16,7 @@ from kubeproxy.lab.machine.machine import Machine
 from kubeproxy.lab.machine.spec import MachineError, Spec
 
 PREPARE = """
-modprobe -a ipv6 nf_conntrack
+modprobe -a ipv6 nf_conntrack ip_vs
 # A machine of this size would have room for 6,144 connections; the scenario table makes more.
 echo 262144 >/proc/sys/net/netfilter/nf_conntrack_max
 echo 65536 >/sys/module/nf_conntrack/parameters/hashsize
