@@ -231,6 +231,7 @@ class Agent:
             hints=self._host.hints,
             health_checks=tuple(check for each in self._checks.values() for check in each.status()),
             leftovers=self._sweeper.complaints,
+            waiting=self._sweeper.waiting,
         )
 
 

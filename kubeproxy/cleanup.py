@@ -25,7 +25,7 @@ COMMAND_LINE = CommandLine(
 def main(argv: Sequence[str]) -> int:
     """Clean up; return 1 when something could not be removed."""
     COMMAND_LINE.parse_or_exit(argv, check=dict)
-    complaints = remove(whole_kernel(), Family, None)
+    complaints = remove(whole_kernel(), Family, None).complaints
     for complaint in complaints:
         print(f"Error: {complaint}", file=sys.stderr)
     if complaints and os.geteuid():

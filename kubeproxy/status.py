@@ -74,7 +74,7 @@ def show(status: AgentStatus, console: Console) -> int:
     if status.health_checks:
         console.print(_health_checks(status.health_checks), "", sep="\n")
     absent = [f"{family.label} is not served: {why}" for family, why in status.not_served]
-    for line in (*absent, *status.hints, *_no_local(status.families)):
+    for line in (*absent, *status.hints, *status.waiting, *_no_local(status.families)):
         console.print(Text(one_line(line)), soft_wrap=True)
     complaints = list(dict.fromkeys(_complaints(status)))  # what is wrong with a Service is so in both families
     for line in complaints:

@@ -40,3 +40,5 @@ class AgentStatus(Record, frozen=True, kw_only=True):
     health_checks: tuple[HealthCheckStatus, ...] = ()
     leftovers: tuple[str, ...] = ()
     """What another proxy left on the node and could not be removed, and what to do."""
+    waiting: tuple[str, ...] = ()
+    """What of another mode goes by itself, when nobody needs it any more."""

@@ -1,4 +1,4 @@
-"""Network devices of which only the name is known: asking for their kind, removing them. Blocking."""
+"""Network devices of which only the name is known: asking for their kind. Blocking."""
 
 import errno
 
@@ -24,14 +24,3 @@ class Devices:
         if info is None:
             return None if found is None else ""
         return str(info.get_attr("IFLA_INFO_KIND") or "")
-
-    def remove(self, name: str) -> None:
-        """Remove a device with its addresses; one that is not there is no error. Raises KernelError."""
-        try:
-            with IPRoute() as kernel:
-                found = next(iter(kernel.link("get", ifname=name)), None)
-                if found is not None:
-                    kernel.link("del", index=found["index"])
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise KernelError(f"device {name}: {error.args[1]}") from error

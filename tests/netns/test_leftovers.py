@@ -15,7 +15,7 @@ from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
-from kubeproxy.dataplane.leftovers.removal import Kept, remove
+from kubeproxy.dataplane.leftovers.removal import Kept, Removed, remove
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -152,7 +152,7 @@ def test_what_serves_stays_and_all_else_goes(lab: Lab, ours: Flavour) -> None:
     lab.run("node", make_every_mode)
     backend = sync(lab, ours)
     kept = Kept(mode=Mode.IPTABLES, flavour=ours)
-    assert lab.run("node", lambda: remove(whole_kernel(), Family, kept)) == ()
+    assert lab.run("node", lambda: remove(whole_kernel(), Family, kept)) == Removed()
     swept = lab.run("node", snapshot)
     assert answers(lab, "pod", VIP[V4], 80) == {"be1 same 80", "be3 same 80"}
     assert answers(lab, "outside", NODE.v4, NODE_PORT) == {"be1 masq 80", "be3 masq 80"}
@@ -173,7 +173,7 @@ def test_what_a_foreign_rule_needs_is_named_and_goes_once_the_rule_is_gone(lab: 
 
     def sweep() -> tuple[str, ...]:
         kept = Kept(mode=Mode.IPTABLES, flavour=Flavour.NFT)
-        return remove(whole_kernel(), [V4], kept)
+        return remove(whole_kernel(), [V4], kept).complaints
 
     lab.run("node", lambda: install_ipvs(tables))
     sync(lab, Flavour.NFT)
@@ -198,7 +198,7 @@ def test_a_device_of_that_name_but_another_kind_is_left_alone(lab: Lab) -> None:
         "node",
         lambda: SystemExec().run(["ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"]),
     )
-    (complaint,) = lab.run("node", lambda: remove(whole_kernel(), [V4], None))
+    (complaint,) = lab.run("node", lambda: remove(whole_kernel(), [V4], None).complaints)
     assert "device kube-ipvs0 is of kind veth, not dummy" in complaint
     assert "kube-ipvs0" in lab.run("node", lambda: SystemExec().run(["ip", "link"]).stdout)
 

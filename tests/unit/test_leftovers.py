@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -11,7 +11,7 @@ from kubeproxy.clock import ManualClock, settle
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
 from kubeproxy.dataplane.leftovers.chains import removal
-from kubeproxy.dataplane.leftovers.removal import Kept, Kernel, remove
+from kubeproxy.dataplane.leftovers.removal import Kept, Kernel, Removed, remove
 from kubeproxy.dataplane.leftovers.upstream import (
     BUT_IPTABLES,
     BUT_OUR_IPVS,
@@ -20,7 +20,11 @@ from kubeproxy.dataplane.leftovers.upstream import (
     OUR_IPVS_SETS,
     Mode,
 )
-from kubeproxy.kernel.exec import CommandMissing, KernelError
+from kubeproxy.kernel.exec import CommandMissing
+from kubeproxy.kernel.fake_conntrack import FakeConntrack
+from kubeproxy.kernel.fake_ipset import FakeSets
+from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
+from kubeproxy.kernel.fake_virtual_addresses import FakeDevice, FakeVirtualAddresses
 from kubeproxy.kernel.genetlink_messages import decode_family, encode_family
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_messages import encode_flush
@@ -118,9 +122,9 @@ def test_ipvs_mode_keeps_its_sets_and_servers_and_takes_the_other_flavours_rules
         (Family.V4, Flavour.LEGACY): IPTABLES_NAT_TABLE,
         (Family.V6, Flavour.LEGACY): IPTABLES_FILTER_TABLE,
     }
-    node.kind_of_device = "dummy"
-    node.client_sets = {"KUBE-SEP-AAAAAAAAAAAAAAAA"}
-    assert remove(node.kernel(), Family, Kept(mode=Mode.IPVS, flavour=Flavour.NFT)) == ()
+    node.device.kind = "dummy"
+    node.sets[Family.V4].sets["KUBE-SEP-AAAAAAAAAAAAAAAA"] = set()
+    assert remove(node.kernel(), Family, Kept(mode=Mode.IPVS, flavour=Flavour.NFT)) == Removed()
     # The mark of route_localnet goes, even in the flavour that stays: ipvs mode answers nothing on loopback.
     assert [line for line in node.log if "restore" in line] == [
         "restore IPv4 legacy",
@@ -132,7 +136,7 @@ def test_ipvs_mode_keeps_its_sets_and_servers_and_takes_the_other_flavours_rules
     ours = {name for family in Family for name in OUR_IPVS_SETS[family]}
     assert not destroyed & ours
     assert {"KUBE-EXTERNAL-IP", "KUBE-6-EXTERNAL-IP", "KUBE-CLUSTER-IPS", "KUBE-SEP-AAAAAAAAAAAAAAAA"} <= destroyed
-    assert not {"flush", "remove kube-ipvs0"} & set(node.log)
+    assert node.device.kind == "dummy"
 
 
 def test_what_a_foreign_rule_leads_to_is_emptied_once_and_named() -> None:
@@ -164,29 +168,24 @@ class Node:
         self.missing: set[Flavour] = set()
         self.tables_in_use = frozenset(("filter", "nat"))
         self.busy: set[str] = set()
-        self.kind_of_device: str | None = None
-        self.flush_error: Exception | None = None
+        self.servers = FakeVirtualServers()
+        self.device = FakeDevice()
         self.nft_error: Exception | None = None
-        self.client_sets: set[str] = set()
+        self.sets = {family: LoggedSets(self.log, self.busy) for family in Family}
         self.sysctls = FakeSysctls({ROUTE_LOCALNET: "1"})
 
     def kernel(self) -> Kernel:
         return Kernel(
             tables=lambda family, flavour: FakeTables(self, family, flavour),
-            sets=lambda family: self,
+            sets=lambda family: self.sets[family],
             nftables=self,
             devices=self,
-            ipvs=self,
+            servers=self.servers,
+            addresses=lambda family: FakeVirtualAddresses(family, self.device),
+            conntrack=lambda family: FakeConntrack(),
             counters=self,
             sysctls=self.sysctls,
         )
-
-    def named(self, prefix: str) -> set[str]:
-        return {name for name in self.client_sets if name.startswith(prefix)}
-
-    def destroy(self, name: str) -> bool:
-        self.log.append(f"destroy {name}")
-        return name not in self.busy
 
     def delete_table(self, family: Family, name: str) -> bool:
         self.log.append(f"delete {family.label} {name}")
@@ -199,16 +198,20 @@ class Node:
         return name not in self.busy
 
     def kind(self, name: str) -> str | None:
-        return self.kind_of_device
+        return self.device.kind
 
-    def remove(self, name: str) -> None:
-        self.log.append(f"remove {name}")
 
-    def flush(self) -> bool:
-        self.log.append("flush")
-        if self.flush_error:
-            raise self.flush_error
-        return True
+class LoggedSets(FakeSets):
+    """Sets of which those that are ``busy`` are named by a rule."""
+
+    def __init__(self, log: list[str], busy: set[str]) -> None:
+        super().__init__()
+        self._log = log
+        self.in_use = busy.__contains__
+
+    def destroy(self, name: str) -> bool:
+        self._log.append(f"destroy {name}")
+        return super().destroy(name)
 
 
 class FakeTables:
@@ -236,7 +239,7 @@ def test_ours_stays_where_it_is_and_goes_where_it_is_not() -> None:
     node = Node()
     both = IPVS_FILTER_TABLE.replace("KUBE-IPVS-FILTER", "X").replace("KUBE-NODE-PORT", "Y").replace(FIREWALL, "")
     node.saved = {(Family.V4, flavour): both for flavour in Flavour}
-    assert remove(node.kernel(), [Family.V4], OURS) == ()
+    assert remove(node.kernel(), [Family.V4], OURS) == Removed()
     assert [line for line in node.log if "restore" in line] == ["restore IPv4 legacy"]
     assert "destroy KUBE-LOOP-BACK" not in node.log
     assert "destroy KUBE-CLUSTER-IP" in node.log
@@ -246,8 +249,8 @@ def test_ours_stays_where_it_is_and_goes_where_it_is_not() -> None:
 @pytest.mark.parametrize(("kept", "gone"), [(None, True), (OURS, False), (Kept(mode=Mode.NFTABLES), True)])
 def test_sets_of_clients_go_unless_their_mode_serves(kept: Kept | None, gone: bool) -> None:
     node = Node()
-    node.client_sets = {"KUBE-SEP-AAAAAAAAAAAAAAAA", "somebodys"}
-    assert remove(node.kernel(), [Family.V4], kept) == ()
+    node.sets[Family.V4].sets = {"KUBE-SEP-AAAAAAAAAAAAAAAA": set(), "somebodys": set()}
+    assert remove(node.kernel(), [Family.V4], kept) == Removed()
     assert ("destroy KUBE-SEP-AAAAAAAAAAAAAAAA" in node.log) is gone
     assert "destroy somebodys" not in node.log
 
@@ -255,41 +258,33 @@ def test_sets_of_clients_go_unless_their_mode_serves(kept: Kept | None, gone: bo
 def test_a_cleanup_takes_everything_in_both_families() -> None:
     node = Node()
     node.saved = {(family, flavour): IPVS_FILTER_TABLE for family in Family for flavour in Flavour}
-    node.kind_of_device = "dummy"
-    assert remove(node.kernel(), Family, None) == ()
+    node.device.kind = "dummy"
+    assert remove(node.kernel(), Family, None) == Removed()
     assert sum("restore" in line for line in node.log) == 4
     for sets in (IPVS_SETS, OUR_IPVS_SETS):
         assert {f"destroy {name}" for family in Family for name in sets[family]} <= set(node.log)
     assert {"delete IPv4 kube-proxy", "delete IPv6 kube-proxy"} <= set(node.log)
     counters = [f"delete {name}" for name in COUNTERS]
-    # The device tells whose the servers are, so it goes after them.
-    assert node.log[-4:] == ["flush", "remove kube-ipvs0", *counters]
+    assert node.log[-2:] == counters
+    assert node.device.kind is None
     assert max(map(len, IPVS_SETS[Family.V6])) == 31
     assert "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS" in IPVS_SETS[Family.V6]
 
 
-def test_virtual_servers_stay_where_kube_proxys_device_is_not() -> None:
+def test_a_device_of_another_kind_is_left_alone_and_told_once() -> None:
     node = Node()
-    assert remove(node.kernel(), Family, None) == ()
-    assert "flush" not in node.log
-    node.kind_of_device = "veth"
-    (complaint,) = remove(node.kernel(), Family, None)
+    node.device.kind = "veth"
+    node.device.foreign = {"10.0.0.1"}
+    (complaint,) = remove(node.kernel(), Family, None).complaints
     assert "device kube-ipvs0 is of kind veth" in complaint
-    assert not {"flush", "remove kube-ipvs0"} & set(node.log)
-
-
-def test_a_device_outlives_servers_that_cannot_be_removed() -> None:
-    node = Node()
-    node.kind_of_device, node.flush_error = "dummy", KernelError("IPVS virtual servers: Operation not permitted")
-    (complaint,) = remove(node.kernel(), Family, None)
-    assert complaint == "IPVS: IPVS virtual servers: Operation not permitted"
-    assert "remove kube-ipvs0" not in node.log
+    assert node.device.foreign == {"10.0.0.1"}
 
 
 def test_every_failure_is_told_and_stops_nothing_else() -> None:
     node = Node()
-    node.busy, node.nft_error = {"KUBE-IPVS-IPS"}, OSError("no sockets left")
-    assert remove(node.kernel(), [Family.V4], OURS) == (
+    node.busy.add("KUBE-IPVS-IPS")
+    node.nft_error = OSError("no sockets left")
+    assert remove(node.kernel(), [Family.V4], OURS).complaints == (
         "ipsets, IPv4: set KUBE-IPVS-IPS stays: delete the iptables rule that refers to it",
         "nftables, IPv4: no sockets left",
     )
@@ -301,7 +296,7 @@ def test_programs_that_are_not_installed_are_passed_over() -> None:
     node = Node()
     node.missing = {Flavour.NFT}
     node.saved = {(Family.V4, flavour): IPVS_FILTER_TABLE for flavour in Flavour}
-    assert remove(node.kernel(), [Family.V4], None) == ()
+    assert remove(node.kernel(), [Family.V4], None) == Removed()
     assert [line for line in node.log if "restore" in line] == ["restore IPv4 legacy"]
     assert "delete IPv4 kube-proxy" in node.log
 
@@ -309,12 +304,12 @@ def test_programs_that_are_not_installed_are_passed_over() -> None:
 def test_legacy_tables_that_cannot_be_looked_into_are_told() -> None:
     node = Node()
     node.missing = set(Flavour)
-    (complaint,) = remove(node.kernel(), [Family.V4], None)
+    (complaint,) = remove(node.kernel(), [Family.V4], None).complaints
     assert "iptables-legacy, IPv4: legacy tables are in use, and nobody can look into them" in complaint
     assert "iptables-legacy-save: not installed" in complaint
     assert "delete IPv4 kube-proxy" in node.log
     node.tables_in_use = frozenset()
-    assert remove(node.kernel(), [Family.V4], None) == ()
+    assert remove(node.kernel(), [Family.V4], None) == Removed()
 
 
 MARKED = f"*nat\n:{MARK} - [0:0]\nCOMMIT\n"
@@ -323,26 +318,26 @@ MARKED = f"*nat\n:{MARK} - [0:0]\nCOMMIT\n"
 def test_the_sysctl_is_set_back_where_our_mark_is_and_the_mark_moves_with_us() -> None:
     node = Node()
     node.saved = {(Family.V4, Flavour.LEGACY): MARKED}
-    assert remove(node.kernel(), Family, OURS) == ()
+    assert remove(node.kernel(), Family, OURS) == Removed()
     assert [line for line in node.log if "mark" in line] == ["restore IPv4 nft mark", "restore IPv4 legacy mark"]
     assert node.sysctls.values[ROUTE_LOCALNET] == "1"
-    assert remove(node.kernel(), Family, None) == ()
+    assert remove(node.kernel(), Family, None) == Removed()
     assert node.sysctls.values[ROUTE_LOCALNET] == "0"
 
 
 def test_the_sysctl_stays_without_our_mark() -> None:
     node = Node()
-    assert remove(node.kernel(), Family, None) == ()
+    assert remove(node.kernel(), Family, None) == Removed()
     assert node.sysctls.values[ROUTE_LOCALNET] == "1"
 
 
 class Sweeps:
     """What a sweep finds, one answer after the other."""
 
-    def __init__(self, *answers: Sequence[str] | Exception) -> None:
+    def __init__(self, *answers: Removed | Exception) -> None:
         self.left = list(answers)
 
-    async def __call__(self) -> Sequence[str]:
+    async def __call__(self) -> Removed:
         answer = self.left.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -351,14 +346,14 @@ class Sweeps:
 
 @pytest.fixture
 def sweeper() -> Callable[..., Sweeper]:
-    def build(clock: ManualClock, *answers: Sequence[str] | Exception) -> Sweeper:
+    def build(clock: ManualClock, *answers: Removed | Exception) -> Sweeper:
         return Sweeper(Sweeps(*answers), Family, clock)
 
     return build
 
 
 async def test_nothing_is_removed_before_every_family_stands(sweeper: Callable[..., Sweeper]) -> None:
-    one = sweeper(ManualClock(), ())
+    one = sweeper(ManualClock(), Removed())
     task = asyncio.ensure_future(one.run())
     one.note(SyncStatus(family=Family.V4, synced=True))
     one.note(SyncStatus(family=Family.V6))
@@ -372,7 +367,8 @@ async def test_what_is_left_is_shown_logged_once_and_tried_again(
     sweeper: Callable[..., Sweeper], caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
-    one = sweeper(clock, ["set A stays"], ["set A stays", "chain B stays"], ValueError("a bug"), ())
+    first, second = Removed(complaints=("set A stays",)), Removed(complaints=("set A stays", "chain B stays"))
+    one = sweeper(clock, first, second, ValueError("a bug"), Removed())
     for family in Family:
         one.note(SyncStatus(family=family, synced=True))
     with caplog.at_level(logging.INFO):
@@ -388,7 +384,32 @@ async def test_what_is_left_is_shown_logged_once_and_tried_again(
     assert one.complaints == ()
     assert caplog.text.count("set A stays") == 1
     assert caplog.text.count("chain B stays") == 1
-    assert "nothing of another proxy is left" in caplog.text
+    assert "nothing of another proxy or mode is left" in caplog.text
+
+
+async def test_what_waits_is_no_complaint_and_is_looked_at_more_and_more_rarely(
+    sweeper: Callable[..., Sweeper], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    answers = [Removed(waiting=(f"{left} connections",)) for left in (7, 6, 5, 4, 3, 2)]
+    one = sweeper(clock, *answers, Removed())
+    for family in Family:
+        one.note(SyncStatus(family=family, synced=True))
+    with caplog.at_level(logging.INFO):
+        task = asyncio.ensure_future(one.run())
+        await settle()
+        for pause, left in ((5, 6), (10, 5), (20, 4), (40, 3), (60, 2)):
+            await clock.step(pause - 0.1)
+            assert one.waiting == (f"{left + 1} connections",)
+            await clock.step(0.1)
+            assert one.waiting == (f"{left} connections",)
+            assert one.complaints == ()
+        await clock.step(60)
+    assert task.done()
+    assert one.waiting == ()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "7 connections" in caplog.text
+    assert "6 connections" not in caplog.text
 
 
 def test_a_table_is_deleted_in_one_batch() -> None:

@@ -1,8 +1,9 @@
 """This machine's real kernel, as far as a proxy may have left something in it."""
 
-from functools import partial
+from functools import cache, partial
 
 from kubeproxy.dataplane.leftovers.removal import Kernel
+from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.devices import Devices
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
@@ -11,6 +12,7 @@ from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.nftables import Nftables
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.virtual_addresses import VirtualAddresses
 
 
 def whole_kernel() -> Kernel:
@@ -20,7 +22,9 @@ def whole_kernel() -> Kernel:
         sets=Ipset,
         nftables=Nftables(),
         devices=Devices(),
-        ipvs=Ipvs(),
+        servers=Ipvs(),
+        addresses=cache(VirtualAddresses),
+        conntrack=KernelConntrack,
         counters=Nfacct(),
         sysctls=ProcSysctls(),
     )

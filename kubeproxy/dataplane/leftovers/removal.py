@@ -1,23 +1,30 @@
 """Removing what other proxies and other modes left, and in a cleanup what ours left too.
 
 Called when what is to serve instead stands in the kernel already, so that no connection meets a gap: those that
-are established go on by their conntrack entries, whoever wrote the rule that translated them. (Connections
-through IPVS virtual servers have no such entry of their own and end with the servers, as they do when
-kube-proxy changes its mode.)
+are established go on by their conntrack entries, whoever wrote the rule that translated them, and those through
+IPVS by virtual servers that stay until the last of them has ended (`leaving`).
 
-What cannot be removed is told in words, each with what to do, and is worth trying again. Blocking.
+What cannot be removed is told in words, each with what to do, and is worth trying again; so is what waits, which
+is no fault. Blocking.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
+from kubeproxy.dataplane.leftovers.guard import GUARD, TABLE, guard
+from kubeproxy.dataplane.leftovers.leaving import NOTHING_LEFT, STAYING_SETS, Leaving, Left
 from kubeproxy.dataplane.leftovers.upstream import BUT_IPTABLES, BUT_OUR_IPVS, EVERY_OWNED, Mode, Owned
+from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.ipvs_types import VirtualServers
+from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -38,18 +45,6 @@ class Tables(Protocol):
         ...
 
 
-class Sets(Protocol):
-    """ipsets of one family (`kernel.ipset.Ipset`)."""
-
-    def named(self, prefix: str) -> set[str]:
-        """Return the names of sets that begin so."""
-        ...
-
-    def destroy(self, name: str) -> bool:
-        """Remove a set unless a rule refers to it; return whether it is gone (or never was)."""
-        ...
-
-
 class Nftables(Protocol):
     """nftables' tables (`kernel.nftables.Nftables`)."""
 
@@ -63,18 +58,6 @@ class Devices(Protocol):
 
     def kind(self, name: str) -> str | None:
         """Return the kind of a device, None when there is no such device."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a device; one that is not there is no error."""
-        ...
-
-
-class Ipvs(Protocol):
-    """IPVS (`kernel.ipvs.Ipvs`)."""
-
-    def flush(self) -> bool:
-        """Remove every virtual server; return False when the kernel has no IPVS."""
         ...
 
 
@@ -93,7 +76,9 @@ class Kernel(Record, frozen=True, kw_only=True):
     sets: Callable[[Family], Sets]
     nftables: Nftables
     devices: Devices
-    ipvs: Ipvs
+    servers: VirtualServers
+    addresses: Callable[[Family], Addresses]
+    conntrack: Callable[[Family], Conntrack]
     counters: Counters
     sysctls: Sysctls
 
@@ -106,21 +91,38 @@ class Kept(Record, frozen=True, kw_only=True):
     """Where its iptables rules are, if it has any."""
 
 
-def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> tuple[str, ...]:
-    """Remove from these families all that is not ``kept`` (None: all); return complaints about what is left."""
+class Removed(Record, frozen=True, kw_only=True):
+    """What could not be removed."""
+
+    complaints: tuple[str, ...] = ()
+    """Faults, each with what to do."""
+    waiting: tuple[str, ...] = ()
+    """What goes by itself as soon as nobody needs it any more."""
+
+
+def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> Removed:
+    """Remove from these families all that is not ``kept``; None: all, and at once. Return what is left."""
     complaints: list[str] = []
+    waiting: list[str] = []
     for family in families:
+        left: Left | None = None if kept is None or kept.mode is not Mode.IPVS else NOTHING_LEFT
+        if left is None:
+            try:
+                left = _leave(kernel, family, complaints, at_once=kept is None)
+            except (KernelError, OSError) as error:
+                complaints.append(f"IPVS, {family.label}: {error}")
+        if left is not None and left.waits:
+            waiting.append(_in_words(family, left))
         for flavour in Flavour:
-            _told(complaints, f"iptables-{flavour}, {family.label}", _chains(kernel, family, flavour, kept))
+            chains = _chains(kernel, family, flavour, kept, left)
+            _told(complaints, f"iptables-{flavour}, {family.label}", chains)
         # Sets come after the rules that refer to them, in both flavours.
-        _told(complaints, f"ipsets, {family.label}", _sets(kernel, family, kept))
+        _told(complaints, f"ipsets, {family.label}", _sets(kernel, family, kept, left))
         if kept is None or kept.mode is not Mode.NFTABLES:
             _told(complaints, f"nftables, {family.label}", _nft(kernel, family))
-    if kept is None or kept.mode is not Mode.IPVS:
-        _told(complaints, "IPVS", _ipvs(kernel))
     if kept is None:
         _told(complaints, "nfacct", _counters(kernel))
-    return tuple(complaints)
+    return Removed(complaints=tuple(complaints), waiting=tuple(waiting))
 
 
 def owned_in(flavour: Flavour, kept: Kept | None) -> Owned:
@@ -149,10 +151,16 @@ def _told(complaints: list[str], where: str, found: Iterator[str]) -> None:
         complaints.append(f"{where}: {error}")
 
 
-def _chains(kernel: Kernel, family: Family, flavour: Flavour, kept: Kept | None) -> Iterator[str]:
+def _chains(
+    kernel: Kernel, family: Family, flavour: Flavour, kept: Kept | None, left: Left | None
+) -> Iterator[str]:
     owned = owned_in(flavour, kept)
     tables = kernel.tables(family, flavour)
     try:
+        if kept is not None and kept.flavour is flavour and (left is None or left.waits):
+            owned = owned.without(GUARD)
+            if left is not None and (text := guard(family, tables.save(TABLE))):
+                tables.restore(text)
         yield from remove_chains(tables, owned)
         if family is Family.V4 and not (kept and kept.mode is Mode.IPTABLES and kept.flavour is flavour):
             _route_localnet(kernel, tables, kept)
@@ -185,11 +193,16 @@ def remove_chains(tables: Tables, owned: Owned) -> Iterator[str]:
             yield f"chain {chain} of table {table} stays, empty: delete the rule that leads to it, `{rule}`"
 
 
-def _sets(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
+def _sets(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -> Iterator[str]:
+    """Remove sets; ``left`` is None when nobody knows whether virtual servers stay, that only sets tell of."""
     stay = kept_sets(family, kept)
     sets = kernel.sets(family)
     clients = sets.named(names.ENDPOINT_PREFIX) if kept is None or kept.mode is not Mode.IPTABLES else ()
     known = (*upstream.IPVS_SETS[family], *upstream.OUR_IPVS_SETS[family], *names.SETS[family])
+    if left is None:
+        stay = (*stay, *upstream.IPVS_SETS[family], *upstream.OUR_IPVS_SETS[family])
+    elif left.waits:
+        stay = (*stay, *(set_name(family, which) for which in STAYING_SETS))
     for name in dict.fromkeys((*known, *sorted(clients))):
         if name not in stay and not sets.destroy(name):
             yield f"set {name} stays: delete the iptables rule that refers to it"
@@ -206,17 +219,24 @@ def _nft(kernel: Kernel, family: Family) -> Iterator[str]:
     yield from ()
 
 
-def _ipvs(kernel: Kernel) -> Iterator[str]:
-    """Remove what the ipvs mode has beside tables and sets.
-
-    Virtual servers bear no name. They are kube-proxy's where its device is (it suffers no others beside its
-    own but for --ipvs-exclude-cidrs), so they go first: if that fails, the device still tells whose they are.
-    """
-    name = upstream.IPVS_DEVICE
-    kind = kernel.devices.kind(name)
-    if kind == upstream.IPVS_DEVICE_KIND:
-        kernel.ipvs.flush()
-        kernel.devices.remove(name)
-    elif kind is not None:
+def _leave(kernel: Kernel, family: Family, complaints: list[str], *, at_once: bool) -> Left:
+    name, kind = upstream.IPVS_DEVICE, kernel.devices.kind(upstream.IPVS_DEVICE)
+    has_device = kind == upstream.IPVS_DEVICE_KIND
+    if kind is not None and not has_device:
         expected = upstream.IPVS_DEVICE_KIND
-        yield f"device {name} is of kind {kind or 'unknown'}, not {expected}: it is not kube-proxy's and stays"
+        text = (
+            f"IPVS: device {name} is of kind {kind or 'unknown'}, not {expected}: it is not kube-proxy's and stays"
+        )
+        if text not in complaints:
+            complaints.append(text)
+    leaving = Leaving(
+        family, kernel.sets(family), kernel.servers, kernel.addresses(family), kernel.conntrack(family)
+    )
+    return leaving.leave(has_device=has_device, at_once=at_once)
+
+
+def _in_words(family: Family, left: Left) -> str:
+    return (
+        f"IPVS, {family.label}: {left.connections} connections ({left.established} established) still pass "
+        "virtual servers; these are removed when they have ended"
+    )
