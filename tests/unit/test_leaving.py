@@ -201,9 +201,9 @@ def test_a_kernel_without_ipvs_has_only_sets_and_a_device() -> None:
 def test_the_guard_is_written_until_it_stands(family: Family) -> None:
     saved = "*filter\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
     text = guard(family, saved)
-    added = [line for line in text.splitlines() if line.startswith(("-A", "-I"))]
-    assert [line.split()[1] for line in added if line.startswith("-I")] == ["INPUT", "OUTPUT"]
-    standing = saved.replace("COMMIT", "\n".join([*(line.replace("-I", "-A", 1) for line in added), "COMMIT"]))
+    added = [line for line in text.splitlines() if line.startswith(("-A ", "-I "))]
+    assert [line.split()[1] for line in added if line.startswith("-I ")] == ["INPUT", "OUTPUT"]
+    standing = saved.replace("COMMIT", "\n".join([f"-A {line[3:]}" for line in added]) + "\nCOMMIT")
     assert guard(family, standing) == ""
     assert guard(family, standing.replace("NEW", "INVALID"))
     assert GUARD.owns("filter", "KUBE-IPVS-FILTER")
