@@ -1,4 +1,4 @@
-"""A node in the scenarios' lab with an API server, one Service at every kind of address, and at times our agent."""
+"""A node in the scenarios' lab: an API server, one Service at every kind of address, and at times our agent."""
 
 import json
 import os
