@@ -7,7 +7,7 @@ entries a set has follows from its type. Numbers are those of linux/netfilter/ip
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 from kubeproxy.kernel.netlink_messages import (
@@ -19,6 +19,7 @@ from kubeproxy.kernel.netlink_messages import (
     attributes,
     decode_text,
     netfilter_head,
+    packed_address,
     text_attribute,
 )
 from kubeproxy.model.addresses import Family
@@ -222,13 +223,8 @@ _FIRST = {family: _address_head(family, DATA_IP) for family in Family}
 _SECOND = {family: _address_head(family, DATA_IP2) for family in Family}
 
 
-def _packed(address: str, family: Family) -> bytes:
-    # A third of what ip_address() takes, and addresses are canonical here.
-    return bytes(map(int, address.split("."))) if family is Family.V4 else IPv6Address(address).packed
-
-
 def _of_address(family: Family, address: str) -> bytes:
-    return _FIRST[family] + _packed(address, family)
+    return _FIRST[family] + packed_address(address)
 
 
 def _of_number(family: Family, port: int) -> bytes:
@@ -237,13 +233,13 @@ def _of_number(family: Family, port: int) -> bytes:
 
 def _of_port(family: Family, entry: Entry) -> bytes:
     address, protocol, port = entry
-    ip = _packed(address, family)
+    ip = packed_address(address)
     return b"".join((_FIRST[family], ip, _PORT_HEAD, port.to_bytes(2, "big"), _BEHIND_PORT[protocol]))
 
 
 def _of_endpoint(family: Family, entry: Entry) -> bytes:
     address, protocol, port = entry
-    ip, behind = _packed(address, family), _BEHIND_PORT[protocol]
+    ip, behind = packed_address(address), _BEHIND_PORT[protocol]
     return b"".join((_FIRST[family], ip, _PORT_HEAD, port.to_bytes(2, "big"), behind, _SECOND[family], ip))
 
 
@@ -255,7 +251,7 @@ def _of_range(family: Family, entry: RangeEntry) -> bytes:
     address, _, length = entry[3].partition("/")
     if length == "0":
         raise ValueError(f"{entry[3]}: cannot be stored in an ipset")
-    network = _SECOND[family] + _packed(address, family) + attribute(DATA_CIDR2, bytes([int(length)]))
+    network = _SECOND[family] + packed_address(address) + attribute(DATA_CIDR2, bytes([int(length)]))
     return _of_port(family, entry[:3]) + network
 
 

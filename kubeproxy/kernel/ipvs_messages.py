@@ -7,7 +7,6 @@ are those of linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c and of what ipvsadm s
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from sys import byteorder
 
 from kubeproxy.kernel.genetlink_messages import HEAD_BYTES, generic_head
@@ -28,9 +27,11 @@ from kubeproxy.kernel.netlink_messages import (
     AF,
     NLA_F_NESTED,
     PROTOCOL_NUMBER,
+    address_text,
     attribute,
     attribute_map,
     decode_text,
+    packed_address,
     text_attribute,
 )
 from kubeproxy.model.addresses import Family
@@ -92,10 +93,8 @@ def _about(command: int, server: bytes) -> bytes:
     return generic_head(command, _VERSION) + _NESTED.pack(len(server) + 4, _SERVER | NLA_F_NESTED) + server
 
 
-def _packed(address: str) -> bytes:
-    # The first is a third of what ip_address() takes, and addresses are canonical here.
-    v4 = ":" not in address
-    return (bytes(map(int, address.split("."))) if v4 else ip_address(address).packed).ljust(16, b"\0")
+def _padded(address: str) -> bytes:
+    return packed_address(address).ljust(16, b"\0")
 
 
 @lru_cache(maxsize=1024)  # a server's destinations come one after another
@@ -104,7 +103,7 @@ def _key(key: ServerKey) -> bytes:
     if key.protocol is None:
         return _MARK_KEY.pack(6, _S_FAMILY, family, 8, _S_MARK, key.mark)
     number, port = PROTOCOL_NUMBER[key.protocol], key.port.to_bytes(2, "big")
-    address = (20, _S_ADDRESS, _packed(key.address))
+    address = (20, _S_ADDRESS, _padded(key.address))
     return _ADDRESS_KEY.pack(6, _S_FAMILY, family, 6, _S_PROTOCOL, number, *address, 6, _S_PORT, port)
 
 
@@ -120,7 +119,7 @@ def _destination(destination: Destination) -> bytes:
     address = destination.address
     return _DESTINATION_ROW.pack(
         *(_DESTINATION_ROW.size, _DESTINATION | NLA_F_NESTED),
-        *(20, _D_ADDRESS, _packed(address)),
+        *(20, _D_ADDRESS, _padded(address)),
         *(6, _D_PORT, destination.port.to_bytes(2, "big")),
         *(8, _D_METHOD, _MASQUERADING),
         *(8, _D_WEIGHT, destination.weight),
@@ -211,11 +210,8 @@ def _decode_key(fields: dict[int, bytes], family: Family) -> ServerKey:
     return ServerKey(protocol, _text(fields[_S_ADDRESS], family), int.from_bytes(fields[_S_PORT], "big"))
 
 
-def _text(packed: bytes, family: Family) -> str:
-    # As str(ip_address()), which takes six times as long.
-    if family is Family.V6:
-        return str(IPv6Address(packed))
-    return f"{packed[0]}.{packed[1]}.{packed[2]}.{packed[3]}"
+def _text(padded: bytes, family: Family) -> str:
+    return address_text(padded[: family.host_bits // 8])
 
 
 def decode_destinations(bodies: Iterable[bytes]) -> Iterator[Found]:

@@ -5,9 +5,18 @@
 
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 
-from kubeproxy.kernel.netlink_messages import AF, NLA_F_NESTED, attribute, attributes, decode_text, text_attribute
+from kubeproxy.kernel.netlink_messages import (
+    AF,
+    NLA_F_NESTED,
+    address_text,
+    attribute,
+    attributes,
+    decode_text,
+    packed_address,
+    text_attribute,
+)
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -77,8 +86,8 @@ def encode_route(family: Family, address: str, index: int, source: str = "") -> 
     """Encode the body of a message about our local route to an address; ``source`` speaks to it from here."""
     bits = family.host_bits
     head = _RTMSG.pack(AF[family], bits, 0, 0, _LOCAL_TABLE, ROUTE_PROTOCOL, _SCOPE[family], _RTN_LOCAL, 0)
-    route = head + attribute(_RTA_DST, _packed(address)) + struct.pack("=HHI", 8, _RTA_OIF, index)
-    return route + attribute(_RTA_PREFSRC, _packed(source)) if source else route
+    route = head + attribute(_RTA_DST, packed_address(address)) + struct.pack("=HHI", 8, _RTA_OIF, index)
+    return route + attribute(_RTA_PREFSRC, packed_address(source)) if source else route
 
 
 def encode_routes_question(family: Family, index: int) -> bytes:
@@ -102,7 +111,7 @@ def decode_route(family: Family, body: bytes, index: int) -> tuple[str, str] | N
     if found.get(_RTA_OIF) != struct.pack("=I", index) or _RTA_DST not in found:
         return None
     source = found.get(_RTA_PREFSRC)
-    return _text(found[_RTA_DST]), _text(source) if source else ""
+    return address_text(found[_RTA_DST]), address_text(source) if source else ""
 
 
 def encode_addresses_question(family: Family, index: int) -> bytes:
@@ -118,18 +127,10 @@ def decode_addresses(family: Family, body: bytes, index: int) -> Iterator[str]:
     found = dict(attributes(body[_IFADDRMSG.size :]))
     packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
     if len(packed) == family.host_bits // 8 and not (family is Family.V6 and IPv6Address(packed).is_link_local):
-        yield _text(packed)
+        yield address_text(packed)
 
 
 def encode_address(family: Family, address: str, index: int) -> bytes:
     """Encode the body of a message that removes an address from a device."""
     head = _IFADDRMSG.pack(AF[family], family.host_bits, 0, 0, index)
-    return head + attribute(_IFA_LOCAL, _packed(address))
-
-
-def _packed(address: str) -> bytes:
-    return IPv6Address(address).packed if ":" in address else bytes(map(int, address.split(".")))
-
-
-def _text(packed: bytes) -> str:
-    return str(IPv4Address(packed)) if len(packed) == 4 else str(IPv6Address(packed))
+    return head + attribute(_IFA_LOCAL, packed_address(address))
