@@ -52,6 +52,7 @@ class Traffic:
         self._held = held
         self._listeners = [self._listen(who) for who in backends]
         self._stop = threading.Event()
+        self._to_hold = threading.Semaphore(0)
         self._unasked = threading.Event()
         """Nobody asks any more, so nobody need answer."""
         self._threads = [threading.Thread(target=work) for work in (self._serve, self._drive)]
@@ -63,9 +64,7 @@ class Traffic:
         self._syn_retransmissions = self._retransmissions()
 
     def __enter__(self) -> "Traffic":
-        for route in self._routes:
-            for _ in range(self._held):
-                self._open(route, held=True)
+        self._open_held()
         for thread in self._threads:
             thread.start()
         return self
@@ -78,6 +77,10 @@ class Traffic:
         server.join()
         for each in [*self._clients, *self._listeners]:
             each.close()
+
+    def hold_more(self) -> None:
+        """Hold as many again."""
+        self._to_hold.release()
 
     def settle(self, seconds: float) -> None:
         """Go on for a while."""
@@ -124,9 +127,16 @@ class Traffic:
                 assert isinstance(key.fileobj, socket.socket)
                 key.fileobj.close()
 
+    def _open_held(self) -> None:
+        for route in self._routes:
+            for _ in range(self._held):
+                self._open(route, held=True)
+
     def _drive(self) -> None:
         begun, opened = time.monotonic(), 0
         while not self._stop.is_set():
+            if self._to_hold.acquire(blocking=False):
+                self._open_held()
             now = time.monotonic()
             while opened < (now - begun) * self._rate:
                 self._open(self._routes[opened % len(self._routes)], held=False)

@@ -70,7 +70,10 @@ COMMIT
 -A KUBE-SOURCE-RANGES-FIREWALL -m set --match-set {set}LOAD-BALANCER-SOURCE-CIDR dst,dst,src -j RETURN
 -A KUBE-SOURCE-RANGES-FIREWALL -m set --match-set {set}LOAD-BALANCER-SOURCE-IP dst,dst,src -j RETURN
 -A KUBE-SOURCE-RANGES-FIREWALL -j DROP
+-A KUBE-IPVS-FILTER -m set --match-set {set}LOAD-BALANCER dst,dst -j RETURN
 -A KUBE-IPVS-FILTER -m set --match-set {set}CLUSTER-IP dst,dst -j RETURN
+-A KUBE-IPVS-FILTER -m set --match-set {set}EXTERNAL-IP dst,dst -j RETURN
+-A KUBE-IPVS-FILTER -m set --match-set {set}EXTERNAL-IP-LOCAL dst,dst -j RETURN
 -A KUBE-IPVS-FILTER -m set --match-set {set}HEALTH-CHECK-NODE-PORT dst -j RETURN
 -A KUBE-IPVS-FILTER -m conntrack --ctstate NEW -m set --match-set {set}IPVS-IPS dst -j REJECT
 COMMIT
