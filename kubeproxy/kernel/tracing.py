@@ -184,7 +184,9 @@ class _Legacy:
         for data in _datagrams(self._netlink, seconds):
             for event in nflog.decode_packets(data):
                 where = (event.table, event.chain, event.kind)
-                if event.kind == "policy" and where in seen:
+                # IPVS takes the node's packet in OUTPUT, and sends it through OUTPUT again.
+                sent_on = event.chain == "OUTPUT" and not any(chain == "POSTROUTING" for _, chain, _ in seen)
+                if event.kind == "policy" and where in seen and not sent_on:
                     return  # the packet again, on the loopback interface, or the next one of the connection
                 seen.add(where)
                 yield (

@@ -14,11 +14,12 @@ from types import FrameType
 
 from kubeproxy.lab import checks, layout, state
 from kubeproxy.lab.state import LabError, State
+from kubeproxy.options import BUILT_MODES
 
 DEFAULT_NAME = "lab"
 DEMO_NAME = "demo"
 INTERRUPTED = 130
-EXEC_USAGE = "kubeproxy lab exec [-n NAMESPACE] NAME TARGET -- COMMAND [ARGUMENT...]"
+EXEC_USAGE = "kubeproxy lab exec [-i] [-t] [-n NAMESPACE] NAME TARGET -- COMMAND [ARGUMENT...]"
 
 
 def _node_count(text: str) -> int:
@@ -31,7 +32,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kubeproxy lab",
         allow_abbrev=False,
-        description="Run a cluster of several nodes on this machine: nodes and pods are network namespaces.",
+        description="Run a cluster of several nodes on this machine. Nodes and pods are network namespaces; with "
+        "--vm, nodes are small virtual machines.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -47,7 +49,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             "--nodes", type=_node_count, default=2, metavar="N", help="nodes of the lab (default 2)"
         )
         making.add_argument(
-            "--mode", choices=["iptables"], default="iptables", help="the proxy's mode (default iptables)"
+            "--mode", choices=BUILT_MODES, default="iptables", help="the proxy's mode (default iptables)"
+        )
+        making.add_argument(
+            "--vm",
+            choices=layout.VMS,
+            default=layout.NO_VM,
+            help="what nodes are: network namespaces of this kernel (none, the default), or User-Mode Linux "
+            "machines, each with a kernel of its own (uml)",
         )
         making.add_argument(
             "--overlay", choices=["vxlan", "udp"], default="vxlan", help="flannel's backend (default vxlan)"
@@ -57,6 +66,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     running = add("exec", "run a command in a node, a pod, or the machine outside the cluster")
     running.usage = EXEC_USAGE
     running.epilog = "TARGET: node1, node2, ..., control, outside, pod/NAME or pod/NAMESPACE/NAME"
+    running.add_argument(
+        "-i", "--stdin", action="store_true", help="as kubectl has it; standard input is always given"
+    )
+    running.add_argument(
+        "-t", "--tty", action="store_true", help="on a terminal (always, where this command is on one)"
+    )
     running.add_argument("-n", "--namespace", default="default", help="the pod's namespace (default default)")
     running.add_argument("name", metavar="NAME", help="the lab's name")
     running.add_argument("target", metavar="TARGET", help="where to run it")
@@ -88,7 +103,7 @@ def _up(given: argparse.Namespace) -> int:
     # Whatever ends this command before the lab is ready takes the lab down with it.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    launch = Launch(given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay)
+    launch = Launch(given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay, vm=given.vm)
     try:
         console.print(f'Creating lab "{given.name}" ...', highlight=False)
         steps = show.follow(console, launch.reports())
@@ -102,6 +117,8 @@ def _up(given: argparse.Namespace) -> int:
         raise
     console.print(f"Ready after {sum(seconds for _, seconds in steps):.1f} s. Use it with:", highlight=False)
     console.print(f'\n  eval "$(kubeproxy lab env {given.name})" && kubectl get nodes\n', highlight=False)
+    if launch.warnings:
+        raise LabError(f"the lab runs without some of its nodes; see `kubeproxy lab status {given.name}`")
     return 0
 
 
@@ -110,13 +127,17 @@ def _demo(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    return demo.run(given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay, retain=given.retain)
+    return demo.run(
+        given.name, nodes=given.nodes, mode=given.mode, overlay=given.overlay, vm=given.vm, retain=given.retain
+    )
 
 
 def _exec(given: argparse.Namespace, command: Sequence[str]) -> int:
     from kubeproxy.lab import exec as lab_exec
 
-    return lab_exec.run(state.find(given.name), given.target, command, namespace=given.namespace)
+    return lab_exec.run(
+        state.find(given.name), given.target, command, namespace=given.namespace, terminal=given.tty
+    )
 
 
 def _env(given: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from rich.table import Table
 from kubeproxy.lab import addons, layout, show
 from kubeproxy.lab.access import api_access
 from kubeproxy.lab.launch import Launch, take_down_undisturbed
-from kubeproxy.lab.state import Lab
+from kubeproxy.lab.state import Lab, LabError
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import PODS, SERVICES
@@ -302,18 +302,21 @@ async def _tutorial(lab: Lab, console: Console) -> list[Row]:
         return demo.rows
 
 
-def run(name: str, *, nodes: int, mode: str, overlay: str, retain: bool) -> int:
+def run(name: str, *, nodes: int, mode: str, overlay: str, vm: str, retain: bool) -> int:
     """Make a lab, run the tutorial on it, remove it; return 0 only if every step held.
 
     With ``retain`` a lab on which a step did not hold stays up, to be looked into.
     """
     console = show.console()
     began = time.monotonic()
-    console.print(f'Creating lab "{name}": {nodes} nodes, mode {mode}, overlay {overlay} ...', highlight=False)
-    launch = Launch(name, nodes=nodes, mode=mode, overlay=overlay)
+    kind = "nodes" if vm == layout.NO_VM else f"nodes ({vm} machines)"
+    console.print(f'Creating lab "{name}": {nodes} {kind}, mode {mode}, overlay {overlay} ...', highlight=False)
+    launch = Launch(name, nodes=nodes, mode=mode, overlay=overlay, vm=vm)
     failed = False
     try:
         steps = show.follow(console, launch.reports())
+        if launch.warnings:
+            raise LabError("a lab without some of its nodes cannot show the tutorial")
         rows = asyncio.run(_tutorial(launch.lab, console))
         total = time.monotonic() - began
         failed = not all(row.held for row in rows)

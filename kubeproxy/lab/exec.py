@@ -3,6 +3,8 @@
 The process enters the lab's namespaces (of its process 1), forks, because a PID namespace is entered by a child
 only, and the child goes on to the target: a machine has its network namespace and its files for /etc, a pod is
 whatever the pod's own process has. The parent waits and passes the status on; if it is killed, so is the child.
+
+Where nodes are virtual machines, the command goes to the machine by its socket, which is reached from anywhere.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from kubeproxy.kernel import netns
-from kubeproxy.lab import layout, sandbox, state
+from kubeproxy.lab import guestrun, layout, sandbox, state
+from kubeproxy.lab.machine.spec import MachineError
 from kubeproxy.lab.state import Lab, LabError, State
 
 _LAB_NAMESPACES = (
@@ -27,21 +30,19 @@ _LAB_NAMESPACES = (
 )
 """User first: it gives the rights that the others ask for. PID last: what follows it is a fork."""
 
-_POD_NAMESPACES = (("mnt", netns.CLONE_NEWNS), ("net", netns.CLONE_NEWNET), ("uts", netns.CLONE_NEWUTS))
-
 
 def machines(lab: Lab) -> tuple[str, ...]:
     """Return the targets that are no pods."""
     return (*layout.node_names(lab.record.nodes), "control", "outside")
 
 
-def pod_pid(lab: Lab, namespace: str, name: str) -> int:
-    """Return a process of a pod, by its number inside the lab. Raises LabError when there is no such pod."""
+def find_pod(lab: Lab, namespace: str, name: str) -> tuple[str, int]:
+    """Return a pod's node, and a process of it by its number there. Raises LabError when there is no such pod."""
     state.check_name(namespace)
     if "/" not in name and name not in ("", ".", ".."):
         for node in layout.node_names(lab.record.nodes):
             with contextlib.suppress(FileNotFoundError, ValueError):
-                return int((layout.pod_directory(node, namespace, name, lab.directory) / "pid").read_text())
+                return node, int((layout.pod_directory(node, namespace, name, lab.directory) / "pid").read_text())
     raise LabError(f'pods "{name}" not found in namespace "{namespace}", or not running yet')
 
 
@@ -55,23 +56,41 @@ def parse_pod(target: str, namespace: str) -> tuple[str, str]:
     raise LabError(f'"{target}" is not pod/NAME or pod/NAMESPACE/NAME')
 
 
-def run(lab: Lab, target: str, command: Sequence[str], *, namespace: str = "default") -> int:
-    """Run a command at a target and return its exit status (128 + N after signal N). Raises LabError."""
+def run(
+    lab: Lab, target: str, command: Sequence[str], *, namespace: str = "default", terminal: bool = False
+) -> int:
+    """Run a command at a target and return its exit status (128 + N after signal N). Raises LabError.
+
+    In a virtual machine it gets a terminal when it is asked for, or when this process is on one.
+    """
     if lab.state is State.DEAD or not lab.record.init.alive:
         raise LabError(
             f'lab "{lab.record.name}" does not run; `kubeproxy lab up --name {lab.record.name}` starts it'
         )
-    pod = 0
+    machine, pod = target, 0
     if target.startswith("pod/"):
-        pod = pod_pid(lab, *parse_pod(target, namespace))
+        machine, pod = find_pod(lab, *parse_pod(target, namespace))
     elif target not in machines(lab):
         raise LabError(f'no machine "{target}" in the lab: there are {", ".join(machines(lab))}, and pod/NAME')
     directory = working_directory()
+    os.environ["KUBECONFIG"] = os.fspath(layout.admin_kubeconfig())
+    if lab.record.vm != layout.NO_VM and machine in layout.node_names(lab.record.nodes):
+        return _run_in_guest(lab, machine, pod, command, directory, terminal)
     _enter_lab(lab.record.init.pid)
     child = os.fork()
     if child:
         return _wait(child)
     return _become(target, pod, command, directory)
+
+
+def _run_in_guest(lab: Lab, node: str, pod: int, command: Sequence[str], directory: str, terminal: bool) -> int:
+    held = layout.console_directory(node, lab.directory)
+    on_terminal = terminal or (os.isatty(0) and os.isatty(1))
+    try:
+        return guestrun.attach(held, guestrun.placed(command, directory, pod), terminal=on_terminal)
+    except MachineError as error:
+        name = lab.record.name
+        raise LabError(f"{node} cannot be reached: {error}; see `kubeproxy lab status {name}`") from None
 
 
 def working_directory() -> str:
@@ -105,10 +124,7 @@ def _become(target: str, pod: int, command: Sequence[str], directory: str) -> No
     try:
         netns.die_with_parent()
         if pod:
-            root = Path(f"/proc/{pid_or_gone(pod)}/ns")
-            opened = [(kind, os.open(root / name, os.O_RDONLY | os.O_CLOEXEC)) for name, kind in _POD_NAMESPACES]
-            for kind, fd in opened:
-                netns.setns(fd, kind)
+            sandbox.join(pid_or_gone(pod))
         else:
             files = layout.node_directory(target)
             sandbox.move_to(
@@ -121,7 +137,6 @@ def _become(target: str, pod: int, command: Sequence[str], directory: str) -> No
             )
         with contextlib.suppress(OSError):
             os.chdir(directory)
-        os.environ["KUBECONFIG"] = os.fspath(layout.admin_kubeconfig())
     except OSError as error:
         print(f"ERROR: cannot enter {target}: {error.filename}: {error.strerror}", file=sys.stderr)
         os._exit(sandbox.CANNOT_RUN)

@@ -43,13 +43,17 @@ In a container, give it the capability SYS_ADMIN (docker run --privileged)."""
 
 
 class Report(msgspec.Struct, omit_defaults=True):
-    """One line on the control socket: a step that begins or is done, all ready, or why it cannot be."""
+    """One line on the control socket: a step that begins or is done, all ready, or why it cannot be.
+
+    A warning tells of a part of the lab that is missing, while the rest goes on.
+    """
 
     step: str = ""
     seconds: float | None = None
     """How long the step took; None when it begins."""
     ready: bool = False
     error: str = ""
+    warning: str = ""
 
 
 def send(control: socket.socket, report: Report) -> None:

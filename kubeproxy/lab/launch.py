@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.lab import checks, identities, state
+from kubeproxy.lab import checks, identities, layout, state
 from kubeproxy.lab.init import Report, tail
 from kubeproxy.lab.state import LabError, Record
 
@@ -20,10 +20,10 @@ from kubeproxy.lab.state import LabError, Record
 class Launch:
     """A lab in the making, held by this process until `detach`."""
 
-    def __init__(self, name: str, *, nodes: int, mode: str, overlay: str) -> None:
+    def __init__(self, name: str, *, nodes: int, mode: str, overlay: str, vm: str = layout.NO_VM) -> None:
         """Claim the name and start; raise LabError when the machine, or another lab, is in the way."""
         state.check_name(name)
-        lacking = checks.lacks(overlay)
+        lacking = checks.lacks(overlay, vm, nodes)
         if lacking:
             raise LabError("failed to create lab: " + "\n".join(lacking))
         # Made in the host's namespace, it stays reachable there wherever the descriptor goes.
@@ -31,9 +31,11 @@ class Launch:
         with listener:
             port = listener.getsockname()[1]
             record = Record(
-                name=name, nodes=nodes, mode=mode, overlay=overlay, api_port=port, creator=state.myself()
+                name=name, nodes=nodes, mode=mode, overlay=overlay, vm=vm, api_port=port, creator=state.myself()
             )
             self.lab = state.claim(record)
+            self.warnings: list[str] = []
+            """What `reports` told of parts that are missing."""
             self._control, theirs = socket.socketpair()
             with theirs:
                 try:
@@ -82,6 +84,8 @@ class Launch:
                 report = msgspec.json.decode(line, type=Report)
                 if report.error:
                     raise LabError(f"failed to create lab: {report.error}")
+                if report.warning:
+                    self.warnings.append(report.warning)
                 yield report
                 if report.ready:
                     return

@@ -9,14 +9,23 @@ lab's directory on the host appears at /run/lab. Pure: no file is touched here.
     /run/lab/nodes/NODE/subnet.env         flannel's lease of the node
     /run/lab/nodes/NODE/resolv.conf, hosts what commands on the node see in /etc
     /run/lab/nodes/NODE/kubelet/           --state-dir of the node's kubelet
-    .../kubelet/pods/NAMESPACE_NAME/pid    a process of the pod (its number inside the lab): `lab exec pod/NAME`
-                                           enters that process's mount, network and UTS namespaces
+    .../kubelet/pods/NAMESPACE_NAME/pid    a process of the pod (its number inside the lab, or inside the node's
+                                           machine): `lab exec pod/NAME` enters that process's mount, network and
+                                           UTS namespaces
+    /run/lab/machines/NODE/console.log,    where nodes are virtual machines: what the kernel of one says, and the
+                           exec.sock       socket by which commands are run in it
+
+A virtual machine has its own /run, but /run/lab is shared with it: every path of a node's is the same there.
 """
 
 from pathlib import Path
 
 INSIDE = Path("/run/lab")
 NETNS = Path("/run/netns")
+
+NO_VM, UML = "none", "uml"
+VMS = (NO_VM, UML)
+"""What a lab's nodes can be: network namespaces, or User-Mode Linux machines."""
 
 LAN_PREFIX = "192.168.56"
 GATEWAY = f"{LAN_PREFIX}.1"
@@ -83,6 +92,11 @@ def overlay_password(root: Path = INSIDE) -> Path:
 def node_directory(node: str, root: Path = INSIDE) -> Path:
     """Return what a node keeps; ``root`` is the lab's directory, as seen from where the caller is."""
     return root / "nodes" / node
+
+
+def console_directory(node: str, root: Path = INSIDE) -> Path:
+    """Return where a node that is a virtual machine has its console's log and its socket for commands."""
+    return root / "machines" / node
 
 
 def kubelet_directory(node: str, root: Path = INSIDE) -> Path:

@@ -1,4 +1,6 @@
-"""The lab's physical network: a bridge, and machines (nodes, control, outside) attached to it as namespaces.
+"""The lab's physical network: a bridge, and machines (nodes, control, outside) attached to it.
+
+A machine is a namespace with one end of a cable (veth), or has a kernel of its own and a tap on the bridge.
 
 The world ends at the bridge: it is also the nodes' default gateway, which answers everything beyond the lab
 with "host unreachable", so that a program which tries to leave fails at once instead of waiting. Commands are
@@ -37,8 +39,8 @@ def machines(nodes: Iterable[str]) -> tuple[str, ...]:
     return ("control", *nodes, "outside")
 
 
-def lan_commands(nodes: Sequence[str]) -> str:
-    """Return the `ip -batch` lines for the lab's own namespace: bridge, namespaces, cables."""
+def lan_commands(nodes: Sequence[str], vm: str = layout.NO_VM) -> str:
+    """Return the `ip -batch` lines for the lab's own namespace: bridge, namespaces, cables, taps."""
     lines = [
         "link set lo up",
         f"link add {BRIDGE} type bridge forward_delay 0",
@@ -47,16 +49,17 @@ def lan_commands(nodes: Sequence[str]) -> str:
         "route add unreachable default",
     ]
     for machine in machines(nodes):
-        lines += [
-            f"netns add {machine}",
-            f"link add {machine} type veth peer name eth0 netns {machine}",
-            f"link set {machine} master {BRIDGE} up",
-        ]
+        if vm != layout.NO_VM and machine in nodes:
+            lines.append(f"tuntap add dev {machine} mode tap")
+        else:
+            lines.append(f"netns add {machine}")
+            lines.append(f"link add {machine} type veth peer name eth0 netns {machine}")
+        lines.append(f"link set {machine} master {BRIDGE} up")
     return "\n".join(lines) + "\n"
 
 
 def machine_commands(machine: str) -> str:
-    """Return the `ip -batch` lines for the namespace of one machine."""
+    """Return the `ip -batch` lines for one machine, in its namespace or under its own kernel."""
     lines = [
         "link set lo up",
         f"address add {layout.machine_address(machine)}/24 dev eth0",
@@ -67,11 +70,17 @@ def machine_commands(machine: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def build(execute: Exec, nodes: Sequence[str]) -> None:
-    """Make the network; to be called once, in a fresh network namespace. Raises KernelError or OSError."""
-    execute.run(["ip", "-batch", "-"], stdin=lan_commands(nodes))
+def build(execute: Exec, nodes: Sequence[str], vm: str = layout.NO_VM) -> None:
+    """Make the network; to be called once, in a fresh network namespace. Raises KernelError or OSError.
+
+    Nodes with kernels of their own get their taps; the rest is done inside them, once they have booted.
+    """
+    execute.run(["ip", "-batch", "-"], stdin=lan_commands(nodes, vm))
     write_sysctls("/proc/self/ns/net", GATEWAY_SYSCTLS)
+    own_kernel = frozenset(nodes if vm != layout.NO_VM else ())
     for machine in machines(nodes):
-        execute.run(["ip", "-n", machine, "-batch", "-"], stdin=machine_commands(machine))
+        if machine not in own_kernel:
+            execute.run(["ip", "-n", machine, "-batch", "-"], stdin=machine_commands(machine))
     for node in nodes:
-        write_sysctls(layout.netns_path(node), NODE_SYSCTLS)
+        if node not in own_kernel:
+            write_sysctls(layout.netns_path(node), NODE_SYSCTLS)

@@ -64,18 +64,21 @@ class Keeper:
         self.pid = 0
         self.restarts = 0
         self.state = "Waiting"
+        self.failures = 0
+        """How many times in a row it has ended soon, or could not be started."""
         self._start = start
         self._clock = clock
         self._on_change = on_change
+        self._started_at: float | None = None
 
     async def run(self) -> None:
         """Start it, again and again."""
-        failures = 0
         while True:
-            began = self._clock.now()
+            self._started_at = None
             end = await self._once()
-            failures = 1 if self._clock.now() - began >= STEADY_SECONDS else failures + 1
-            pause = delay(failures)
+            steady = self._started_at is not None and self._clock.now() - self._started_at >= STEADY_SECONDS
+            self.failures = 1 if steady else self.failures + 1
+            pause = delay(self.failures)
             log.warning("%s %s; it starts again in %.1f s", self.spec.name, end, pause)
             self._say(0, f"Restarting ({end})")
             await self._clock.sleep(pause)
@@ -86,6 +89,7 @@ class Keeper:
             process = await self._start(self.spec)
         except OSError as error:
             return f"cannot be started: {error}"
+        self._started_at = self._clock.now()
         self._say(process.pid, "Running")
         status = await process.wait()
         return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

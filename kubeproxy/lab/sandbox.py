@@ -1,15 +1,18 @@
 """The launcher: puts one program where a pod or a machine of the lab is, and becomes it.
 
     python -m kubeproxy.lab.sandbox --netns /run/netns/node1 [--hostname node1] [--resolv-conf F] [--hosts F]
-        [--bind SOURCE:TARGET]... [--pid-file F] -- PROGRAM ARGUMENT...
+        [--bind SOURCE:TARGET]... [--pid-file F] [--chdir D] -- PROGRAM ARGUMENT...
+    python -m kubeproxy.lab.sandbox --process PID [--chdir D] -- PROGRAM ARGUMENT...
 
 With only --netns the program shares the lab's mounts, so network namespaces that it names are seen by all. Any
 file of its own (--resolv-conf, --hosts, --bind) gives it a private mount namespace. A --bind target that does not
-exist is made in an overlay over the nearest directory that does, never on the host's disk. Every start of a pod
-pays for what is imported here: ctypes and argparse, nothing else.
+exist is made in an overlay over the nearest directory that does, never on the host's disk. --process is a pod's:
+the program runs where that one does. Every start of a pod pays for what is imported here: ctypes and argparse,
+nothing else.
 """
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
@@ -21,6 +24,7 @@ from kubeproxy.kernel import netns
 
 CANNOT_RUN = 126
 NOT_FOUND = 127
+_POD_NAMESPACES = (("mnt", netns.CLONE_NEWNS), ("net", netns.CLONE_NEWNET), ("uts", netns.CLONE_NEWUTS))
 
 
 class Place(NamedTuple):
@@ -50,6 +54,15 @@ def move_to(place: Place) -> None:
     if place.hostname:
         netns.unshare(netns.CLONE_NEWUTS)
         socket.sethostname(place.hostname)
+
+
+def join(pid: int) -> None:
+    """Move this process to where a pod's process is. Raises OSError."""
+    root = Path(f"/proc/{pid}/ns")
+    opened = [(kind, os.open(root / name, os.O_RDONLY | os.O_CLOEXEC)) for name, kind in _POD_NAMESPACES]
+    for kind, descriptor in opened:
+        netns.setns(descriptor, kind)
+        os.close(descriptor)
 
 
 def _bind_anywhere(source: Path, target: Path, covers: set[int]) -> None:
@@ -110,6 +123,8 @@ def main(argv: Sequence[str]) -> NoReturn:
     parser.add_argument("--hosts", default="", metavar="FILE")
     parser.add_argument("--bind", action="append", default=[], type=_pair, metavar="SOURCE:TARGET")
     parser.add_argument("--pid-file", default="", metavar="FILE")
+    parser.add_argument("--process", type=int, default=0, metavar="PID")
+    parser.add_argument("--chdir", default="", metavar="DIRECTORY", help="if it is there")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(argv)
     place = Place(
@@ -120,6 +135,8 @@ def main(argv: Sequence[str]) -> NoReturn:
         binds=tuple(given.bind),
     )
     try:
+        if given.process:
+            join(given.process)
         move_to(place)
     except OSError as error:
         print(f"sandbox: {error.filename or 'cannot move'}: {error.strerror}", file=sys.stderr)
@@ -129,6 +146,9 @@ def main(argv: Sequence[str]) -> NoReturn:
         fresh = Path(f"{given.pid_file}.new")
         fresh.write_text(f"{os.getpid()}\n")
         fresh.replace(given.pid_file)
+    if given.chdir:
+        with contextlib.suppress(OSError):
+            os.chdir(given.chdir)
     become(given.command)
 
 

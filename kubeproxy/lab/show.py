@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kubeproxy.lab import layout
@@ -29,7 +30,9 @@ def follow(console: Console, reports: Iterable[Report]) -> list[tuple[str, float
     steps: list[tuple[str, float]] = []
     with console.status("starting") as spinner:
         for report in reports:
-            if report.seconds is None:
+            if report.warning:
+                console.print(f" [red]✗[/red] {escape(report.warning)}", highlight=False, soft_wrap=True)
+            elif report.seconds is None:
                 spinner.update(report.step)
             elif report.step:
                 steps.append((report.step, report.seconds))
@@ -69,7 +72,8 @@ def status(console: Console, lab: Lab) -> None:
         console.print(f"  `kubeproxy lab down {record.name}` removes what it left")
         return
     console.print(f"  API       https://127.0.0.1:{record.api_port}", highlight=False)
-    console.print(f"  mode      {record.mode}, overlay {record.overlay}", highlight=False)
+    nodes = "" if record.vm == layout.NO_VM else f", nodes are machines ({record.vm})"
+    console.print(f"  mode      {record.mode}, overlay {record.overlay}{nodes}", highlight=False)
     console.print(f"  init      {record.init.pid}", highlight=False)
     console.print(f"  logs      {lab.directory}/logs", highlight=False, soft_wrap=True)
     table = Table("MACHINE", "ADDRESS", "PROGRAM", "PID", "RESTARTS", "STATE", box=None, pad_edge=False)
@@ -86,6 +90,11 @@ def status(console: Console, lab: Lab) -> None:
             program.name,
             str(pids.get(program.pid, "-")),
             str(program.restarts),
-            program.state,
+            escape(program.state),
         )
     console.print(table)
+    for program in lab.status().programs:
+        if program.last_words:
+            console.print(f"\n  {program.machine} is down; its console's last lines:", highlight=False)
+            for line in program.last_words:
+                console.print(f"  | {line}", markup=False, highlight=False, soft_wrap=True)

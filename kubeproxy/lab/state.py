@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from kubeproxy.lab import layout
 from kubeproxy.model.names import is_label
 
 RECORD = "lab.json"
@@ -62,6 +63,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     creator: Owner
     """The `lab up` or `lab demo` that is making it."""
     init: Owner = Owner()
+    vm: str = layout.NO_VM
+    """What the nodes are: namespaces (`none`), or virtual machines of a kind."""
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     restarts: int
     state: str
+    last_words: tuple[str, ...] = ()
+    """What a machine that is down had on its console last."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,10 +24,11 @@ from kubeproxy import logs
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.exec import KernelError, SystemExec
-from kubeproxy.lab import addons, checks, identities, layout, network, programs, state
+from kubeproxy.lab import addons, checks, identities, layout, modecheck, network, programs, state
 from kubeproxy.lab.access import api_access
-from kubeproxy.lab.init import Report, send
-from kubeproxy.lab.processes import Keeper, Running, Spec
+from kubeproxy.lab.init import Report, send, tail
+from kubeproxy.lab.processes import Keeper, Spec
+from kubeproxy.lab.starting import Guests, Namespaces, Starter, log_file
 from kubeproxy.store.base import StoreError, Unavailable, put
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.kube import KubeClient
@@ -35,6 +36,10 @@ from kubeproxy.store.kube import KubeClient
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 60.0
+READY_SECONDS_OF_MACHINES = 150.0
+"""Where nodes are virtual machines: each has one processor, and that is several times slower."""
+GIVEN_UP_FAILURES = 2
+"""After so many boots in a row that failed, a machine is not waited for. It goes on being tried."""
 POLL_SECONDS = 0.05
 
 
@@ -51,6 +56,8 @@ class Supervisor:
         self._listen_fd = listen_fd
         self._clock = clock
         self._nodes = layout.node_names(record.nodes)
+        self._starter: Starter = Namespaces() if record.vm == layout.NO_VM else Guests(self._nodes, record.overlay)
+        self._patience = READY_SECONDS if record.vm == layout.NO_VM else READY_SECONDS_OF_MACHINES
         self._keepers: list[Keeper] = []
         self._ready = False
 
@@ -58,14 +65,20 @@ class Supervisor:
         """Bring everything up, then keep it up until cancelled."""
         began = self._clock.now()
         async with self._step("network"):
-            await asyncio.to_thread(network.build, SystemExec(), self._nodes)
+            await asyncio.to_thread(network.build, SystemExec(), self._nodes, self._record.vm)
             for machine in network.machines(self._nodes):
                 write_machine_files(machine, self._nodes)
+            if self._record.vm == layout.NO_VM:
+                await asyncio.to_thread(modecheck.require, self._record.mode)
         admin = api_access(layout.admin_kubeconfig())
         async with asyncio.TaskGroup() as tasks, KubeClient(admin) as client:
+            for spec in self._starter.machines():
+                self._keep(tasks, spec)
             async with self._step("API server and store"):
                 self._keep(tasks, programs.apiserver(self._listen_fd))
                 await self._until(lambda: _answers(layout.CONTROL, layout.API_PORT))
+            if self._starter.machines():
+                await self._machines_booted()
             async with self._step("overlay: a subnet leased to each node"):
                 await self._configure_overlay()
                 access = identities.overlay_access()
@@ -73,7 +86,7 @@ class Supervisor:
                     self._keep(tasks, spec)
                 await self._until(self._subnets_leased)
             async with self._step("nodes ready"):
-                await self._until(lambda: _counts(addons.ready_nodes(client), len(self._nodes)))
+                await self._until(lambda: _counts(addons.ready_nodes(client), len(self._up())))
             async with self._step("cluster DNS"):
                 # Not before the nodes are there: its two pods would both go to the first of them.
                 await self._until(lambda: _done(addons.apply(client, "coredns.yaml")))
@@ -83,7 +96,7 @@ class Supervisor:
             send(self._control, Report(ready=True, seconds=self._clock.now() - began))
 
     def _keep(self, tasks: asyncio.TaskGroup, spec: Spec) -> None:
-        keeper = Keeper(spec, start, self._clock, self._write_status)
+        keeper = Keeper(spec, self._starter.start, self._clock, self._write_status)
         self._keepers.append(keeper)
         tasks.create_task(keeper.run(), name=spec.name)
 
@@ -98,7 +111,34 @@ class Supervisor:
             await store.close()
 
     async def _subnets_leased(self) -> bool:
-        return all((layout.node_directory(node) / "subnet.env").exists() for node in self._nodes)
+        return all((layout.node_directory(node) / "subnet.env").exists() for node in self._up())
+
+    def _up(self) -> list[str]:
+        """Return the nodes that are worth waiting for: a machine that fails must not hold the others up."""
+        return [node for node in self._nodes if self._starter.is_up(node)]
+
+    async def _machines_booted(self) -> None:
+        """Wait for the machines. Raises NotReady when none comes up; tells of those that do not."""
+        async with self._step("machines booted"):
+            await self._until(self._booted)
+            self._tell_failed()
+
+    async def _booted(self) -> bool:
+        """Say whether every machine has come up, or has failed to more than once."""
+        return all(
+            self._starter.is_up(keeper.spec.machine) or keeper.failures >= GIVEN_UP_FAILURES
+            for keeper in self._keepers
+            if keeper.spec in self._starter.machines()
+        )
+
+    def _tell_failed(self) -> None:
+        """Report machines that did not come up. Raises NotReady when there is no other."""
+        for keeper in self._keepers:
+            if keeper.spec in self._starter.machines() and not self._starter.is_up(keeper.spec.machine):
+                words = self._starter.last_words(keeper.spec)
+                send(self._control, Report(warning=_down(keeper, words)))
+        if not self._up():
+            raise NotReady
 
     @contextlib.asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[None]:
@@ -107,12 +147,12 @@ class Supervisor:
         try:
             yield
         except NotReady:
-            raise NotReady(f'"{name}" was not reached within {READY_SECONDS:g} s; {self._complaints()}') from None
+            raise NotReady(f'"{name}" was not reached within {self._patience:g} s; {self._complaints()}') from None
         send(self._control, Report(step=name, seconds=self._clock.now() - began))
 
     async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until ``holds``; a store that does not answer yet is a reason to wait."""
-        deadline = self._clock.now() + READY_SECONDS
+        deadline = self._clock.now() + self._patience
         while self._clock.now() < deadline:
             try:
                 if await holds():
@@ -126,10 +166,14 @@ class Supervisor:
         """Return the last line that each program which died has written."""
         lines = []
         for keeper in self._keepers:
-            if keeper.restarts or keeper.pid == 0:
-                text = log_file(keeper.spec.name).read_text(errors="replace").strip()
-                last = text.splitlines()[-1] if text else "it wrote nothing"
-                lines.append(f"{keeper.spec.name} keeps dying: {last}")
+            if not keeper.failures:
+                continue  # It runs, or waits for the machine that it runs on.
+            if words := self._starter.last_words(keeper.spec):
+                lines.append(_down(keeper, words))
+                continue
+            text = tail(log_file(keeper.spec.name)).strip()
+            last = text.splitlines()[-1] if text else "it wrote nothing"
+            lines.append(f"{keeper.spec.name} keeps dying: {last}")
         return "; ".join(lines) or "its programs run; --retain keeps their logs"
 
     def _write_status(self) -> None:
@@ -140,10 +184,16 @@ class Supervisor:
                 pid=keeper.pid,
                 restarts=keeper.restarts,
                 state=keeper.state,
+                last_words=() if keeper.pid or not keeper.failures else self._starter.last_words(keeper.spec),
             )
             for keeper in self._keepers
         )
         state.write(layout.INSIDE / state.STATUS, state.Status(ready=self._ready, programs=rows))
+
+
+def _down(keeper: Keeper, last_words: Sequence[str]) -> str:
+    """Say that a machine is down, with what its console says last."""
+    return "\n  | ".join((f"{keeper.spec.machine} is down: {keeper.state}", *last_words))
 
 
 async def _done(work: Awaitable[object]) -> bool:
@@ -164,11 +214,6 @@ async def _answers(address: str, port: int) -> bool:
     return True
 
 
-def log_file(program: str) -> Path:
-    """Return where a program's output goes."""
-    return layout.INSIDE / "logs" / f"{program}.log"
-
-
 def write_machine_files(machine: str, nodes: Sequence[str]) -> None:
     """Write a machine's /etc files: it knows the other machines by name; no resolver answers on the LAN."""
     directory = layout.node_directory(machine)
@@ -176,25 +221,6 @@ def write_machine_files(machine: str, nodes: Sequence[str]) -> None:
     names = [f"{layout.machine_address(name)} {name}\n" for name in network.machines(nodes)]
     (directory / "hosts").write_text("127.0.0.1 localhost\n" + "".join(names))
     (directory / "resolv.conf").write_text(f"nameserver {layout.GATEWAY}\n")
-
-
-async def start(spec: Spec) -> Running:
-    """Start a program on its machine, its output appended to its log."""
-    with log_file(spec.name).open("ab") as output:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "kubeproxy.lab.sandbox",
-            f"--netns={layout.netns_path(spec.machine)}",
-            f"--hostname={spec.machine}",
-            "--",
-            *spec.argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=spec.sockets,
-            env={**os.environ, **spec.environment},
-        )
 
 
 def environment() -> None:

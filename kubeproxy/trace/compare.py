@@ -56,6 +56,10 @@ def _forgotten(answer: Answer, seen: Seen) -> Translation | None:
         found = _DNAT.search(hop.rule)
         if found is not None:
             return Translation(answerer=found["address"].strip("[]"), port=int(found["port"]), seen_as="")
+    used = [each.endpoint for each in answer.endpoints if each.chance]
+    if answer.mode == Mode.IPVS and used and any(chain == "POSTROUTING" for _, chain in seen.path.chains):
+        address, _, port = used[0].rpartition(":")  # which of them, no rule tells
+        return Translation(answerer=address.strip("[]"), port=int(port), seen_as="")
     if seen.heard in ("refused", "connected"):
         return Translation(answerer=packet.destination, port=packet.port, seen_as=packet.source)
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.dataplane.ipvs.locate import IpvsLocator
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -18,6 +19,7 @@ from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.tracing import Tracer
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import FlowMatch
+from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Protocol
 from kubeproxy.trace.answer import Answer, Live
 from kubeproxy.trace.compare import compare
@@ -34,6 +36,8 @@ from tests.scenarios.scene import Case
 from tests.scenarios.table import Row, eps, row, svc
 
 pytestmark = pytest.mark.netns
+
+HERE = [name for name, mode in MODES.items() if mode.exists()]
 
 LOCAL = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
 WAYS = "nodeport external balancer"
@@ -68,23 +72,28 @@ ROWS = [
         [svc(name="deaf"), eps("be1", ports="80>81", service="deaf")],
         "pod deaf/cluster:80 -> be1 same 81\nnode deaf/cluster:80 -> be1 masq 81",
     ),
-    row("plain", [svc("80", "external"), eps("be1")], "pod,node external:81 -> IGNORED\npod be1:80 -> be1 same"),
+    row(
+        "plain",
+        [svc("80", "external"), eps("be1")],
+        "pod,node external:81 -> IGNORED | iptables\npod be1:80 -> be1 same",
+    ),
 ]
 
 
 class Scene:
     """A programmed lab, and what trace says of it."""
 
-    def __init__(self, place: Lab, moment: Moment, flavour: Flavour) -> None:
+    def __init__(self, place: Lab, moment: Moment, name: str) -> None:
         self.place = place
         self.cases = moment.cases
-        self._flavour = flavour
+        ipvs = name == "ipvs"
+        self._flavour = Flavour.LEGACY if ipvs else Flavour(name.removeprefix("iptables-"))
         self._explainer = Explainer(
             moment.world,
             moment.settings,
-            mode="iptables",
-            flavour=flavour,
-            locator=IptablesLocator(),
+            mode=MODES[name].word,
+            flavour=self._flavour,
+            locator=IpvsLocator(IpvsSettings()) if ipvs else IptablesLocator(),
             families=tuple(Family),
             condition=lambda _: Condition(),
             local_addresses=lambda family: place.run("node", lambda: local_addresses(family)),
@@ -127,15 +136,15 @@ def place() -> Iterator[Lab]:
 
 
 @contextmanager
-def programmed(place: Lab, flavour: Flavour, rows: Sequence[Row] = ROWS, site: str = "usual") -> Iterator[Scene]:
-    mode = MODES[f"iptables-{flavour}"]
+def programmed(place: Lab, name: str, rows: Sequence[Row] = ROWS, site: str = "usual") -> Iterator[Scene]:
+    mode = MODES[name]
     with Programmed(place, mode, tuple(Family)) as node:
         (moment,) = moments(rows, site, mode.word, tuple(Family))
         assert node.sync(moment) == {}
-        yield Scene(place, moment, flavour)
+        yield Scene(place, moment, name)
 
 
-@pytest.fixture(params=list(Flavour))
+@pytest.fixture(params=HERE)
 def scene(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
     with programmed(place, request.param) as built:
         yield built
@@ -159,14 +168,14 @@ def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Sce
     assert " 2 nfnetlink_log" not in logger
 
 
-@pytest.mark.parametrize("flavour", list(Flavour))
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize(("site", "client"), [("bridge", "bridged"), ("interface prefix", "pod")])
 def test_a_pod_comes_by_the_interface_that_pods_are_known_by(
-    place: Lab, flavour: Flavour, site: str, client: str
+    place: Lab, name: str, site: str, client: str
 ) -> None:
     probes = f"{client} cluster:80 -> be3 same\noutside cluster:80 -> be3 masq"
     known = row("known", [svc(), eps("be3")], probes, site=site)
-    with programmed(place, flavour, [known], site) as scene:
+    with programmed(place, name, [known], site) as scene:
         assert len(scene.cases) == 4
         for case in scene.cases:
             answer, live = scene.answer(case), scene.live(case)

@@ -40,8 +40,11 @@ def probe(
     inet = socket.AF_INET if family is V4 else socket.AF_INET6
     host = HOSTS[client]
     with lab.socket(host.namespace, inet, kind[protocol], number) as own:
-        if client not in ("node", "localhost"):  # the node takes what its routes say, as its programs do
-            own.bind((host.address(family), 0))
+        # The node takes the address that its routes say, as its programs do, but a port that nobody else has now.
+        # Else the kernel may give one to two connections to different places; where both lead to one endpoint,
+        # IPVS takes the answers of one for the other's.
+        any_address = "0.0.0.0" if family is V4 else "::"
+        own.bind((any_address if client in ("node", "localhost") else host.address(family), 0))
         own.settimeout(timeout)
         if (
             protocol is Protocol.TCP

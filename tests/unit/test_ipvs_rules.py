@@ -63,6 +63,13 @@ def test_who_is_masqueraded_at_a_cluster_ip(
     assert found == expected
 
 
+def test_who_speaks_from_a_virtual_address_is_masqueraded_whoever_pods_are() -> None:
+    """Or nobody would answer a node whose own address is not known: its source is the destination then."""
+    nobody = msgspec.structs.replace(NODE, local=LocalTraffic())
+    for node in (NODE, nobody):
+        assert "-m set --match-set KUBE-IPVS-IPS src -j KUBE-MARK-MASQ" in rules_of("nat", "KUBE-SERVICES", node)
+
+
 def test_what_is_left_at_a_virtual_address_is_refused_but_not_what_is_for_a_server() -> None:
     found = rules_of("filter", "KUBE-IPVS-FILTER")
     passing = found.index("-m set --match-set KUBE-VIRTUAL-SERVERS dst,dst -j RETURN")

@@ -95,12 +95,12 @@ def test_a_pods_process_is_found_on_any_node(tmp_path: Path) -> None:
     there = layout.pod_directory("node2", "default", "web", tmp_path)
     there.mkdir(parents=True)
     (there / "pid").write_text("77\n")
-    assert lab_exec.pod_pid(lab(tmp_path), "default", "web") == 77
+    assert lab_exec.find_pod(lab(tmp_path), "default", "web") == ("node2", 77)
     for namespace, name in (("default", "other"), ("other", "web"), ("default", ".."), ("default", "../x")):
         with pytest.raises(LabError, match="not found in namespace"):
-            lab_exec.pod_pid(lab(tmp_path), namespace, name)
+            lab_exec.find_pod(lab(tmp_path), namespace, name)
     with pytest.raises(LabError, match="not a valid"):
-        lab_exec.pod_pid(lab(tmp_path), "../..", "web")
+        lab_exec.find_pod(lab(tmp_path), "../..", "web")
 
 
 def test_every_machine_has_an_address_of_its_own() -> None:

@@ -109,6 +109,8 @@ class Rules:
             yield f"{SERVICES} {strangers}{self._match(Set.CLUSTER_IP)} -j {MARK_MASQ}"
         yield f"{SERVICES} {self._match(Set.MASQUERADE)} -j {MARK_MASQ}"
         yield f"{SERVICES} -m addrtype --src-type LOCAL {self._match(Set.SHORT_CIRCUIT)} -j {MARK_MASQ}"
+        # Where the node's address is not known, its processes speak to a virtual address from that very address.
+        yield f"{SERVICES} {self._match(Set.ADDRESSES, 'src')} -j {MARK_MASQ}"
         # IPVS comes later, so nobody else's rule may translate the packet first.
         yield f"{SERVICES} -j ACCEPT"
         # Connection tracking calls nothing of IPVS's DNAT, so that is no condition here as it is in iptables mode;
