@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _tell(given: argparse.Namespace, report: Report) -> None:
+    if given.report:
+        print(msgspec.json.encode(report).decode(), flush=True)
+
+
 async def hold(given: argparse.Namespace) -> int:
     """Boot a machine, hold it until the first reason to end, and return the exit status."""
     spec = Spec(
@@ -85,9 +90,9 @@ async def hold(given: argparse.Namespace) -> int:
         if not boot.done():
             boot.cancel()
             return NO_MACHINE
-        report = Report(seconds=boot.result(), release=warden.release)
-        if given.report:
-            print(msgspec.json.encode(report).decode(), flush=True)
+        if isinstance(error := boot.exception(), MachineError):
+            _tell(given, Report(error=str(error)))
+        _tell(given, Report(seconds=boot.result(), release=warden.release))
         ended = asyncio.ensure_future(warden.ended())
         command = {warden.start_command(given.command)} if given.command else set()
         futures: set[asyncio.Future[Any]] = {stopped, ended, *command}
@@ -110,10 +115,7 @@ def main(argv: Sequence[str]) -> int:
             return client.attach(given.directory, given.command, terminal=given.tty)
         return asyncio.run(hold(given))
     except MachineError as error:
-        if given.what == "boot" and given.report:
-            print(msgspec.json.encode(Report(error=str(error))).decode(), flush=True)
-        else:
-            print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {error}", file=sys.stderr)
         return NO_MACHINE
 
 
