@@ -59,7 +59,11 @@ class Machine:
             )
         assert warden.stdout is not None
         line = warden.stdout.readline()
-        report = msgspec.json.decode(line, type=Report) if line else Report(error=f"machine {spec.name}: its warden was killed")
+        report = (
+            msgspec.json.decode(line, type=Report)
+            if line
+            else Report(error=f"machine {spec.name}: its warden was killed")
+        )
         if report.error:
             _end(warden)
             raise MachineError(report.error)
