@@ -156,6 +156,16 @@ ROWS = [
         site="nobody knows the node",
     ),
     row(
+        "nor does a node that knows neither itself nor its pods keep its own processes from them",
+        [*EXPOSED, svc("80", WAYS, name="api", externalTrafficPolicy="Local"), eps("be1", "be3", service="api")],
+        """
+        pod,outside cluster:80 -> be1,be3 same
+        node cluster,external,nodeport,api/external:80 -> be1,be3 any
+        outside api/nodeport:80 -> be1 same
+        """,
+        site="nobody knows the node, nor its pods",
+    ),
+    row(
         "the node's address changes: primary node ports move along",
         EXPOSED,
         """

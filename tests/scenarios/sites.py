@@ -94,6 +94,7 @@ SITES = {
     "closed": site(closed=True),
     "another mark": site(masquerade_bit=5),
     "nobody knows the node": site(None),
+    "nobody knows the node, nor its pods": site(None, cluster_cidrs=()),
     "the node's address changes": site(
         node(), node(internal_ips=(ALT.v4, ALT.v6)), nodeport_addresses=("primary",)
     ),
