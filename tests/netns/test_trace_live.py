@@ -30,7 +30,7 @@ from kubeproxy.trace.live import observe
 from tests.scenarios.asking import disagreement, question_of
 from tests.scenarios.history import Moment, moments
 from tests.scenarios.lab import Lab, lab
-from tests.scenarios.modes import MODES
+from tests.scenarios.modes import IPTABLES, MODES
 from tests.scenarios.runner import Programmed
 from tests.scenarios.scene import Case
 from tests.scenarios.table import Row, eps, row, svc
@@ -87,6 +87,8 @@ class Scene:
         self.place = place
         self.cases = moment.cases
         ipvs = name == "ipvs"
+        self.comes_in = "INPUT" if ipvs else "FORWARD"
+        """Where the filter table meets what others send to a Service."""
         self._flavour = Flavour.LEGACY if ipvs else Flavour(name.removeprefix("iptables-"))
         self._explainer = Explainer(
             moment.world,
@@ -150,6 +152,13 @@ def scene(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
         yield built
 
 
+@pytest.fixture(params=[name for name in HERE if name in IPTABLES])
+def by_rules(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
+    """Where rules choose the endpoint: IPVS sends a first packet on whatever they, or ip_forward, say."""
+    with programmed(place, request.param) as built:
+        yield built
+
+
 def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Scene) -> None:
     wrong = []
     for case in scene.cases:
@@ -186,47 +195,50 @@ def test_a_pod_comes_by_the_interface_that_pods_are_known_by(
 
 def test_a_rule_of_somebody_else_is_named(scene: Scene) -> None:
     case = scene.case("pod,outside,node cluster:80")
-    rule = ("FORWARD", "-s", case.source, "-p", "tcp", "-j", "DROP")
+    rule = (scene.comes_in, "-s", case.source, "-p", "tcp", "-j", "DROP")
     scene.iptables("-I", *rule)
     try:
         live = scene.live(case)
         assert live.outcome == "DROPPED"
-        assert f"somebody else's rule: filter FORWARD -s {case.source}/32 -p tcp -j DROP" in live.differences[0]
-        assert f"filter FORWARD -s {case.source}/32 -p tcp -j DROP" in scene.findings(case)
+        assert (
+            f"somebody else's rule: filter {scene.comes_in} -s {case.source}/32 -p tcp -j DROP"
+            in live.differences[0]
+        )
+        assert f"filter {scene.comes_in} -s {case.source}/32 -p tcp -j DROP" in scene.findings(case)
     finally:
         scene.iptables("-D", *rule)
     assert scene.live(case).differences == ()
     assert scene.findings(case) == ""
 
 
-def test_a_chain_that_somebody_emptied_is_noticed(scene: Scene) -> None:
-    case = scene.case("be2 cluster:80 -> be1")
-    chain = next(step.rule for step in scene.answer(case).steps if step.about == "endpoints").split()[1]
-    scene.iptables("-t", "nat", "-F", chain)
-    live = scene.live(case)
+def test_a_chain_that_somebody_emptied_is_noticed(by_rules: Scene) -> None:
+    case = by_rules.case("be2 cluster:80 -> be1")
+    chain = next(step.rule for step in by_rules.answer(case).steps if step.about == "endpoints").split()[1]
+    by_rules.iptables("-t", "nat", "-F", chain)
+    live = by_rules.live(case)
     assert live.differences, live
     assert live.outcome != "FORWARD"
 
 
-def test_a_stale_connection_is_named(scene: Scene) -> None:
-    case = scene.case("pod UDP cluster:53")
-    place = scene.place
-    assert scene.findings(case) == ""
+def test_a_stale_connection_is_named(by_rules: Scene) -> None:
+    case = by_rules.case("pod UDP cluster:53")
+    place = by_rules.place
+    assert by_rules.findings(case) == ""
     # An entry from before there was a Service: the packet was let through untranslated.
     nat = ["-t", "nat", "-I", "PREROUTING", "-d", case.address, "-j", "ACCEPT"]
-    scene.iptables(*nat)
+    by_rules.iptables(*nat)
     allow = ["-I", "FORWARD", "-d", case.address, "-j", "ACCEPT"]
-    scene.iptables(*allow)
+    by_rules.iptables(*allow)
     with place.socket("pod", socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind((case.source, 0))
         client.sendto(b"?", (case.address, case.port))
-        found = scene.findings(case)
+        found = by_rules.findings(case)
     for words in (nat, allow):
-        scene.iptables(*["-D" if word == "-I" else word for word in words])
+        by_rules.iptables(*["-D" if word == "-I" else word for word in words])
     conntrack = KernelConntrack(Family.V4)
     match = FlowMatch(protocol=Protocol.UDP, destination=case.address)
     place.run("node", lambda: conntrack.delete(list(conntrack.flows(match))))
-    assert scene.findings(case) == ""
+    assert by_rules.findings(case) == ""
     assert f"stale conntrack entry: UDP {case.source}:" in found, found
     assert f"→ {case.address}:53" in found
     assert "a rule of somebody else comes before kubeproxy's: nat PREROUTING" in found
@@ -270,13 +282,13 @@ def test_an_endpoint_that_refuses_is_told_from_a_proxy_that_does(scene: Scene) -
     assert live.path.endswith("10.244.0.11:81, masqueraded → refused by the endpoint")
 
 
-def test_forwarding_off_is_named_and_seen(scene: Scene) -> None:
-    case = scene.case("be2 cluster:80 -> be1")
+def test_forwarding_off_is_named_and_seen(by_rules: Scene) -> None:
+    case = by_rules.case("be2 cluster:80 -> be1")
     assert case.protocol is Protocol.TCP
     switch = Path("/proc/sys/net/ipv4/ip_forward")
-    scene.place.run("node", lambda: switch.write_text("0"))
+    by_rules.place.run("node", lambda: switch.write_text("0"))
     try:
-        assert "forwarding is off" in scene.findings(case)
-        assert "lost" in scene.live(case).differences[0]
+        assert "forwarding is off" in by_rules.findings(case)
+        assert "lost" in by_rules.live(case).differences[0]
     finally:
-        scene.place.run("node", lambda: switch.write_text("1"))
+        by_rules.place.run("node", lambda: switch.write_text("1"))

@@ -13,7 +13,7 @@ from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
-from kubeproxy.kernel.xtables import has_nft
+from kubeproxy.kernel.xtables import has_nft, nft_has_match
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Record
@@ -57,7 +57,7 @@ def _ipvs(family: Family) -> Backend:
 
 def _has(flavour: Flavour) -> bool:
     try:
-        return flavour is Flavour.LEGACY or has_nft()
+        return flavour is Flavour.LEGACY or (has_nft() and nft_has_match(Family.V4, "comment"))
     except NetlinkError:
         return True  # who may not ask may not run it either, and is told so then
 
