@@ -314,6 +314,29 @@ def test_kube_proxys_ipvs_mode_is_taken_over() -> None:
     assert node.weights(gone) is None
 
 
+def test_what_is_in_an_excluded_cidr_is_not_taken_over() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"), ipvs=IpvsSettings(exclude_cidrs=("10.96.0.0/28",)))
+    near = ServerKey(Protocol.TCP, "10.96.0.5", 80)
+    for key in (VIP, near):
+        foreign(node, Server(key))
+    fill(node.sets, "KUBE-CLUSTER-IP", SetType.PORTS, HTTP, ("10.96.0.5", Protocol.TCP, 80))
+    fill(node.sets, "KUBE-NODE-PORT-TCP", SetType.PORT_NUMBERS)
+    node.addresses.ensure_device()
+    node.addresses.on.foreign = {"10.96.0.5", "10.96.1.5"}
+    applied = node.full()
+    assert len(applied.notes) == 1
+    assert node.weights() == node.weights(near) == {"192.0.2.9": 1}
+    assert node.addresses.on.foreign == {"10.96.0.5"}
+    # What we make there ourselves is ours.
+    node.put(service("dns", "10.96.0.10", "53"))
+    key = ServerKey(Protocol.TCP, "10.96.0.10", 53)
+    assert node.weights(key) == {}
+    node.restart()
+    node.full()
+    node.remove("dns")
+    assert node.weights(key) is None
+
+
 def fill(sets: FakeSets, name: str, kind: SetType, *members: object) -> None:
     sets.create(name, kind)
     sets.add(name, members)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ class IpvsBackend:
         self._settings = settings
         self._servers = servers
         self._sysctls = sysctls
-        self._state = KernelState(family, sets, servers, addresses, local_addresses)
+        self._state = KernelState(family, sets, servers, addresses, local_addresses, settings.exclude_cidrs)
         self._rules = RuleWriter(tables, sysctls, nfacct)
         self._watch = Watch(family, self._state, self._rules)
         self._ledger = Ledger()

@@ -189,9 +189,12 @@ def _found_standing(survey: Survey, key: ServerKey) -> Standing | None:
 def _is_foreign(survey: Survey, key: ServerKey, wanted: Virtual) -> bool:
     """Return whether somebody else's virtual server is where ours shall be.
 
-    One that leads nowhere but where ours shall lead is ours, and our set was lost.
+    One that leads nowhere but where ours shall lead is ours, and our set was lost; unless it is in a CIDR of which
+    we were told to keep out.
     """
     if key not in survey.ground.servers or key in survey.owned:
         return False
+    if survey.ground.is_excluded(key):
+        return True
     own = set(map(spot, wanted.destinations))
     return any(spot(each.destination) not in own for each in survey.found[key])

@@ -4,7 +4,7 @@ Calls go to the objects that are passed in, on the calling thread; every method 
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import ip_address
 
 from kubeproxy.dataplane.ipvs.names import Set, set_name
@@ -16,7 +16,7 @@ from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb, VirtualServers
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.node import NodeState
 
 KINDS = {
@@ -52,12 +52,15 @@ class KernelState:
         servers: VirtualServers,
         addresses: Addresses,
         local_addresses: Callable[[], Collection[str]],
+        excluded: Collection[str] = (),
     ) -> None:
+        """See the class; in the CIDRs ``excluded``, what kube-proxy has, or looks like ours, is not taken over."""
         self._family = family
         self._sets = sets
         self._servers = servers
         self._addresses = addresses
         self._local_addresses = local_addresses
+        self._excluded = tuple(excluded)
         self.source = ""
         """Which of its addresses this node has when it speaks to a virtual one; "" leaves it to the kernel."""
         self._masquerade_bit = DEFAULT_MASQUERADE_BIT
@@ -85,7 +88,8 @@ class KernelState:
         self._masquerade_bit = node.masquerade_bit
         return Ground(
             members={which: self._sets.members(self._name(which)) for which in Set},
-            is_upstreams=upstream_places(self._family, present, self._sets.members),
+            is_upstreams=self._upstream_places(present),
+            is_excluded=lambda key: self._is_excluded(key.address),
             routes=self._addresses.held(),
             on_device=on_device,
             elsewhere=elsewhere,
@@ -147,24 +151,34 @@ class KernelState:
 
         Its sets go with its last chains (`leftovers`).
         """
-        if ground.on_device:
-            self._addresses.remove_addresses(sorted(ground.on_device))
+        self._remove_from_device(ground.on_device)
 
     def clear(self) -> list[str]:
         """Remove everything of this family; return complaints about what is left."""
         present = self._sets.named(PREFIX[self._family])
         names = {which: self._name(which) for which in Set}
         members = {which: self._sets.members(name) if name in present else set() for which, name in names.items()}
-        is_upstreams = upstream_places(self._family, present, self._sets.members)
-        is_ours = owning(members, is_upstreams, self._made, self._masquerade_bit)
+        is_ours = owning(members, self._upstream_places(present), self._made, self._masquerade_bit)
         servers = self.servers() if self._servers.available() else {}
         self._run([Command(Verb.DELETE_SERVER, server) for key, server in servers.items() if is_ours(key)])
         self._addresses.remove(sorted(self._addresses.held()))
-        self._addresses.remove_addresses(sorted(self._addresses.foreign_addresses()))
+        self._remove_from_device(self._addresses.foreign_addresses())
         self._addresses.remove_device()
         own = (*names.values(), *stale_sets(self._family, present))
         stuck = [name for name in own if not self._sets.destroy(name)]
         return [f"set {name} stays: delete the rule that refers to it" for name in stuck]
+
+    def _remove_from_device(self, addresses: Iterable[str]) -> None:
+        going = sorted(each for each in addresses if not self._is_excluded(each))
+        if going:
+            self._addresses.remove_addresses(going)
+
+    def _upstream_places(self, present: Collection[str]) -> Callable[[ServerKey], bool]:
+        is_upstreams = upstream_places(self._family, present, self._sets.members)
+        return lambda key: is_upstreams(key) and not self._is_excluded(key.address)
+
+    def _is_excluded(self, address: str) -> bool:
+        return bool(address) and any(within(address, cidr) for cidr in self._excluded)
 
     def _change(self, entries: Entries, *, add: bool) -> None:
         if entries:

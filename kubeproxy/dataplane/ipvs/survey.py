@@ -43,6 +43,8 @@ class Ground(Record, frozen=True, kw_only=True):
     elsewhere: frozenset[str]
     """Addresses of this machine's other devices."""
     masquerade_mark: int
+    is_excluded: Callable[[ServerKey], bool]
+    """Whether a virtual server is nobody's but by its name in our set (`--ipvs-exclude-cidrs`)."""
     servers: Mapping[ServerKey, Server]
     """Every virtual server, anybody's."""
 
