@@ -7,7 +7,7 @@ from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.ipset_messages import SetType
-from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Timeouts, Verb
+from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Protocol, ServiceType, TrafficPolicy
@@ -228,16 +228,11 @@ def test_a_node_that_nobody_knows_does_not_speak_from_loopback() -> None:
     assert node.addresses.on.routes == {"10.96.0.1": ""}
 
 
-def test_timeouts_and_sysctls_are_set() -> None:
-    node = Node(ipvs=IpvsSettings(tcp_timeout=900, strict_arp=True))
+def test_sysctls_are_set() -> None:
+    node = Node(ipvs=IpvsSettings(strict_arp=True))
     node.full()
-    assert node.servers.timeouts().tcp == 900
     assert node.sysctls.read("net/ipv4/vs/conntrack") == "1"
     assert node.sysctls.read("net/ipv4/conf/all/arp_ignore") == "1"
-    untouched = Node()
-    untouched.full()
-    assert untouched.servers.timeouts() == Node().servers.timeouts()
-    assert isinstance(untouched.servers.timeouts(), Timeouts)
 
 
 def test_what_is_applied_is_told() -> None:

@@ -53,7 +53,6 @@ class IpvsBackend:
         """See the class; without ``nfacct`` no packets are counted."""
         self._family = family
         self._settings = settings
-        self._servers = servers
         self._sysctls = sysctls
         self._state = KernelState(family, sets, servers, addresses, local_addresses, settings.exclude_cidrs)
         self._rules = RuleWriter(tables, sysctls, nfacct)
@@ -134,11 +133,6 @@ class IpvsBackend:
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
         ensure_sysctls(self._sysctls, self._settings)
-        chosen = self._settings
-        if chosen.tcp_timeout or chosen.tcp_fin_timeout or chosen.udp_timeout:
-            self._servers.set_timeouts(
-                tcp=chosen.tcp_timeout, tcp_fin=chosen.tcp_fin_timeout, udp=chosen.udp_timeout
-            )
         self._state.prepare()
         for _ in SCHEDULERS:
             try:
