@@ -93,6 +93,14 @@ class Iptables:
         program = _program(self.family, self.flavour, "-save")
         return self._execute.run([program, "-t", table]).stdout
 
+    def save_all(self) -> dict[str, str]:
+        """Return `iptables-save` of every table that somebody uses, by one run of the program."""
+        program = _program(self.family, self.flavour, "-save")
+        found: dict[str, str] = {}
+        for text in self._execute.run([program]).stdout.split("\n*")[1:]:
+            found[text.partition("\n")[0]] = f"*{text}"
+        return found
+
     def in_use(self) -> frozenset[str]:
         """Return the tables that somebody uses; `save` of another may make it. Raises KernelError, OSError."""
         if self.flavour is Flavour.LEGACY:

@@ -104,3 +104,12 @@ def test_a_comment_in_another_encoding_is_read_and_written_back(iptables: Iptabl
     assert f"-A {rule}" in iptables.save("nat").replace('"', "")
     iptables.restore(f"*nat\n-D {rule}\nCOMMIT\n")
     assert "caf" not in iptables.save("nat")
+
+
+def test_all_tables_are_read_at_once_and_none_is_made_by_it(iptables: Iptables) -> None:
+    for table in ("nat", "mangle"):
+        iptables.restore(f"*{table}\n:OURS - [0:0]\n-A OURS -j ACCEPT\nCOMMIT\n")
+    found = iptables.save_all()
+    assert {"nat", "mangle"} <= found.keys()
+    assert all("-A OURS -j ACCEPT" in found[table] for table in ("nat", "mangle"))
+    assert not any("-A OURS" in text for table, text in found.items() if table not in ("nat", "mangle"))

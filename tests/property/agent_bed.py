@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from kubeproxy.dataplane.base import Backend, SyncFailed
-from kubeproxy.dataplane.iptables.backend import IptablesBackend, Tables
+from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.fake import FakeTables
+from kubeproxy.dataplane.ipvs.rule_writer import Tables
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.sysctl import FakeSysctls
@@ -68,7 +69,7 @@ class Spoiled:
         self._tables = tables
         self.at_commit = 0
         """Before which COMMIT of the next text the line is put; 0: before none."""
-        self.save, self.in_use = tables.save, tables.in_use
+        self.save, self.save_all, self.in_use = tables.save, tables.save_all, tables.in_use
         self.fingerprint, self.has_match = tables.fingerprint, tables.has_match
 
     def restore(self, text: str | Iterable[str]) -> None:

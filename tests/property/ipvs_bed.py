@@ -4,8 +4,8 @@ Somebody else has a virtual server there too. Some endpoints always have connect
 """
 
 import errno
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -16,14 +16,24 @@ from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.fake_virtual_addresses import FakeDevice, FakeVirtualAddresses
-from kubeproxy.kernel.ipvs_types import Command, Destination, Found, Server, ServerKey, Verb
+from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.ipvs_types import (
+    Command,
+    Destination,
+    Found,
+    Server,
+    ServerKey,
+    Verb,
+    VirtualServers,
+)
 from kubeproxy.kernel.sysctl import FakeSysctls
+from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
-from kubeproxy.model.objects import Protocol
+from kubeproxy.model.objects import Protocol as Transport
 from kubeproxy.model.settings import Settings
 from tests.ipvs_node import Servers
-from tests.property.agent_bed import FOREIGN, TABLES, Agent
+from tests.property.agent_bed import FOREIGN, TABLES, Agent, Kernel
 from tests.property.saved_tables import Chains, parse
 from tests.property.strategies_histories import Cluster, History, Turn
 from tests.scenarios.addresses import ALT, NODE
@@ -32,8 +42,8 @@ T = TypeVar("T")
 
 IPVS = IpvsSettings()
 OTHERS = {
-    Family.V4: Server(ServerKey(Protocol.TCP, "192.0.2.1", 443), "lc"),
-    Family.V6: Server(ServerKey(Protocol.TCP, "2001:db8:ffff::1", 443), "lc"),
+    Family.V4: Server(ServerKey(Transport.TCP, "192.0.2.1", 443), "lc"),
+    Family.V6: Server(ServerKey(Transport.TCP, "2001:db8:ffff::1", 443), "lc"),
 }
 """Somebody else's virtual servers."""
 LOCAL = {
@@ -55,11 +65,7 @@ class FakeIpvsKernel:
         self.addresses = {family: FakeVirtualAddresses(family, self.device) for family in Family}
         for family in Family:
             self._add_foreign(family)
-            other = OTHERS[family]
-            address = "192.0.2.9" if family is Family.V4 else "2001:db8:ffff::9"
-            self.servers.run(
-                [Command(Verb.ADD_SERVER, other), Command(Verb.ADD_DESTINATION, other, Destination(address, 80))]
-            )
+        make_others(self.servers)
 
     def backend(self, family: Family) -> IpvsBackend:
         """See `agent_bed.Kernel.backend`."""
@@ -102,26 +108,8 @@ class FakeIpvsKernel:
         return {table: parse(self.tables[family].save(table)) for table in TABLES}
 
     def sets(self, family: Family) -> dict[str, set[object]]:
-        """See `agent_bed.Kernel.sets`; and all else, each mark written as what it stands for."""
-        short = set_name(family, Set.SHORT_CIRCUIT)
-        meaning: dict[int, set[object]] = {}
-        found: dict[str, set[object]] = {name: set(members) for name, members in self._sets[family].sets.items()}
-        for member in found.pop(short, ()):
-            assert isinstance(member, tuple)
-            meaning.setdefault(member[3], set()).add(member[:3])
-        found[short] = {place for places in meaning.values() for place in places}
-        found["virtual servers"] = {self._described(key, meaning) for key in self.servers.servers(family)}
-        found["addresses"] = set(self.addresses[family].held().items())
-        return found
-
-    def _described(self, key: ServerKey, meaning: dict[int, set[object]]) -> object:
-        server = self.servers.servers(key.family)[key]
-        destinations = frozenset(each.destination for each in self.servers.destinations(key))
-        if not key.mark:
-            return server, destinations
-        for_node = key.mark & self.masquerade
-        places = frozenset(meaning.get(key.mark & ~self.masquerade, ()))
-        return places, bool(for_node), server.scheduler, server.flags, destinations
+        """See `agent_bed.Kernel.sets`; and all else."""
+        return described(family, self._sets[family].sets, self.servers, self.addresses[family], self.masquerade)
 
     def _add_foreign(self, family: Family) -> None:
         chain, rule = FOREIGN[family]
@@ -144,14 +132,54 @@ class FakeIpvsKernel:
         del self.servers.destinations
 
     def check_ownership(self) -> None:
-        """Everything that is not somebody else's is named as ours, and somebody else's is as it was."""
+        """See `check_ownership`."""
         for family in Family:
             named = self._sets[family].sets.get(set_name(family, Set.SERVERS), set())
-            keys = self.servers.servers(family).keys()
-            assert OTHERS[family].key in keys
-            assert len(self.servers.destinations(OTHERS[family].key)) == 1
-            ours = {server_member(key) for key in keys if key.address and key != OTHERS[family].key}
-            assert ours <= named, ours - named
+            check_ownership(family, named, self.servers)
+
+
+def described(
+    family: Family,
+    sets: Mapping[str, Collection[object]],
+    servers: VirtualServers,
+    addresses: Addresses,
+    masquerade: int,
+) -> dict[str, set[object]]:
+    """Return sets, virtual servers and addresses, each mark written as what it stands for."""
+    short = set_name(family, Set.SHORT_CIRCUIT)
+    meaning: dict[int, set[object]] = {}
+    found: dict[str, set[object]] = {name: set(members) for name, members in sets.items()}
+    for member in found.pop(short, ()):
+        assert isinstance(member, tuple)
+        meaning.setdefault(member[3], set()).add(member[:3])
+    found[short] = {place for places in meaning.values() for place in places}
+    found["addresses"] = set(addresses.held().items())
+    found["virtual servers"] = set()
+    for key, server in servers.servers(family).items():
+        destinations = frozenset(each.destination for each in servers.destinations(key))
+        what: object = server
+        if key.mark:
+            places = frozenset(meaning.get(key.mark & ~masquerade, ()))
+            what = places, bool(key.mark & masquerade), server.scheduler, server.flags
+        found["virtual servers"].add((what, destinations))
+    return found
+
+
+def check_ownership(family: Family, named: Collection[Member], servers: VirtualServers) -> None:
+    """Everything that is not somebody else's is named as ours, and somebody else's is as it was."""
+    keys = servers.servers(family).keys()
+    assert OTHERS[family].key in keys
+    assert len(servers.destinations(OTHERS[family].key)) == 1
+    ours = {server_member(key) for key in keys if key.address and key != OTHERS[family].key}
+    assert ours <= set(named), ours - set(named)
+
+
+def make_others(servers: VirtualServers) -> None:
+    """Let somebody else have virtual servers."""
+    for family, other in OTHERS.items():
+        address = "192.0.2.9" if family is Family.V4 else "2001:db8:ffff::9"
+        destination = Destination(address, 80)
+        servers.run([Command(Verb.ADD_SERVER, other), Command(Verb.ADD_DESTINATION, other, destination)])
 
 
 def _is_busy(destination: Destination) -> bool:
@@ -163,7 +191,25 @@ def in_ipvs_mode(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, ipvs=IPVS)
 
 
-def live(history: History, kernel: FakeIpvsKernel, *, busy: bool = True) -> tuple[Cluster, Agent]:
+class IpvsKernel(Kernel, Protocol):
+    """The model kernel, or the real one (`tests/uml/ipvs_kernel.py`)."""
+
+    masquerade: int
+
+    def busy(self) -> None:
+        """Let some endpoints have connections."""
+        ...
+
+    def calm(self) -> None:
+        """Let all connections end."""
+        ...
+
+    def check_ownership(self) -> None:
+        """Check that everything is either named as ours or as somebody else left it."""
+        ...
+
+
+def live(history: History, kernel: IpvsKernel, *, busy: bool = True) -> tuple[Cluster, Agent]:
     """Play a history, up to its last write, and wait for the last connection of what is gone."""
     cluster, agent = Cluster(), Agent(kernel, in_ipvs_mode(history.settings))
     if busy:
@@ -186,9 +232,9 @@ def live(history: History, kernel: FakeIpvsKernel, *, busy: bool = True) -> tupl
     return cluster, agent
 
 
-def fresh(cluster: Cluster, settings: Settings) -> Agent:
+def fresh(cluster: Cluster, settings: Settings, kernel: IpvsKernel | None = None) -> Agent:
     """Return an agent that has written a cluster's state into an empty kernel."""
-    kernel = FakeIpvsKernel()
+    kernel = kernel or FakeIpvsKernel()
     kernel.masquerade = 1 << settings.masquerade_bit
     agent = Agent(kernel, settings, cluster.world(backwards=True))
     agent.settle()

@@ -110,6 +110,10 @@ class FakeTables:
         lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
         return "\n".join([*lines, "COMMIT", ""])
 
+    def save_all(self) -> dict[str, str]:
+        """See `iptables.Iptables.save_all`."""
+        return {table: self.save(table) for table in self.tables}
+
     def in_use(self) -> frozenset[str]:
         """See `backend.Tables.in_use`."""
         return frozenset(self.tables)

@@ -72,7 +72,10 @@ class Books:
         protocols = survey.ground.protocols()
         for key in survey.owned - self.unions.virtuals.keys():
             protocol = key.protocol or protocols.get(key.mark)
-            self._move(work, key, _found_standing(survey, key), None, protocol)
+            standing = _found_standing(survey, key)
+            if standing is not None and not survey.ground.is_kept_in_mind(key):
+                standing = Standing(standing.server, standing.weights, is_used=False)
+            self._move(work, key, standing, None, protocol)
         self._correct_addresses(work, survey.ground, source)
         self._correct_entries(work, survey.ground)
         return work

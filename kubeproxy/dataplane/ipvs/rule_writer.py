@@ -34,6 +34,10 @@ class Tables(Protocol):
         """Return `iptables-save` of one table."""
         ...
 
+    def save_all(self) -> dict[str, str]:
+        """Return `iptables-save` of every table that somebody uses."""
+        ...
+
     def in_use(self) -> frozenset[str]:
         """Return the tables that somebody uses."""
         ...
@@ -62,8 +66,8 @@ class RuleWriter:
 
     def write(self, node: NodeState) -> tuple[RuleCount, ...]:
         """Write all rules, and tell how many there are in each table."""
-        in_use = self._tables.in_use()
-        saved = {table: saved_in(table, self._tables.save(table) if table in in_use else "") for table in ORDER}
+        found = self._tables.save_all()
+        saved = {table: saved_in(table, found.get(table, "")) for table in ORDER}
         drop_invalid = self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
         counters = usable(self._tables, self._nfacct) if self._nfacct else frozenset[str]()
         rules = Rules(node, drop_invalid=drop_invalid, counters=counters)

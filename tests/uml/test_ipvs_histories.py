@@ -1,0 +1,89 @@
+"""Histories in ipvs mode on the real kernel: their end is a fresh start's, and packets agree with trace.
+
+Each history is lived through in the lab's node, in both IP families; a fresh agent writes the last state into an
+empty namespace, to compare. Then packets are drawn, to and around everything that the Services claim, and sent.
+`tests/property/test_ipvs_history.py` plays the same against the model kernel.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeproxy.model.addresses import Family
+from tests.netns.drawn_packets import ask, questions
+from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.property.ipvs_bed import fresh, live
+from tests.property.runs import LONG, PATIENCE, runs, shrinks_for
+from tests.property.strategies_histories import History, histories
+from tests.scenarios.lab import Lab, lab
+from tests.uml.ipvs_kernel import RealIpvsKernel
+
+pytestmark = [pytest.mark.uml, PATIENCE]
+
+WORKERS = 16
+PACKETS = 20
+"""Of each family, after each history."""
+EXAMPLES = 100 if LONG else 5
+SHRINK_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Lab]:
+    with lab() as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[LoneNamespace]:
+    with lone_namespace() as built:
+        built.ip("link set lo up")
+        yield built
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def clean(*kernels: RealIpvsKernel) -> Iterator[None]:
+    """Leave nothing behind for the next example, whatever went wrong in this one."""
+    try:
+        yield
+    except BaseException:
+        for kernel in kernels:
+            kernel.reset()
+        raise
+
+
+def test_state_and_packets_are_those_of_the_last_world(
+    place: Lab, empty: LoneNamespace, crowd: ThreadPoolExecutor
+) -> None:
+    node, scratch = RealIpvsKernel(partial(place.run, "node")), RealIpvsKernel(empty.run)
+    others = node.others()
+
+    @runs(EXAMPLES)
+    @given(histories(steps=4), st.sampled_from(range(1000)))
+    @shrinks_for(SHRINK_SECONDS)
+    def check(history: History, seed: int) -> None:
+        with clean(node, scratch):
+            node.forget_flows()
+            cluster, agent = live(history, node)
+            written = fresh(cluster, agent.settings, scratch)
+            assert agent.state() == written.state()
+            written.cleanup()
+            asked = [
+                each for family in Family for each in questions(agent.world, agent.settings, family, seed, PACKETS)
+            ]
+            wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
+            assert not wrong, "\n".join(wrong)
+            agent.cleanup()
+            assert node.others() == others
+
+    check()
