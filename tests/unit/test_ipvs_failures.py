@@ -118,6 +118,18 @@ def test_a_part_of_the_kernel_that_fails_altogether_is_nobodys_fault(part: str) 
     assert node.full().ports == 2
 
 
+def test_a_kernel_without_ipvs_is_told_and_nothing_is_made() -> None:
+    node = Node(web(), web_slice())
+    node.servers.present = False
+    with pytest.raises(SyncFailed, match="modprobe ip_vs"):
+        node.full()
+    assert node.sets.sets == {}
+    assert node.addresses.on.kind is None
+    node.backend.cleanup()  # nothing to remove, and no complaint
+    node.servers.present = True  # somebody has loaded it
+    assert node.full().ports == 1
+
+
 def test_no_rules_stand_before_what_they_lead_to() -> None:
     node = Node(web(), web_slice())
     node.servers.moods = [errno.ENOMEM]

@@ -132,8 +132,8 @@ class IpvsBackend:
 
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
-        ensure_sysctls(self._sysctls, self._settings)
         self._state.prepare()
+        ensure_sysctls(self._sysctls, self._settings)
         for _ in SCHEDULERS:
             try:
                 self._correct_once(node, changes)

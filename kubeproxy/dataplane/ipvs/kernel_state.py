@@ -69,7 +69,9 @@ class KernelState:
         """Virtual servers that are ours for sure; what no set says after somebody has emptied it."""
 
     def prepare(self) -> None:
-        """Make sure of the device and the sets."""
+        """Make sure of IPVS, the device and the sets."""
+        if not self._servers.available():  # asking loads it, and its sysctls come with it
+            raise KernelError("this kernel has no IPVS: modprobe ip_vs, or use iptables mode")
         self._device = self._addresses.ensure_device()
         for which, kind in KINDS.items():
             name = self._name(which)
