@@ -9,11 +9,13 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.model.addresses import Family
 from tests.netns.drawn_packets import ask, questions
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
@@ -23,7 +25,7 @@ from tests.property.strategies_histories import History, histories
 from tests.scenarios.lab import Lab, lab
 from tests.uml.ipvs_kernel import RealIpvsKernel
 
-pytestmark = [pytest.mark.uml, PATIENCE]
+pytestmark = PATIENCE
 
 WORKERS = 16
 PACKETS = 20
@@ -39,10 +41,19 @@ def place() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def empty() -> Iterator[LoneNamespace]:
+def empty(place: Lab) -> Iterator[LoneNamespace]:
     with lone_namespace() as built:
-        built.ip("link set lo up")
+        have_addresses_of(place, built)
         yield built
+
+
+def have_addresses_of(place: Lab, empty: LoneNamespace) -> None:
+    """Give a namespace the addresses that the lab's node has: virtual servers stand on them too."""
+    empty.ip("link set lo up")
+    for family in Family:
+        for address in place.run("node", partial(local_addresses, family)):
+            if not ip_address(address).is_loopback:
+                empty.ip(f"address add {address}/{family.host_bits} dev lo")
 
 
 @pytest.fixture(scope="module")
