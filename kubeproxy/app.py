@@ -50,7 +50,10 @@ from kubeproxy.sync.leftovers import Sweeper
 from kubeproxy.sync.syncer import Syncer, SyncStatus
 from kubeproxy.trace.condition import condition_of
 from kubeproxy.trace.explainer import Explainer
-from kubeproxy.trace.http import answering
+from kubeproxy.trace.http import answering as tracing
+from kubeproxy.traffic.http import answering as counting
+from kubeproxy.traffic.machine import counted_by, looks
+from kubeproxy.traffic.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +143,8 @@ class Agent:
             profiling=chosen.enable_profiling,
         )
         debug = metrics_app(self._metrics, self.status, about, self._clock)
-        debug.router.add_get("/trace", answering(self._explainer()))
+        debug.router.add_get("/trace", tracing(self._explainer()))
+        debug.router.add_get("/services", counting(self._observer()))
         yield debug, self._options.metrics_address
 
     def _explainer(self) -> Explainer:
@@ -155,6 +159,10 @@ class Agent:
             condition=lambda family: condition_of(syncers[family].status, self._clock.now()),
             local_addresses=local_addresses,
         )
+
+    def _observer(self) -> Observer:
+        mode, settings = self._parts.mode, settings_of(self._options)
+        return Observer(self._world, settings, mode, counted_by(mode), looks(mode, self._host.served))
 
     def _syncer(self, family: Family) -> Syncer:
         settings = settings_of(self._options)

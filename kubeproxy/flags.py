@@ -42,12 +42,14 @@ class Flag(msgspec.Struct, frozen=True):
     alias: str = ""
     repeatable: bool = False
     """May be given several times; the value is then a tuple of all."""
+    bare: str = ""
+    """The text that is meant when the flag stands without one; then `--flag TEXT` is no way to give it one."""
     deprecated: str = ""
     """What to use instead: it works, is warned about, and `--help` leaves it out."""
 
     @property
     def is_bool(self) -> bool:
-        """Whether the flag may stand without a value."""
+        """Whether the flag is a switch."""
         return self.kind is boolean
 
 
@@ -227,8 +229,8 @@ class CommandLine:
             raise FlagError(self._unknown(word, name))
         if given:
             return flag, text
-        if flag.is_bool:
-            return flag, "true"
+        if flag.is_bool or flag.bare:
+            return flag, flag.bare or "true"
         if not rest:
             raise FlagError(f"flag needs an argument: {word}")
         return flag, rest.pop(0)

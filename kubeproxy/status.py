@@ -1,10 +1,12 @@
-"""`kubeproxy status`: what the agent on this node has programmed, what is late, and what is left out."""
+"""`kubeproxy status`: what the agent on this node has programmed, what is late, what is left out; connections."""
 
 import asyncio
+import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -13,45 +15,161 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.config.types import METRICS_PORT
-from kubeproxy.flags import CommandLine, Flag, FlagError
+from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, integer, number
 from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.logs import one_line
 from kubeproxy.model.addresses import host_port
+from kubeproxy.model.objects import Record
+from kubeproxy.redraw import redraw, until_signalled
 from kubeproxy.store.trouble import in_words
 from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.trace.question import BadQuestion
+from kubeproxy.traffic.answer import Answer
+from kubeproxy.traffic.question import DEFAULT_TOP, MOST, parse
+from kubeproxy.traffic.report import show_services
 
 SHOWN = 20
 """Service ports that are named in one line."""
 LATE_SECONDS = 10.0
 """A change that has waited longer for the kernel is worth a word."""
 
+WIDE = 160
+"""Columns where nobody says how many there are."""
+ANSWER_SECONDS = 20.0
+"""A look at a very busy node's connections takes its time."""
+
+
+def _seconds(text: str) -> float:
+    seconds = number(text)
+    if not 0.1 <= seconds <= 86400:
+        raise ValueError(f"{text} is not between 0.1 and 86400 seconds")
+    return seconds
+
+
 COMMAND_LINE = CommandLine(
     "kubeproxy status",
-    "Show what the agent on this node has programmed, what is late, and what is left out and why.",
-    [Flag("metrics-address", str, f"127.0.0.1:{METRICS_PORT}", "Where the agent's --metrics-bind-address is")],
+    "Show what the agent on this node has programmed, what is late, and what is left out and why. With --services "
+    "or the name of one: virtual servers, destinations and connections of each Service, as far as the kernel "
+    "counts; the busiest first. A dash stands for what it does not count.",
+    [
+        Flag("services", boolean, False, "Show the Services' connections instead"),
+        Flag("namespace", str, "", "Only Services of this namespace; that of SERVICE, where it names none", "n"),
+        Flag("top", integer, DEFAULT_TOP, f"How many Service ports are shown, up to {MOST}"),
+        Flag(
+            "watch", _seconds, 0.0, "Show it anew every so many seconds, until Ctrl-C (--watch: 2)", "w", bare="2"
+        ),
+        Flag("output", str, "text", "text or json", "o"),
+        Flag("metrics-address", str, f"127.0.0.1:{METRICS_PORT}", "Where the agent's --metrics-bind-address is"),
+    ],
+    arguments="[SERVICE[.NAMESPACE]]",
 )
+T = TypeVar("T", AgentStatus, Answer)
+
+
+class Failed(Exception):
+    """The agent gives no answer; the text says why."""
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """What the command line asks for."""
+
+    agent: tuple[str, int]
+    services: Mapping[str, str] | None
+    """The question about Services; None: the agent's own state."""
+    watch: float
+    """Seconds; 0: once."""
+    output: str
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the status; return 1 when no agent answers and 3 when something is late or left out."""
-    host, port = COMMAND_LINE.parse_or_exit(argv, check=_address)
-    where = host_port(host, port)
+    """Print the status; return 1 when no agent answers, 3 when something is late, left out or cannot be read.
+
+    With --watch it is 0 when a signal ends it.
+    """
+    request = COMMAND_LINE.parse_or_exit(argv, check=_request)
+    console = Console(force_terminal=False if request.output == "json" else None)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
     try:
-        status = asyncio.run(fetch(f"http://{where}/statusz.json"))
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-        print(f"Error: no agent answers at {where}: {_reason(error)}. {WHERE_TO_LOOK}", file=sys.stderr)
+        return asyncio.run(_run(request, console, SystemClock()))
+    except Failed as error:
+        print(f"Error: {error}", file=sys.stderr)
         return 1
-    return show(status, Console())
 
 
-def _address(values: dict[str, Any]) -> tuple[str, int]:
+async def _run(request: Request, console: Console, clock: Clock) -> int:
+    status = await _draw(request, console) if not request.watch else 0
+    if request.watch:
+        await until_signalled(_watch(request, console, clock))
+    return status
+
+
+async def _watch(request: Request, console: Console, clock: Clock) -> None:
+    """Draw until cancelled. An agent that is away later on may come back. Raises Failed at the first picture."""
+    has_answered = False
+
+    async def draw(console: Console) -> None:
+        nonlocal has_answered
+        try:
+            await _draw(request, console)
+            has_answered = True
+        except Failed as error:
+            if not has_answered:
+                raise
+            console.print(Text(f"{one_line(str(error))} Trying again."), soft_wrap=True)
+
+    await redraw(draw, console, clock, request.watch)
+
+
+async def _draw(request: Request, console: Console) -> int:
+    answer: AgentStatus | Answer
+    if request.services is None:
+        answer = await _ask(request, AgentStatus)
+    else:
+        answer = await _ask(request, Answer)
+    if request.output == "json":
+        encoded = msgspec.json.encode(answer)
+        console.out((encoded if request.watch else msgspec.json.format(encoded)).decode(), highlight=False)
+        return 3 if isinstance(answer, Answer) and answer.unread else 0
+    return show(answer, console) if isinstance(answer, AgentStatus) else show_services(answer, console)
+
+
+async def _ask(request: Request, kind: type[T]) -> T:
+    where = host_port(*request.agent)
+    path = "/statusz.json" if request.services is None else "/services"
     try:
-        return parse_address(values["metrics-address"], METRICS_PORT)
+        return await fetch(f"http://{where}{path}", kind, request.services)
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+        raise Failed(f"no agent answers at {where}: {_reason(error)}. {WHERE_TO_LOOK}") from None
+
+
+def _request(values: dict[str, Any]) -> Request:
+    words, namespace = values["arguments"], values["namespace"]
+    if len(words) > 1:
+        raise FlagError("name one Service, or none")
+    if values["output"] not in ("text", "json"):
+        raise FlagError(f'invalid argument "{values["output"]}" for "--output" flag: text or json')
+    try:
+        agent = parse_address(values["metrics-address"], METRICS_PORT)
     except AddressError as error:
         raise FlagError(f"metrics-address: {error}") from None
+    services = None
+    if words or namespace or values["services"]:
+        services = {"top": str(values["top"])}
+        if words:
+            name, _, own = words[0].partition(".")
+            services["service"] = f"{own or namespace or 'default'}/{name}"
+        elif namespace:
+            services["namespace"] = namespace
+        try:
+            parse(services)
+        except BadQuestion as error:
+            raise FlagError(str(error)) from None
+    return Request(agent=agent, services=services, watch=values["watch"], output=values["output"])
 
 
 def _reason(error: Exception) -> str:
@@ -60,11 +178,20 @@ def _reason(error: Exception) -> str:
     return in_words(error)
 
 
-async def fetch(url: str) -> AgentStatus:
-    """Ask an agent. Raises aiohttp.ClientError, TimeoutError, msgspec.DecodeError."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        async with session.get(url, raise_for_status=True) as answer:
-            return msgspec.json.decode(await answer.read(), type=AgentStatus)
+async def fetch(url: str, kind: type[T], query: Mapping[str, str] | None = None) -> T:
+    """Ask an agent. Raises Failed in its own words; aiohttp.ClientError, TimeoutError, msgspec.DecodeError."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)) as session:
+        async with session.get(url, params=query) as answer:
+            body = await answer.read()
+            if query is not None and answer.status in (400, 404, 503):
+                with contextlib.suppress(msgspec.DecodeError):
+                    raise Failed(msgspec.json.decode(body, type=_Refusal).error)
+            answer.raise_for_status()
+            return msgspec.json.decode(body, type=kind)
+
+
+class _Refusal(Record, frozen=True):
+    error: str
 
 
 def show(status: AgentStatus, console: Console) -> int:

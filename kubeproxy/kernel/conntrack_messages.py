@@ -14,17 +14,19 @@ from kubeproxy.kernel.netlink_messages import (
     NLA_F_NESTED,
     PROTOCOL_NUMBER,
     attribute,
+    attribute_map,
     attributes,
     netfilter_head,
     whole_attributes,
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import Flow, FlowMatch
+from kubeproxy.model.objects import Protocol
 
 SUBSYSTEM = 1 << 8
 MSG_GET, MSG_DELETE, MSG_GET_STATS = 1, 2, 5
 
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_PROTOINFO, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 4, 12, 18, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_SRC = {Family.V4: 1, Family.V6: 3}
 CTA_IP_DST = {Family.V4: 2, Family.V6: 4}
@@ -32,6 +34,11 @@ CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5
 CTA_STATS_GLOBAL_ENTRIES, CTA_STATS_GLOBAL_MAX_ENTRIES = 1, 2
+
+_STATE = 1
+"""CTA_PROTOINFO_TCP_STATE and CTA_PROTOINFO_SCTP_STATE."""
+_ESTABLISHED = {Protocol.TCP: (1, 3), Protocol.SCTP: (3, 4)}
+"""Where a protocol's state is (CTA_PROTOINFO_TCP, _SCTP), and which one it is (..._CONNTRACK_ESTABLISHED)."""
 
 _ADDRESS_BYTES = {Family.V4: 4, Family.V6: 16}
 _TUPLE = "12s{size}s 4s{size}s 8sB3x 4sH2x 4sH2x"
@@ -131,6 +138,17 @@ def seen_source(family: Family, flow: Flow) -> str:
     fields = dict(attributes(flow.handle[4:]))
     back = _decode_tuple(family, fields.get(CTA_TUPLE_REPLY, b""))
     return _text(back.destination[0]) if back is not None else ""
+
+
+def is_established(flow: Flow) -> bool | None:
+    """Return whether a connection is established; None where its protocol knows no states, or none is told."""
+    where = _ESTABLISHED.get(flow.protocol)
+    if where is None:
+        return None
+    kind, established = where
+    info = attribute_map(attribute_map(flow.handle, 4).get(CTA_PROTOINFO, b"")).get(kind, b"")
+    state = attribute_map(info).get(_STATE)
+    return state[0] == established if state else None
 
 
 @lru_cache(maxsize=65536)

@@ -144,7 +144,7 @@ async def test_what_the_agent_serves_is_what_the_command_reads() -> None:
     )
     what = msgspec.structs.replace(agent(family=family), health_checks=(CHECK,))
     async with TestServer(metrics_app(Metrics(), lambda: what, About(mode="iptables"), ManualClock())) as server:
-        assert await status.fetch(str(server.make_url("/statusz.json"))) == what
+        assert await status.fetch(str(server.make_url("/statusz.json")), AgentStatus) == what
 
 
 async def test_something_else_at_the_port_is_told_apart() -> None:
@@ -155,9 +155,9 @@ async def test_something_else_at_the_port_is_told_apart() -> None:
     app.add_routes([web.get("/statusz.json", junk)])
     async with TestServer(app) as server:
         with pytest.raises(msgspec.DecodeError):
-            await status.fetch(str(server.make_url("/statusz.json")))
+            await status.fetch(str(server.make_url("/statusz.json")), AgentStatus)
         with pytest.raises(aiohttp.ClientResponseError):
-            await status.fetch(str(server.make_url("/none")))
+            await status.fetch(str(server.make_url("/none")), AgentStatus)
 
 
 def test_nobody_at_the_port(capsys: pytest.CaptureFixture[str]) -> None:
