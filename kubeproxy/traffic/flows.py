@@ -4,6 +4,7 @@ A connection counts for the address that its client spoke to and for the endpoin
 no new connections a second there, and bytes only where somebody switched that on, flow by flow: no rates.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -42,17 +43,23 @@ def look(directory: Directory, read: Read, is_established: IsEstablished, questi
     asked = directory.asked(question)
     tallies: dict[ServicePortName, dict[Place, _Through]] = {}
     for match in _matches(asked):
-        for flow in read(match):
-            owner = directory.owner(flow.destination, flow.protocol, flow.port) if flow.translated else None
+        # Counted first, and joined then: there may be a hundred thousand flows between a few places.
+        kinds = Counter(
+            (flow.destination, flow.port, flow.answerer, flow.answerer_port, bool(is_established(flow)))
+            for flow in read(match)
+            if flow.translated
+        )
+        for (address, port, answerer, answerer_port, established), number in kinds.items():
+            place = Place(address, match.protocol, port)
+            owner = directory.owner(*place)
             if owner is None or not question.admits(owner.state.name.key):
                 continue
-            place = Place(flow.destination, flow.protocol, flow.port)
             through = tallies.setdefault(owner.state.name, {}).setdefault(place, {})
-            tally = through.setdefault(host_port(flow.answerer, flow.answerer_port), _Tally())
-            if is_established(flow):
-                tally.established += 1
+            tally = through.setdefault(host_port(answerer, answerer_port), _Tally())
+            if established:
+                tally.established += number
             else:
-                tally.others += 1
+                tally.others += number
     found = [_port(state, directory, tallies.get(state.name, {})) for state in asked]
     found.sort(key=in_order)
     return Look(ports=tuple(found[: question.top]), left_off=max(len(found) - question.top, 0))
