@@ -54,28 +54,3 @@ def test_auto_serves_in_the_best_mode_and_ipvs_is_refused_where_the_kernel_has_i
     assert f"node node, mode {mode} (" in node.run("kubeproxy", "status").stdout
     until(lambda: f"mode auto: {mode}" in node.log_of(agent), "the log says which mode it is")
     assert ("mode auto: not ipvs: this kernel has no" in node.log_of(agent)) is bool(modules)
-
-
-def test_ipvs_mode_takes_over_from_iptables_mode_and_leaves_nothing_of_it(
-    machines: tuple[Machine, Machine],
-) -> None:
-    node, peer = machines
-    if modules := lacking(node):
-        pytest.skip(f"this kernel has no {', '.join(modules)}; a User-Mode Linux machine has")
-    first = node.agent()
-    serve_web(node)
-    first.terminate()
-    assert first.wait(10) == 0
-    assert "KUBE-SVC-" in node.rules()
-    node.agent("--mode=ipvs")
-    # Sets go last.
-    until(lambda: "KUBE-6-CLUSTER-IPS" not in node.run("ipset", "list", "-n").stdout, "the old sets are gone")
-    rules = node.rules()
-    assert "KUBE-SVC-" not in rules
-    assert "KUBE-NODEPORTS" not in rules
-    assert "KUBE-IPVS-FILTER" in rules
-    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
-    assert node.status_of("http://10.96.7.7/") == "200"
-    shown = node.run("kubeproxy", "status")
-    assert (shown.returncode, "left by another proxy" in shown.stdout) == (0, False), shown.stdout
-    assert "mode ipvs (" in shown.stdout
