@@ -51,7 +51,7 @@ def have_addresses_of(place: Lab, empty: LoneNamespace) -> None:
     """Give a namespace the addresses that the lab's node has: virtual servers stand on them too."""
     empty.ip("link set lo up")
     for family in Family:
-        for address in place.run("node", partial(local_addresses, family)):
+        for address in dict.fromkeys(place.run("node", partial(local_addresses, family))):
             if not ip_address(address).is_loopback:
                 empty.ip(f"address add {address}/{family.host_bits} dev lo")
 
