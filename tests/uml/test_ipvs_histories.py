@@ -76,7 +76,7 @@ def clean(*kernels: RealIpvsKernel) -> Iterator[None]:
 
 
 def askable(agent: Agent, family: Family, seed: int) -> list[Question]:
-    """Draw packets. A node that nobody knows speaks to a virtual address from that very address, unlike trace's."""
+    """Draw packets. A node that nobody knows speaks to a virtual address from that address, unlike trace's."""
     drawn = questions(agent.world, agent.settings, family, seed, PACKETS)
     is_known = not ip_address(node_state(agent.world, agent.settings, family).node_ip).is_loopback
     return [each for each in drawn if is_known or each.client != "node"]
