@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from kubeproxy.lab import guestplan, layout
+from kubeproxy.lab import layout
 
 PROGRAMS = {"ip": "iproute2", "iptables-restore": "iptables"}
 """Programs that a lab cannot do without, and the Debian packages that have them."""
@@ -37,7 +37,7 @@ def lacks(overlay: str, vm: str = layout.NO_VM, nodes: int = 0) -> tuple[str, ..
         lines.append(f"programs are missing: install them with `apt-get install {packages}`")
     if vm != layout.NO_VM:
         lines += _tun_lacks(f"--vm {vm}", f"--vm {layout.NO_VM}")
-        lines += _memory_lacks(nodes * guestplan.MEMORY_MIB)
+        lines += _memory_lacks(nodes * layout.MACHINE_MIB)
     elif overlay == "udp":
         lines += _tun_lacks("--overlay udp", "--overlay vxlan")
     return tuple(lines)

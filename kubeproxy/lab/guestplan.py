@@ -10,9 +10,6 @@ from kubeproxy.lab import layout, network, processes
 from kubeproxy.lab.machine.machine import arguments
 from kubeproxy.lab.machine.spec import Nic, Spec
 
-MEMORY = "256M"
-"""Of each node. Its four programs take some 130 MB, and every pod 10 MB more."""
-MEMORY_MIB = 256
 BOOT_SECONDS = 60.0
 DEVICE = "vec0"
 """What a machine's first network device is called when it boots."""
@@ -30,7 +27,7 @@ def machine_of(node: str) -> Spec:
     """Return the machine that is a node."""
     return Spec(
         name=node,
-        memory=MEMORY,
+        memory=f"{layout.MACHINE_MIB}M",
         nics=(Nic(tap=node, mac=mac(node)),),
         shared=(str(layout.INSIDE),),
         boot_seconds=BOOT_SECONDS,

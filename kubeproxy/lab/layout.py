@@ -27,6 +27,9 @@ NO_VM, UML = "none", "uml"
 VMS = (NO_VM, UML)
 """What a lab's nodes can be: network namespaces, or User-Mode Linux machines."""
 
+MACHINE_MIB = 256
+"""Memory of a node that is a virtual machine. Its programs take some 130, and every pod 10 more."""
+
 LAN_PREFIX = "192.168.56"
 GATEWAY = f"{LAN_PREFIX}.1"
 CONTROL = f"{LAN_PREFIX}.10"

@@ -148,11 +148,11 @@ def test_a_pods_output_is_in_its_log_on_the_host(labs: Labs, pod: str) -> None:
 def test_a_pod_has_a_terminal_of_the_users_size(labs: Labs, pod: str) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
-    script = "stty size; echo on a terminal: $(test -t 1 && echo yes); read word; echo got $word; exit 5"
+    script = "stty size; test -t 1 && echo on a terminal; read word; echo got $word; exit 5"
     command = (*COMMAND, "exec", "-it", "vms", pod, "--", "sh", "-c", script)
     with subprocess.Popen(command, env=labs.environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        shown = _read_until(ours, b"yes")
+        shown = _read_until(ours, b"on a terminal")
         os.write(ours, b"word\r")
         shown += _read_until(ours, b"got word")
         assert process.wait(timeout=30) == 5

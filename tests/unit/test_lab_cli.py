@@ -1,5 +1,7 @@
 """The lab's command line: what is refused, in which words, with which status."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from kubeproxy.lab import cli, identities, layout, network, programs
 from kubeproxy.lab import exec as lab_exec
 from kubeproxy.lab.state import Lab, LabError, Owner, Record
+from kubeproxy.options import BUILT_MODES
 from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.kubeconfig import load
 
@@ -75,6 +78,16 @@ def test_deleting_what_is_not_there_is_no_failure(labs: Path, capsys: pytest.Cap
     assert cli.main(["down", "--all"]) == 0
     assert capsys.readouterr().err == 'No lab "nosuch"; nothing to delete.\nNo labs found.\n'
     assert not labs.exists()
+
+
+def test_a_lab_has_every_mode_that_is_built() -> None:
+    assert set(cli.MODES) == set(BUILT_MODES)
+
+
+def test_the_command_line_loads_no_client_of_the_api() -> None:
+    """A tutorial is a row of `lab exec`, each a start of the interpreter."""
+    check = "import sys; import kubeproxy.lab.cli, kubeproxy.lab.exec; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 def test_help_stands_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
