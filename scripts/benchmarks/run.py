@@ -19,12 +19,14 @@ import api
 import dataplane
 import first_answer
 import flows
+import ipvs
 from rich.console import Console
 from rich.table import Table
 
 from kubeproxy.kernel.iptables import Flavour
 
 WHATS = {
+    "ipvs": (),
     "full-load": ("full load",),
     "one-change": ("endpoints of one Service change", "one Service is added"),
     "agent": (),
@@ -45,6 +47,23 @@ def iptables_rows(sizes: list[int], flavour: Flavour, only: list[str]) -> list[d
             row |= {"p50_ms": figures["ours_ms"], "floor_ms": figures["bare_ms"], "ratio": figures["ratio"]}
             rows.append(row | {"rss_mib": result["resident_mb"]})
     return rows
+
+
+def ipvs_rows(sizes: list[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "what": what,
+            "mode": "ipvs",
+            "flavour": "ipvs in UML",
+            "services": size,
+            "p50_ms": mine * 1000,
+            "floor_ms": theirs * 1000,
+            "ratio": mine / theirs,
+            "rss_mib": None,
+        }
+        for size, result in ipvs.in_machine(sizes).items()
+        for what, (mine, theirs) in result.items()
+    ]
 
 
 def agent_rows(sizes: list[int], flavour: Flavour) -> list[dict[str, Any]]:
@@ -133,7 +152,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(
-        "floor: the bare iptables-restore of the same text, in the same run; "
+        "floor: the bare iptables-restore of the same text, in the same run; for ipvs, ipvsadm -R of the same; "
         "for kubectl apply, the start of kubectl itself; for the API, the bare store doing the same; "
         "for a list, the reader's own CPU time; for flows, conntrack -D"
     )
@@ -158,6 +177,8 @@ def main() -> int:
     sizes = [int(size) for size in given.sizes.split(",")]
     if {"full-load", "one-change"} & set(only):
         rows += iptables_rows(sizes, given.flavour, only)
+    if "ipvs" in only:
+        rows += ipvs_rows(sizes)
     if "agent" in only:
         rows += agent_rows(sizes, given.flavour)
     if "agent-list" in only:
