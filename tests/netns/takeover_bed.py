@@ -21,6 +21,7 @@ from tests.scenarios.lab import Lab
 from tests.waiting import until
 
 API = "http://127.0.0.1:8001"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 KUBEPROXY = str(Path(sys.executable).parent / "kubeproxy")
 NODE_PORT = 30080
 VIP = {family: virtual("cluster", family, 200, 10) for family in Family}
@@ -99,9 +100,9 @@ class Machine:
         store = f"--store=sqlite:{directory / 'api.db'}"
         self._start("apiserver", store, "--bind-address=127.0.0.1", f"--service-cluster-ip-range={SERVICE_RANGES}")
         until(lambda: self.get(f"{API}/readyz") is not None, "the API server answers")
-        self._create("/api/v1/namespaces/default/services", SERVICE)
+        self._send("POST", "/api/v1/namespaces/default/services", SERVICE)
         for family in Family:
-            self._create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice_of(family))
+            self._send("POST", SLICES, slice_of(family))
 
     def rules(self, flavour: Flavour) -> str:
         """Return what one flavour's tables hold of a proxy, the kubelet's chains left out."""
@@ -124,7 +125,7 @@ class Machine:
             assert process.poll() is None, "the agent has ended"
             return self._stands()
 
-        until(stands, "the agent has taken over")
+        until(stands, "the agent has taken over", 90)
         return time.monotonic() - begun
 
     def end(self, number: int) -> None:
@@ -148,7 +149,12 @@ class Machine:
         return "".join(file.read_text() for file in self._directory.glob("*.log"))
 
     def status(self) -> dict[str, object]:
+        """Return what the agent tells; nothing while it has no time to."""
         return json.loads(self.get("http://127.0.0.1:10249/statusz.json") or "{}")
+
+    def told(self, field: str) -> object:
+        """Return a field of that, waiting for an answer."""
+        return until(lambda: self.status() or None, "the agent answers")[field]
 
     def _stands(self) -> bool:
         families = self.status().get("families", [])
@@ -165,9 +171,15 @@ class Machine:
 
         return self._lab.run("node", ask)
 
-    def _create(self, path: str, value: dict[str, object]) -> None:
+    def put_slice(self, value: dict[str, object]) -> None:
+        """Replace an EndpointSlice."""
+        metadata = value["metadata"]
+        assert isinstance(metadata, dict)
+        self._send("PUT", f"{SLICES}/{metadata['name']}", value)
+
+    def _send(self, method: str, path: str, value: dict[str, object]) -> None:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(API + path, json.dumps(value).encode(), headers)
+        request = urllib.request.Request(API + path, json.dumps(value).encode(), headers, method=method)
         self._lab.run("node", lambda: urllib.request.urlopen(request, timeout=5).close())
 
     def _start(self, *argv: str) -> subprocess.Popen[bytes]:
