@@ -37,9 +37,9 @@ ln -s {PROJECT} {SOURCE}
 rm -f /usr/local/bin/etcd
 """
 _STATE = """
-find /etc /opt /usr /var/lib /home /run/netns /run/flannel /run/kubeproxy-kubelet -xdev ! -name __pycache__ \
+find /etc /opt /usr /var/lib /home /run/flannel /run/kubeproxy-kubelet -xdev ! -name __pycache__ \
     ! -path '*/__pycache__/*' ! -path '/var/lib/systemd/*' ! -path '/etc/*-' 2>/dev/null | sort
-cat /etc/resolv.conf; ip -brief link | cut -d' ' -f1; cut -d: -f1 /etc/passwd
+cat /etc/resolv.conf; ip netns list; ip -brief link | cut -d' ' -f1; cut -d: -f1 /etc/passwd
 sysctl net.ipv4.ip_forward net.ipv4.conf.all.rp_filter
 for table in nat filter mangle; do iptables-legacy -t $table -S | grep -v '^-P' || true; done
 ipset list -n; ipvsadm -Sn
