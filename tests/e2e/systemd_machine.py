@@ -17,7 +17,6 @@ from tests.waiting import until
 
 _START = """
 rm -rf /etc/systemd/system/*.wants /etc/init.d/* /etc/rc?.d /lib/systemd/system/multi-user.target.wants/*
-mkdir -p /etc/systemd/system/multi-user.target.wants
 ip link set vec0 up && ip address add $ADDRESS/24 dev vec0 && ip route add default via $GATEWAY
 echo "127.0.0.1 localhost\n127.0.1.1 $(hostname)" >/etc/hosts
 hostname >/etc/hostname
