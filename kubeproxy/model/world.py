@@ -13,79 +13,32 @@ Cost: O(1) a changed object. An object that is applied again unchanged touches n
 A → B → A between two syncs leads to equal ServiceStates, hence to no write.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from heapq import nsmallest
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from itertools import chain, islice
 from typing import TypeVar
 
 import msgspec
 
-from kubeproxy.model.addresses import Family, family_of
+from kubeproxy.model.admission import Rejection, admissible_service, admissible_slice, rejection
 from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost, Place
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import (
     EndpointSlice,
     Node,
-    Protocol,
-    Record,
     Service,
     ServiceCIDR,
-    ServicePort,
 )
 
 T = TypeVar("T", Service, EndpointSlice)
 V = TypeVar("V")
 
-MOST_PLACES = 10_000
-"""Ports of a Service, and addresses from outside times ports. Each costs a rule that all packets pass."""
 MOST_TOLD = 1000
 """Rejections that are listed: whoever makes a million must not occupy the event loop with telling of them."""
 MOST_TOLD_OF = 20
 """Of one object."""
-
-
-class Rejection(Record, frozen=True, kw_only=True):
-    """A part of an object that was left out, and why; for status, metrics and one log line."""
-
-    kind: str
-    namespace: str
-    name: str
-    field: str
-    value: str
-    reason: str
-
-    def __str__(self) -> str:
-        """Print as a log line's middle."""
-        if not self.kind:
-            return f"{self.field} {self.value} {self.reason}"
-        name = f"{self.namespace}/{self.name}".lstrip("/")
-        return f"{self.kind} {name}: {self.field} {self.value} is {self.reason}"
-
-
-_SPECIAL = re.compile(r".*:|0\.|127\.|169\.254\.|22[4-9]\.|23[0-9]\.")
-"""What a canonical address begins with that deserves a closer look; the others, nearly all, are spared it."""
-
-
-def forbidden(address: str) -> str:
-    """Return why no endpoint or virtual IP may have this canonical address, or "" when one may."""
-    return _reason(address) if _SPECIAL.match(address) else ""
-
-
-@lru_cache(maxsize=65536)
-def _reason(address: str) -> str:
-    ip = ip_address(address)
-    if ip.is_unspecified:
-        return "the unspecified address"
-    if ip.is_loopback:
-        return "a loopback address"
-    if ip.is_link_local:
-        return "a link-local address"
-    if ip.is_multicast:
-        return "a multicast address"
-    return ""
 
 
 class World:
@@ -126,7 +79,7 @@ class World:
         for key, service in batch.items():
             if service is not None:
                 service = self._admit(
-                    "Service", key, service, lambda each: _admissible_service(each, self._kept_clear)
+                    "Service", key, service, lambda each: admissible_service(each, self._kept_clear)
                 )
             else:
                 self.rejected.pop(("Service", *key), None)
@@ -147,7 +100,7 @@ class World:
         touched = set()
         for key, piece in batch.items():
             if piece is not None:
-                piece = self._admit("EndpointSlice", key, piece, _admissible_slice)
+                piece = self._admit("EndpointSlice", key, piece, admissible_slice)
             else:
                 self.rejected.pop(("EndpointSlice", *key), None)
             before = self.slices.get(key)
@@ -258,7 +211,7 @@ class World:
 
     def _looping(self, key: Key, addresses: Iterable[str]) -> Iterator[Rejection]:
         for address in addresses:
-            yield _rejection("Service", self.services[key], "endpoint", address, "the Service's own address")
+            yield rejection("Service", self.services[key], "endpoint", address, "the Service's own address")
 
     def _contested(self, key: Key, lost: Lost) -> Iterator[Rejection]:
         service = self.services.get(key)
@@ -270,7 +223,7 @@ class World:
                 ranked = (service.cluster_ips, service.load_balancer_ips, service.external_ips)
                 field = next(name for name, ips in zip(FIELDS, ranked, strict=True) if place.address in ips)
             value = f"{place.address}:{place.port}/{place.protocol}".lstrip(":")
-            yield _rejection("Service", service, field, value, f"the place of {owner.whose}")
+            yield rejection("Service", service, field, value, f"the place of {owner.whose}")
 
     def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
         admitted, rejections = check(value)
@@ -309,87 +262,3 @@ def _overlap(cidr: str, other: str) -> bool:
 
 def _node_facts(node: Node | None) -> tuple[object, ...]:
     return () if node is None else (node.internal_ips, node.external_ips, node.zone, node.pod_cidrs)
-
-
-def _faults(kind: str, owner: Service | EndpointSlice) -> list[Rejection]:
-    return [_rejection(kind, owner, fault.field, fault.value, fault.reason) for fault in owner.faults]
-
-
-def _distinct_ports(service: Service, rejections: list[Rejection]) -> tuple[ServicePort, ...]:
-    """Leave out ports of an earlier one's name and protocol: nobody could say which endpoints are whose."""
-    first: dict[tuple[str, Protocol], ServicePort] = {}
-    for port in service.ports:
-        identity = port.name, port.protocol
-        if first.setdefault(identity, port) is not port:
-            shown = f"{port.name or '(unnamed)'}/{port.protocol} {port.port}"
-            line = _rejection("Service", service, "spec.ports", shown, "not the first of its name and protocol")
-            rejections += [] if line in rejections else [line]
-    return tuple(first.values())
-
-
-def _limited(
-    field: str, values: tuple[V, ...], room: int, service: Service, rejections: list[Rejection]
-) -> tuple[V, ...]:
-    if len(values) <= room:
-        return values
-    why = f"more than the {room:,} that there is room for ({MOST_PLACES:,} addresses times ports a Service)"
-    rejections.append(_rejection("Service", service, field, f"list of {len(values):,}", why))
-    return values[:room]
-
-
-def _admissible_service(
-    service: Service, kept_clear: tuple[Place, str] | None = None
-) -> tuple[Service, list[Rejection]]:
-    rejections = _faults("Service", service)
-    ports = service.ports if len(service.ports) < 2 else _distinct_ports(service, rejections)
-    ports = _limited("spec.ports", ports, MOST_PLACES, service, rejections)
-
-    place, why_clear = kept_clear or (None, "")
-    serves = place is not None and any((each.protocol, each.port) == place[1:] for each in ports)
-
-    def keep(field: str, addresses: tuple[str, ...], *, clear: bool = False) -> tuple[str, ...]:
-        held = place.address if place is not None and clear else ""
-        reasons = [why_clear if address == held else forbidden(address) for address in addresses]
-        if not any(reasons):
-            return addresses
-        pairs = list(zip(addresses, reasons, strict=True))
-        rejections.extend(_rejection("Service", service, field, ip, why) for ip, why in pairs if why)
-        return tuple(ip for ip, why in pairs if not why)
-
-    cluster = keep("spec.clusterIPs", service.cluster_ips)
-    external = keep("spec.externalIPs", service.external_ips, clear=True)
-    ingress = keep("status.loadBalancer.ingress", service.load_balancer_ips, clear=not serves)
-    room = MOST_PLACES // max(len(ports), 1)
-    ingress = _limited("status.loadBalancer.ingress", ingress, room, service, rejections)
-    external = _limited("spec.externalIPs", external, room - len(ingress), service, rejections)
-    if not rejections:
-        return service, rejections
-    changed = msgspec.structs.replace(
-        service, cluster_ips=cluster, external_ips=external, load_balancer_ips=ingress, ports=ports
-    )
-    return changed, rejections
-
-
-def _admissible_slice(piece: EndpointSlice) -> tuple[EndpointSlice, list[Rejection]]:
-    family = Family.V6 if piece.address_type == Family.V6.label else Family.V4
-    stranger = f"no {family.label} address"
-    reasons = [
-        forbidden(each.address) if family_of(each.address) is family else stranger for each in piece.endpoints
-    ]
-    rejections = _faults("EndpointSlice", piece)
-    if not any(reasons):
-        return piece, rejections
-    pairs = list(zip(piece.endpoints, reasons, strict=True))
-    rejections += [
-        _rejection("EndpointSlice", piece, "endpoints.addresses", endpoint.address, why)
-        for endpoint, why in pairs
-        if why
-    ]
-    kept = tuple(endpoint for endpoint, why in pairs if not why)
-    return msgspec.structs.replace(piece, endpoints=kept), rejections
-
-
-def _rejection(kind: str, owner: Service | EndpointSlice, field: str, value: str, reason: str) -> Rejection:
-    return Rejection(
-        kind=kind, namespace=owner.namespace, name=owner.name, field=field, value=value, reason=reason
-    )

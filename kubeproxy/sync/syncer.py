@@ -16,12 +16,13 @@ from kubeproxy.clock import Clock
 from kubeproxy.dataplane.base import Applied, Backend, RuleCount, SyncFailed
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.admission import Rejection
 from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import Settings
-from kubeproxy.model.world import Rejection, World
+from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler, FlowStatus
 from kubeproxy.sync.runner import Runner
 

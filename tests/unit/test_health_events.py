@@ -12,7 +12,7 @@ from kubeproxy.health.announce import Announcer
 from kubeproxy.health.events import BURST, MOST_WAITING, Note, Recorder, Subject
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.world import Rejection
+from kubeproxy.model.admission import Rejection
 from kubeproxy.store.base import Unavailable
 from kubeproxy.store.kube import ApiError, Listing
 from kubeproxy.store.resources import NODES, SERVICES, Resource

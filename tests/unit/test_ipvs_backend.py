@@ -322,6 +322,7 @@ def test_what_is_in_an_excluded_cidr_is_not_taken_over() -> None:
     assert len(applied.notes) == 1
     assert node.weights() == node.weights(near) == {"192.0.2.9": 1}
     assert node.addresses.on.foreign == {"10.96.0.5"}
+    assert node.backend.observe() == ""
     # What we make there ourselves is ours.
     node.put(service("dns", "10.96.0.10", "53"))
     key = ServerKey(Protocol.TCP, "10.96.0.10", 53)

@@ -9,6 +9,7 @@ from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.ipvs import watch
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
@@ -93,6 +94,19 @@ def test_a_set_that_refuses_an_entry_tells_whose_it_is() -> None:
         node.full()
     assert [str(each) for each in caught.value.culprits] == ["default/bad"]
     assert node.full().ports == 1
+
+
+@pytest.mark.parametrize("member", ["10.96.6.6", ("198.18.0.6", Protocol.TCP, 80)])
+def test_a_full_set_of_what_follows_from_a_service_tells_whose_it_is(member: Member) -> None:
+    policy = TrafficPolicy.LOCAL
+    bad = service("bad", "10.96.6.6", external_ips=("198.18.0.6",), external_policy=policy)
+    node = Node(web(), web_slice(), bad, endpoint_slice("bad", "80", ["10.244.6.6@node1"]))
+    node.sets.refused = {member: "the set is full"}
+    with pytest.raises(SyncFailed, match="the set is full") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/bad"]
+    assert node.full().ports == 1
+    assert node.weights() is not None
 
 
 def test_an_address_that_cannot_be_made_local_tells_whose_it_is() -> None:

@@ -7,7 +7,7 @@ from kubeproxy.dataplane.ipvs.names import MARKS, Set, is_short_circuit, short_c
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.dataplane.ipvs.render import Renderer, node_port_addresses, wants_mark
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
@@ -146,7 +146,6 @@ def test_source_ranges_guard_the_load_balancers_address_alone() -> None:
         member[3] for member in members(own, Set.ADMITTED) if isinstance(member, tuple) and len(member) > 3
     ] == [
         "203.0.113.0/24",
-        "198.19.0.1/32",
         "198.19.0.2/32",
     ]
 
@@ -167,13 +166,14 @@ def test_affinity_is_persistence_but_a_hash_where_a_mark_leads() -> None:
     server = at(part, "198.18.0.1").server
     assert (server.scheduler, server.affinity_seconds) == ("wlc", 60)
     marked = [each.server for each in part.virtuals if each.server.key.mark]
-    assert {(each.scheduler, each.affinity_seconds, each.flags) for each in marked} == {("mh", 0, 0)}
+    assert {(each.scheduler, each.affinity_seconds, each.flags) for each in marked} == {("mh", 0, FALLBACK)}
 
 
 def test_a_service_may_choose_its_scheduler() -> None:
     assert at(render(STATE, IpvsSettings(scheduler="lc")), "10.96.0.1").server.scheduler == "lc"
     chosen = at(render(changed(STATE, scheduler="mh"), IpvsSettings(scheduler="lc")), "10.96.0.1").server
-    assert (chosen.scheduler, chosen.flags) == ("mh", SOURCE_PORT)
+    assert (chosen.scheduler, chosen.flags) == ("mh", FALLBACK | SOURCE_PORT)
+    assert at(render(changed(STATE, scheduler="sh")), "10.96.0.1").server.flags == FALLBACK
 
 
 def test_a_health_check_node_port_is_let_in() -> None:

@@ -159,6 +159,18 @@ def test_addresses_times_ports_are_limited() -> None:
     assert untouched.external_ips == many
 
 
+def test_source_ranges_times_the_places_that_they_guard_are_limited() -> None:
+    ranges = tuple(f"5.{i >> 8}.{i & 255}.0/24" for i in range(20_000))
+    fields = {"load_balancer_ips": ("1.2.3.4",), "source_ranges": (*ranges, "fd00::/8")}
+    built = world(crowded("a", "10.96.0.1", 1000, **fields))
+    # Not one of a family may be the last to go: without any, everybody would be admitted.
+    assert built.services["default", "a"].source_ranges == (*ranges[:100], "fd00::/8")
+    told = [(each.field, each.value) for each in built.rejections()]
+    assert told == [("spec.loadBalancerSourceRanges", "list of 20,000")]
+    (untouched,) = world(crowded("a", "10.96.0.1", 4, **fields)).services.values()
+    assert untouched.source_ranges == fields["source_ranges"]
+
+
 def test_a_million_lost_places_are_told_of_in_few_words() -> None:
     many = tuple(f"5.0.0.{i}" for i in range(100))
     owner = crowded("a", "10.96.0.1", 100, external_ips=many, created=OLD)

@@ -1,9 +1,10 @@
 import msgspec
 import pytest
 
+from kubeproxy.model.admission import forbidden
 from kubeproxy.model.claims import Place
 from kubeproxy.model.objects import Protocol
-from kubeproxy.model.world import World, forbidden
+from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint_slice, service, world
 
 pytestmark = pytest.mark.unit

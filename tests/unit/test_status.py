@@ -18,7 +18,7 @@ from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.health.statusz import AgentStatus, InformerStatus
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.world import Rejection
+from kubeproxy.model.admission import Rejection
 from kubeproxy.sync.flows import FlowStatus
 from kubeproxy.sync.syncer import SyncStatus
 

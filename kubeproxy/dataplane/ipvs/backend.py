@@ -19,6 +19,7 @@ from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter, Tables
 from kubeproxy.dataplane.ipvs.sysctls import ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
+from kubeproxy.dataplane.ipvs.work import entries_of
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
@@ -200,11 +201,7 @@ class IpvsBackend:
         return [
             owner
             for owner, part in self._books.unions.parts.items()
-            if any(
-                (set_name(self._family, which), member) in members
-                for entries in (part.entries, *(each.entries for each in part.virtuals))
-                for which, member in entries
-            )
+            if any((set_name(self._family, which), member) in members for which, member in entries_of(part))
         ]
 
     def _askers_of_addresses(self, refused: AddressesRefused) -> list[ServicePortName]:

@@ -112,8 +112,11 @@ class KernelState:
         return self._servers.servers(self._family)
 
     def elsewhere(self) -> frozenset[str]:
-        """Return the addresses that devices have."""
-        return frozenset(self._local_addresses())
+        """Return the addresses that devices have, but for those of ours that we were told to keep out of."""
+        found = frozenset(self._local_addresses())
+        if self._excluded:
+            found -= {each for each in self._addresses.foreign_addresses() if self._is_excluded(each)}
+        return found
 
     def has_device(self) -> bool:
         """Return whether the device is that of the last full sync: whoever deletes it takes all routes along."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
-from kubeproxy.kernel.ipvs_types import SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
 from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.ipvs import IpvsSettings
@@ -20,6 +20,10 @@ from kubeproxy.model.node import NodeState
 STICKY_SCHEDULER = "mh"
 """For short circuits of Services with affinity: the kernel's own persistence forgets the endpoint's port where a
 packet's mark is what leads to a virtual server. A hash of the client's address keeps its endpoint as well."""
+
+_FLAGS = {"sh": FALLBACK, "mh": FALLBACK | SOURCE_PORT}
+"""Without the first these would refuse a client whose endpoint drains. The other has `mh` spread a client's
+connections, as upstream has it."""
 
 _REFUSALS = {Refusal.REJECT: Set.NO_ENDPOINTS, Refusal.DROP: Set.NO_LOCAL}
 
@@ -77,8 +81,7 @@ class Renderer:
 
     def _virtuals(self, state: ServiceState, mark: int) -> Iterator[Virtual]:
         scheduler = state.scheduler or self._scheduler
-        # As upstream has it, a client's connections are spread, unless it is to stay.
-        flags = SOURCE_PORT if scheduler == "mh" else 0
+        flags = _FLAGS.get(scheduler, 0)
         protocol, sticky = state.name.protocol, state.affinity_seconds
 
         def server(address: str, port: int) -> Server:
@@ -121,7 +124,7 @@ class Renderer:
     def _short_circuits(self, state: ServiceState, mark: int, scheduler: str, flags: int) -> Iterator[Virtual]:
         """Yield the virtual server for pods, and that for the node itself, whose packets are to be masqueraded."""
         if state.affinity_seconds:
-            scheduler, flags = STICKY_SCHEDULER, 0
+            scheduler, flags = STICKY_SCHEDULER, FALLBACK
         destinations = _destinations(state.cluster)
         for each in (mark, mark | self._node.mark):
             yield Virtual(Server(mark_key(self._node.family, each), scheduler, 0, flags), destinations)
@@ -134,7 +137,7 @@ class Renderer:
         admitted = state.source_ranges
         if state.node_in_ranges:
             # The node speaks to an address that it holds itself from that very address.
-            admitted = (*admitted, *[f"{ip}/{self._node.family.host_bits}" for ip in state.load_balancer_ips])
+            admitted = (*admitted, f"{address}/{self._node.family.host_bits}")
         return (
             (Set.GUARDED, (address, protocol, port)),
             *[(Set.ADMITTED, (address, protocol, port, source)) for source in admitted],

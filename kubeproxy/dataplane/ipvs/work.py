@@ -5,10 +5,11 @@ before we make it; an address becomes local once virtual servers answer there; w
 gone when its destinations leave. So a sync goes through the fields of `Work` from the first to the last.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.part import Part
 from kubeproxy.dataplane.ipvs.unions import Entry
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, ServerKey
@@ -75,6 +76,16 @@ class Work:
     def entries_last(self) -> list[tuple[Set, list[Member]]]:
         """Return the entries that leave when virtual servers are gone."""
         return _in_order(_LAST[-1:], self.removed)
+
+
+def entries_of(part: Part) -> Iterator[Entry]:
+    """Yield every entry that a port asks for, those that follow from its virtual servers and addresses too."""
+    yield from part.entries
+    yield from ((Set.ADDRESSES, address) for address in part.addresses)
+    for each in part.virtuals:
+        yield from each.entries
+        if each.server.key.address:
+            yield Set.SERVERS, server_member(each.server.key)
 
 
 def server_member(key: ServerKey) -> Member:
