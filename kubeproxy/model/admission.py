@@ -40,7 +40,7 @@ class Rejection(Record, frozen=True, kw_only=True):
         return f"{self.kind} {name}: {self.field} {self.value} is {self.reason}"
 
 
-_SPECIAL = re.compile(r".*:|0\.|127\.|169\.254\.|22[4-9]\.|23[0-9]\.")
+_SPECIAL = re.compile(r".*:|0\.|127\.|169\.254\.|22[4-9]\.|23[0-9]\.|255\.255\.255\.255$")
 """What a canonical address begins with that deserves a closer look; the others, nearly all, are spared it."""
 
 
@@ -60,6 +60,10 @@ def _reason(address: str) -> str:
         return "a link-local address"
     if ip.is_multicast:
         return "a multicast address"
+    if address.startswith("0."):
+        return "an address of no machine (0.0.0.0/8)"
+    if address == "255.255.255.255":
+        return "the broadcast address"
     return ""
 
 
