@@ -33,7 +33,9 @@ from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.families import HostFamilies, host_families
+from kubeproxy.kernel.features import Features
 from kubeproxy.kernel.iptables import detect_flavour
+from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.sockets import most_files
 from kubeproxy.kernel.sysctl import ProcSysctls
@@ -41,7 +43,7 @@ from kubeproxy.model.addresses import Family, canonical_ip, family_of
 from kubeproxy.model.claims import Place
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
-from kubeproxy.modes import Parts, intervals_of, parts_of
+from kubeproxy.modes import Parts, flavour_of, intervals_of, parts_of
 from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kube import KubeClient
@@ -153,7 +155,7 @@ class Agent:
             self._world,
             settings_of(self._options),
             mode=self._parts.mode,
-            flavour=self._parts.flavour,
+            flavour=self._parts.glue,
             locator=self._parts.locator,
             families=tuple(syncers),
             condition=lambda family: condition_of(syncers[family].status, self._clock.now()),
@@ -229,7 +231,7 @@ class Agent:
         """Return what `kubeproxy status` shows."""
         return AgentStatus(
             mode=self._parts.mode,
-            flavour=self._parts.flavour,
+            flavour=self._parts.glue,
             node=self._options.node_name,
             wall=self._clock.wall(),
             clock=self._clock.now(),
@@ -246,9 +248,11 @@ class Agent:
 async def run_agent(options: Options, access: Access) -> None:
     """Run the agent, in a mode that is decided, against an API server until cancelled.
 
-    Raises CommandMissing (no iptables), NoFamily.
+    Raises CommandMissing (no iptables, nor nftables in its place), NoFamily.
     """
-    flavour = await asyncio.to_thread(detect_flavour, SystemExec(), names.CANARY)
+    machine = Features(SystemExec(), Ipvs())
+    detect = partial(detect_flavour, SystemExec(), names.CANARY)
+    flavour = await asyncio.to_thread(flavour_of, options, machine, detect)
     host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour)
     for family, why in host.missing:
         log.info("%s is not served: %s", family.label, why)

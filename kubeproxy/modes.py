@@ -61,8 +61,8 @@ class Parts(Record, frozen=True, kw_only=True):
     """What a mode is made of, on this machine's real kernel."""
 
     mode: Mode
-    flavour: Flavour
-    """Where its iptables rules are; every mode has some, so far."""
+    flavour: Flavour | None
+    """Where its iptables rules are, if it has any."""
     backend: Callable[[Family], Backend]
     locator: Locator
     counters: tuple[PacketCounter, ...] = ()
@@ -75,7 +75,12 @@ class Parts(Record, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Name it for a log."""
-        return f"{self.mode} ({self.flavour})"
+        return f"{self.mode} ({self.glue})"
+
+    @property
+    def glue(self) -> str:
+        """Name what its rules are written with."""
+        return self.flavour or "nftables"
 
 
 def choose(options: Options, machine: needs.Machine) -> Options:
@@ -104,14 +109,26 @@ def unavailable(options: Options, mode: Mode, machine: needs.Machine) -> str:
     if mode is not Mode.IPVS:
         return ""
     try:
-        lacking = needs.missing(machine, options.configuration.ipvs.scheduler or DEFAULT_SCHEDULER)
+        return needs.verdict(machine, options.configuration.ipvs.scheduler or DEFAULT_SCHEDULER).trouble
     except (KernelError, OSError) as refused:
         return f"the kernel does not tell whether it can: {refused}"
-    return needs.in_words(lacking) if lacking else ""
 
 
-def parts_of(options: Options, flavour: Flavour) -> Parts:
-    """Return what the mode that was chosen is made of."""
+def flavour_of(options: Options, machine: needs.Machine, detect: Callable[[], Flavour]) -> Flavour | None:
+    """Return where rules of the chosen mode go; None: into a table of nftables, as ipvs mode can. Blocking.
+
+    ``detect`` finds iptables' flavour; whatever it raises is raised where iptables is needed.
+    """
+    if options.configuration.mode == Mode.IPVS:
+        scheduler = options.configuration.ipvs.scheduler or DEFAULT_SCHEDULER
+        if not needs.verdict(machine, scheduler).by_iptables:
+            log.info("ipvs mode: rules by nftables, as iptables' cannot do it here")
+            return None
+    return detect()
+
+
+def parts_of(options: Options, flavour: Flavour | None) -> Parts:
+    """Return what the mode that was chosen is made of; ``flavour`` as `flavour_of` has it."""
     settings = settings_of(options)
     if settings.ipvs is not None:
         return Parts(
@@ -119,8 +136,9 @@ def parts_of(options: Options, flavour: Flavour) -> Parts:
             flavour=flavour,
             backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs),
             locator=IpvsLocator(settings.ipvs),
-            counters=(_INVALID,),
+            counters=(_INVALID,) if flavour else (),
         )
+    assert flavour is not None, "iptables mode without iptables"
     return Parts(
         mode=Mode.IPTABLES,
         flavour=flavour,

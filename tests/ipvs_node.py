@@ -4,6 +4,7 @@ from kubeproxy.dataplane.base import Applied
 from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
 from kubeproxy.kernel.fake_virtual_addresses import FakeVirtualAddresses
@@ -61,7 +62,7 @@ class Node:
         """Start a new backend over the same kernel."""
         assert self.settings.ipvs is not None
         self.backend = IpvsBackend(
-            self.tables,
+            RuleWriter(self.tables, self.sysctls, None),
             self.sets,
             self.servers,
             self.addresses,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kubeproxy.kernel.exec import Exec, KernelError
 from kubeproxy.kernel.iptables import Flavour, can_nat
+from kubeproxy.kernel.nft_set_text import spoken
+from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
@@ -33,8 +35,8 @@ class HostFamilies(Record, frozen=True, kw_only=True):
     """What is likely to be wrong with the host, and is not ours to change."""
 
 
-def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour) -> HostFamilies:
-    """Find out what iptables mode can serve here. Blocking. Raises NoFamily."""
+def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour | None) -> HostFamilies:
+    """Find out what can be served here; ``flavour`` None: by nftables. Blocking. Raises NoFamily."""
     troubles = {family: _trouble(execute, sysctls, flavour, family) for family in Family}
     served = [family for family, trouble in troubles.items() if not trouble]
     missing = [(family, trouble) for family, trouble in troubles.items() if trouble]
@@ -49,13 +51,21 @@ def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour) -> HostFami
     return HostFamilies(served=tuple(served), missing=tuple(missing), hints=tuple(hints))
 
 
-def _trouble(execute: Exec, sysctls: Sysctls, flavour: Flavour, family: Family) -> str:
+def _trouble(execute: Exec, sysctls: Sysctls, flavour: Flavour | None, family: Family) -> str:
     if family is Family.V6:
         if not IPV6_INTERFACES.exists():
             return "this kernel has no IPv6 (a boot parameter ipv6.disable=1?)"
         if sysctls.read(DISABLED) == "1":
             return f"IPv6 is switched off (sysctl {DISABLED.replace('/', '.')}=1)"
-    return can_nat(execute, family, flavour)
+    if flavour is not None:
+        return can_nat(execute, family, flavour)
+    try:
+        where = f"{spoken(family)} kube-proxy-probe"
+        chain = "nat { type nat hook postrouting priority srcnat ; }"
+        NftProgram(execute).commit(f"add table {where}\nadd chain {where} {chain}\n", check_only=True)
+    except KernelError as refused:
+        return str(refused)
+    return ""
 
 
 def _is_used(family: Family) -> bool:

@@ -9,7 +9,7 @@ import logging
 import struct
 from collections.abc import Sequence
 
-from kubeproxy.kernel.exec import CommandMissing, Exec
+from kubeproxy.kernel.exec import CommandMissing, Exec, KernelError
 from kubeproxy.kernel.ipset_messages import (
     ATTR_FAMILY,
     ATTR_PROTOCOL,
@@ -18,6 +18,7 @@ from kubeproxy.kernel.ipset_messages import (
     IPSET_PROTOCOL,
     SUBSYSTEM,
 )
+from kubeproxy.kernel.iptables import Flavour, can_nat
 from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import (
@@ -31,7 +32,8 @@ from kubeproxy.kernel.netlink_messages import (
     netfilter_head,
     text_attribute,
 )
-from kubeproxy.kernel.xtables import legacy_has_match, nft_has_match
+from kubeproxy.kernel.nft_sets import NftProgram
+from kubeproxy.kernel.xtables import has_nft, legacy_has_match, nft_has_match
 from kubeproxy.model.addresses import Family
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,26 @@ class Features:
     def has_match(self, match: str) -> bool:
         """See the function."""
         return has_match(match)
+
+    def iptables_trouble(self) -> str:
+        """Ask each flavour for its nat table; nft's first, as legacy's is made by the question."""
+        troubles = []
+        for flavour in (Flavour.NFT, Flavour.LEGACY):
+            trouble = can_nat(self._execute, Family.V4, flavour)
+            if not trouble:
+                return ""
+            troubles.append(trouble)
+        return "; ".join(troubles)
+
+    def nftables_trouble(self, commands: str) -> str:
+        """Have the kernel check the commands as one transaction that it then does not commit."""
+        if not has_nft():
+            return "this kernel has no nf_tables (CONFIG_NF_TABLES)"
+        try:
+            NftProgram(self._execute).commit(commands, check_only=True)
+        except KernelError as refused:
+            return str(refused)
+        return ""
 
 
 def load_modules(execute: Exec, modules: Sequence[str]) -> None:

@@ -49,6 +49,48 @@ class Sets(Protocol):
         ...
 
 
+class AlsoRead:
+    """Sets that are written in one place and read in two: ipsets, and those of nftables. See `Sets`."""
+
+    def __init__(self, sets: Sets, other: Sets) -> None:
+        """See the class; ``other`` is only read."""
+        self._sets = sets
+        self._other = other
+
+    def create(self, name: str, kind: SetType) -> bool:
+        """See `Sets.create`."""
+        return self._sets.create(name, kind)
+
+    def members(self, name: str) -> set[Member]:
+        """Return what is in a set in either place."""
+        found = [each.members(name) for each in (self._sets, self._other) if name in each.named(name)]
+        return found[0].union(*found[1:]) if found else self._sets.members(name)
+
+    def apply(self, changes: Sequence[SetChange]) -> None:
+        """See `Sets.apply`."""
+        self._sets.apply(changes)
+
+    def add(self, name: str, entries: Sequence[Member]) -> None:
+        """See `Sets.add`."""
+        self._sets.add(name, entries)
+
+    def delete(self, name: str, entries: Sequence[Member]) -> None:
+        """See `Sets.delete`."""
+        self._sets.delete(name, entries)
+
+    def named(self, prefix: str) -> set[str]:
+        """Return the names of sets in either place."""
+        return self._sets.named(prefix) | self._other.named(prefix)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """See `Sets.sizes`."""
+        return self._sets.sizes(prefix)
+
+    def destroy(self, name: str) -> bool:
+        """See `Sets.destroy`."""
+        return self._sets.destroy(name)
+
+
 def entry_text(member: Member) -> str:
     """Write a member as `ipset` does."""
     if isinstance(member, str | int):

@@ -153,7 +153,9 @@ async def _run(request: Request, console: Console) -> int:
 def _examined(answer: Answer, live: bool) -> Answer:
     """Put in what the node itself shows."""
     family = family_of(answer.packet.destination)
-    tables = Iptables(SystemExec(), family, Flavour(answer.flavour))
+    # A node whose own rules are in nftables' tables may have other people's in iptables.
+    flavour = Flavour(answer.flavour) if answer.flavour in tuple(Flavour) else Flavour.NFT
+    tables = Iptables(SystemExec(), family, flavour)
     sysctls, conntrack = ProcSysctls(), KernelConntrack(family)
     found = findings(answer, read_facts(answer, tables, sysctls, conntrack))
     compared = None

@@ -12,6 +12,7 @@ import msgspec
 from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.fake_ipset import FakeSets
@@ -70,7 +71,7 @@ class FakeIpvsKernel:
     def backend(self, family: Family) -> IpvsBackend:
         """See `agent_bed.Kernel.backend`."""
         return IpvsBackend(
-            self.tables[family],
+            RuleWriter(self.tables[family], FakeSysctls(), None),
             self._sets[family],
             self.servers,
             self.addresses[family],

@@ -10,12 +10,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
-from kubeproxy.dataplane.iptables.counters import Nfacct
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
 from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.refusals import Judgement, key_text
-from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter, Tables
+from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.sysctls import ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
@@ -41,7 +40,7 @@ class IpvsBackend:
 
     def __init__(
         self,
-        tables: Tables,
+        rules: Rulebook,
         sets: Sets,
         servers: VirtualServers,
         addresses: Addresses,
@@ -49,14 +48,16 @@ class IpvsBackend:
         family: Family,
         settings: IpvsSettings,
         local_addresses: Callable[[], Collection[str]],
-        nfacct: Nfacct | None = None,
+        past: Sets | None = None,
     ) -> None:
-        """See the class; without ``nfacct`` no packets are counted."""
+        """See the class; ``past``: where else sets may say which virtual servers are ours, or kube-proxy's."""
         self._family = family
         self._settings = settings
         self._sysctls = sysctls
-        self._state = KernelState(family, sets, servers, addresses, local_addresses, settings.exclude_cidrs)
-        self._rules = RuleWriter(tables, sysctls, nfacct)
+        self._state = KernelState(
+            family, sets, servers, addresses, local_addresses, settings.exclude_cidrs, past
+        )
+        self._rules = rules
         self._watch = Watch(family, self._state, self._rules)
         self._ledger = Ledger()
         self._books = Books()

@@ -9,24 +9,16 @@ from ipaddress import ip_address
 
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.dataplane.ipvs.refusals import Judgement, judge, undoing
+from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, owning, stale_sets, upstream_places
 from kubeproxy.dataplane.ipvs.work import Work, server_member
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.ipset_messages import Member, SetType
+from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb, VirtualServers
-from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.node import NodeState
-
-KINDS = {
-    **dict.fromkeys(Set, SetType.PORTS),
-    Set.ADDRESSES: SetType.ADDRESSES,
-    Set.SHORT_CIRCUIT: SetType.MARKS,
-    Set.ADMITTED: SetType.RANGES,
-    Set.LOOP_BACK: SetType.ENDPOINTS,
-    Set.HEALTH_CHECKS: SetType.PORT_NUMBERS,
-}
 
 DEFAULT_MASQUERADE_BIT = 14
 """Until a node's own is known."""
@@ -53,10 +45,17 @@ class KernelState:
         addresses: Addresses,
         local_addresses: Callable[[], Collection[str]],
         excluded: Collection[str] = (),
+        past: Sets | None = None,
     ) -> None:
-        """See the class; in the CIDRs ``excluded``, what kube-proxy has, or looks like ours, is not taken over."""
+        """See the class; in the CIDRs ``excluded``, what kube-proxy has, or looks like ours, is not taken over.
+
+        ``past`` has the sets of a predecessor with other means, where there may be any.
+        """
         self._family = family
         self._sets = sets
+        self._past = past
+        self._told = sets if past is None else AlsoRead(sets, past)
+        """What says whose virtual servers are."""
         self._servers = servers
         self._addresses = addresses
         self._local_addresses = local_addresses
@@ -82,7 +81,8 @@ class KernelState:
 
     def ground(self, node: NodeState) -> Ground:
         """Read addresses, sets and virtual servers; what is written from now on is for this node."""
-        present = self._sets.named(PREFIX[self._family])
+        present = self._told.named(PREFIX[self._family])
+        self._inherit()
         on_device = self._addresses.foreign_addresses()
         elsewhere = frozenset(self._local_addresses()) - on_device
         known = node.node_ip in elsewhere and not ip_address(node.node_ip).is_loopback
@@ -98,6 +98,14 @@ class KernelState:
             masquerade_mark=node.mark,
             servers=self.servers(),
         )
+
+    def _inherit(self) -> None:
+        """Take as ours what a predecessor's sets say is: they are removed later, as leftovers."""
+        name = self._name(Set.SERVERS)
+        if self._past is not None and name in self._past.named(PREFIX[self._family]):
+            for each in self._past.members(name):
+                if isinstance(each, tuple):
+                    self._made.add(ServerKey(each[1], each[0], each[2]))
 
     def survey(self, ground: Ground, wanted: Collection[ServerKey]) -> Survey:
         """Find out what of the virtual servers is ours, and read the destinations of these and of those wanted."""
@@ -179,7 +187,7 @@ class KernelState:
             self._addresses.remove_addresses(going)
 
     def _upstream_places(self, present: Collection[str]) -> Callable[[ServerKey], bool]:
-        is_upstreams = upstream_places(self._family, present, self._sets.members)
+        is_upstreams = upstream_places(self._family, present, self._told.members)
         return lambda key: is_upstreams(key) and not self._is_excluded(key.address)
 
     def _is_excluded(self, address: str) -> bool:

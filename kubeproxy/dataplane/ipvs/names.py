@@ -11,6 +11,9 @@ from kubeproxy.model.addresses import Family
 DEVICE = "kube-ipvs0"
 """The dummy device that virtual addresses are local on."""
 
+NFT_TABLE = "kube-proxy-ipvs"
+"""Where a node has no iptables: the table of nftables, in the families ip and ip6, that has rules and sets."""
+
 MAX_SET_NAME = 31
 
 

@@ -7,7 +7,15 @@ itself, there is no module to be found, and that is no fault.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from kubeproxy.dataplane.ipvs.names import set_name
+from kubeproxy.dataplane.ipvs.nft_rules import NftRules
+from kubeproxy.dataplane.ipvs.set_kinds import KINDS
+from kubeproxy.kernel.nft_set_text import declaration
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 from kubeproxy.model.objects import Record
+
+PROBE_TABLE = "kube-proxy-ipvs-probe"
 
 
 class Machine(Protocol):
@@ -37,6 +45,14 @@ class Machine(Protocol):
         """Return whether iptables' rules, in either flavour, may have `-m MATCH`."""
         ...
 
+    def iptables_trouble(self) -> str:
+        """Return why there can be no rules by iptables' programs, "" when there can."""
+        ...
+
+    def nftables_trouble(self, commands: str) -> str:
+        """Return why nftables would not carry out commands, "" when it would; nothing is changed."""
+        ...
+
 
 class Need(Record, frozen=True):
     """Something that a kernel has built in, or as a module, or not at all."""
@@ -60,6 +76,19 @@ SET_TYPES = {
     "hash:ip,port,net": Need("ip_set_hash_ipportnet", "CONFIG_IP_SET_HASH_IPPORTNET"),
     "bitmap:port": Need("ip_set_bitmap_port", "CONFIG_IP_SET_BITMAP_PORT"),
 }
+
+
+BY_IPTABLES = frozenset((*SET_TYPES.values(), MATCH))
+"""What only rules by iptables need; nftables' are the other way."""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """How ipvs mode can run on a node."""
+
+    trouble: str = ""
+    """Why it cannot."""
+    by_iptables: bool = True
+    """Whether its rules are iptables' and ipsets; else they are in a table of nftables."""
 
 
 def scheduler_need(name: str) -> Need:
@@ -90,6 +119,27 @@ def _missing(machine: Machine, scheduler: str) -> Iterator[Need]:
     for need, has, name in rest:
         if not has(name):
             yield need
+
+
+def verdict(machine: Machine, scheduler: str) -> Verdict:
+    """Find out whether and how the mode can run here. Blocking. Raises KernelError, OSError."""
+    lacking = missing(machine, scheduler)
+    if not BY_IPTABLES.issuperset(lacking):
+        return Verdict(trouble=in_words(lacking))
+    trouble = in_words(lacking) if lacking else machine.iptables_trouble()
+    if not trouble:
+        return Verdict()
+    why_not = machine.nftables_trouble(probe())
+    if why_not:
+        return Verdict(trouble=f"{trouble}; and not by nftables either, in place of iptables: {why_not}")
+    return Verdict(by_iptables=False)
+
+
+def probe() -> str:
+    """Return nftables commands that have all that the mode's have, for some node. Pure."""
+    node = NodeState(family=Family.V4, name="probe", local=LocalTraffic(LocalKind.PREFIX, "probe"))
+    sets = [declaration(Family.V4, PROBE_TABLE, set_name(Family.V4, which), kind) for which, kind in KINDS.items()]
+    return "".join(sets) + NftRules(node, table=PROBE_TABLE).text()
 
 
 def in_words(lacking: Sequence[Need]) -> str:

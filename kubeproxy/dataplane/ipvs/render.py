@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
 from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.kernel.nft_set_text import outermost
 from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.ipvs import IpvsSettings
@@ -138,9 +139,10 @@ class Renderer:
         if state.node_in_ranges:
             # The node speaks to an address that it holds itself from that very address.
             admitted = (*admitted, f"{address}/{self._node.family.host_bits}")
+        # One that lies within another one says nothing, and nftables would refuse it.
         return (
             (Set.GUARDED, (address, protocol, port)),
-            *[(Set.ADMITTED, (address, protocol, port, source)) for source in admitted],
+            *[(Set.ADMITTED, (address, protocol, port, source)) for source in outermost(admitted)],
         )
 
 

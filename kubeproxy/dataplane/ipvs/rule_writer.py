@@ -56,7 +56,7 @@ class Tables(Protocol):
 
 
 class RuleWriter:
-    """One family's rules. Methods raise KernelError and OSError."""
+    """See `Rulebook`; without ``nfacct`` no packets are counted."""
 
     def __init__(self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None) -> None:
         self._tables = tables

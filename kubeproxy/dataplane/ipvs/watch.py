@@ -10,7 +10,7 @@ from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import KernelState
 from kubeproxy.dataplane.ipvs.names import DEVICE, set_name
 from kubeproxy.dataplane.ipvs.refusals import key_text
-from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
+from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.steps import Spot, spot
 from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.kernel.ipvs_types import ServerKey
@@ -27,7 +27,7 @@ DRAINING_A_LOOK = 200
 class Watch:
     """Looks at one family's state; methods raise KernelError and OSError."""
 
-    def __init__(self, family: Family, state: KernelState, rules: RuleWriter) -> None:
+    def __init__(self, family: Family, state: KernelState, rules: Rulebook) -> None:
         self._family = family
         self._state = state
         self._rules = rules

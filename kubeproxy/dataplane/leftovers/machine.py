@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE
 from kubeproxy.dataplane.leftovers.removal import Kernel
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.devices import Devices
@@ -10,9 +11,12 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.nfacct import Nfacct
+from kubeproxy.kernel.nft_sets import NftProgram, NftSets
 from kubeproxy.kernel.nftables import Nftables
+from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
+from kubeproxy.model.addresses import Family
 
 
 def whole_kernel() -> Kernel:
@@ -27,4 +31,9 @@ def whole_kernel() -> Kernel:
         conntrack=KernelConntrack,
         counters=Nfacct(),
         sysctls=ProcSysctls(),
+        nft_sets=_nft_sets if NftProgram(SystemExec()).is_installed() else None,
     )
+
+
+def _nft_sets(family: Family) -> Sets:
+    return NftSets(SystemExec(), family, NFT_TABLE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
-from kubeproxy.dataplane.ipvs.names import set_name
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE, set_name
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.guard import GUARD, TABLE, guard
@@ -22,7 +22,7 @@ from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_types import VirtualServers
-from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family
@@ -81,6 +81,8 @@ class Kernel(Record, frozen=True, kw_only=True):
     conntrack: Callable[[Family], Conntrack]
     counters: Counters
     sysctls: Sysctls
+    nft_sets: Callable[[Family], Sets] | None = None
+    """Those of ipvs mode on a node without iptables."""
 
 
 class Kept(Record, frozen=True, kw_only=True):
@@ -118,8 +120,7 @@ def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> Rem
             _told(complaints, f"iptables-{flavour}, {family.label}", chains)
         # Sets come after the rules that refer to them, in both flavours.
         _told(complaints, f"ipsets, {family.label}", _sets(kernel, family, kept, left))
-        if kept is None or kept.mode is not Mode.NFTABLES:
-            _told(complaints, f"nftables, {family.label}", _nft(kernel, family))
+        _told(complaints, f"nftables, {family.label}", _nft(kernel, family, kept, left))
     if kept is None:
         _told(complaints, "nfacct", _counters(kernel))
     return Removed(complaints=tuple(complaints), waiting=tuple(waiting))
@@ -136,7 +137,7 @@ def kept_sets(family: Family, kept: Kept | None) -> tuple[str, ...]:
     """Return the ipsets that stay. Pure."""
     by_mode: Mapping[Mode, tuple[str, ...]] = {
         Mode.IPTABLES: names.SETS[family],
-        Mode.IPVS: upstream.OUR_IPVS_SETS[family],
+        Mode.IPVS: upstream.OUR_IPVS_SETS[family] if kept and kept.flavour else (),
         Mode.NFTABLES: (),
     }
     return () if kept is None else by_mode[kept.mode]
@@ -214,8 +215,12 @@ def _counters(kernel: Kernel) -> Iterator[str]:
             yield f"counter {name} stays: delete the iptables rule that counts in it"
 
 
-def _nft(kernel: Kernel, family: Family) -> Iterator[str]:
-    kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
+def _nft(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -> Iterator[str]:
+    if kept is None or kept.mode is not Mode.NFTABLES:
+        kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
+    serves = kept is not None and kept.mode is Mode.IPVS and kept.flavour is None
+    if left is not None and not serves:  # else its sets may be all that tells of virtual servers
+        kernel.nftables.delete_table(family, NFT_TABLE)
     yield from ()
 
 
@@ -229,9 +234,10 @@ def _leave(kernel: Kernel, family: Family, complaints: list[str], *, at_once: bo
         )
         if text not in complaints:
             complaints.append(text)
-    leaving = Leaving(
-        family, kernel.sets(family), kernel.servers, kernel.addresses(family), kernel.conntrack(family)
-    )
+    sets = kernel.sets(family)
+    if kernel.nft_sets is not None:
+        sets = AlsoRead(sets, kernel.nft_sets(family))
+    leaving = Leaving(family, sets, kernel.servers, kernel.addresses(family), kernel.conntrack(family))
     return leaving.leave(has_device=has_device, at_once=at_once)
 
 
