@@ -135,7 +135,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             mode=Mode.IPVS,
             flavour=flavour,
             backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs),
-            locator=IpvsLocator(settings.ipvs),
+            locator=IpvsLocator(settings.ipvs, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
         )
     assert flavour is not None, "iptables mode without iptables"

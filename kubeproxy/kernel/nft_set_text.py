@@ -105,15 +105,18 @@ def stored(kind: SetType, members: Collection[Member]) -> set[Member]:
 
 def outermost(cidrs: Collection[str]) -> tuple[str, ...]:
     """Return the networks that lie within none of the others, in their order."""
-    chosen = list(dict.fromkeys(cidrs))
-    if len(chosen) < 2:
-        return tuple(chosen)
-    networks: dict[str, Any] = {each: ip_network(each) for each in chosen}
-    return tuple(
-        each
-        for each in chosen
-        if not any(other != each and networks[each].subnet_of(networks[other]) for other in chosen)
-    )
+    if len(cidrs) < 2:
+        return tuple(cidrs)
+    networks = {each: ip_network(each) for each in cidrs}
+    kept: set[str] = set()
+    end = -1
+    # A network follows the one that it lies within, and all of such a one's parts come before the next.
+    by_start = [(int(network.network_address), network.prefixlen, each) for each, network in networks.items()]
+    for start, _, each in sorted(by_start):
+        if start > end:
+            kept.add(each)
+            end = int(networks[each].broadcast_address)
+    return tuple(each for each in networks if each in kept)
 
 
 def read_sets(

@@ -14,7 +14,7 @@ from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.model.ipvs import IpvsSettings
-from kubeproxy.modes import ModeUnavailable, choose, intervals_of, parts_of
+from kubeproxy.modes import ModeUnavailable, choose, flavour_of, intervals_of, parts_of
 from kubeproxy.options import Options, parse, settings_of
 from kubeproxy.sync.syncer import Intervals
 
@@ -28,6 +28,9 @@ class Machine:
         self.without = set(without)
         self.refused = refused
         self.loaded: list[str] = []
+        self.no_iptables = ""
+        self.no_nftables = "this kernel has no nf_tables (CONFIG_NF_TABLES)"
+        self.checked: list[str] = []
 
     def load(self, modules: Sequence[str]) -> None:
         self.loaded += modules
@@ -50,6 +53,13 @@ class Machine:
 
     def has_match(self, match: str) -> bool:
         return f"xt_{match}" not in self.without
+
+    def iptables_trouble(self) -> str:
+        return self.no_iptables
+
+    def nftables_trouble(self, commands: str) -> str:
+        self.checked.append(commands)
+        return self.no_nftables
 
 
 EVERYTHING = ("ip_vs", "ip_vs_rr", "dummy", *[each.module for each in SET_TYPES.values()], "xt_set")
@@ -193,3 +203,51 @@ def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
     assert parts.kept == Kept(mode=Mode(mode), flavour=flavour)
     assert str(parts) == f"{mode} ({flavour})"
     assert type(parts.locator).__name__.lower().startswith(mode)
+
+
+def without_iptables(*without: str) -> Machine:
+    machine = Machine(*without)
+    machine.no_iptables = "iptables-nft: not installed; iptables-legacy: not installed"
+    machine.no_nftables = ""
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("machine", "flavour"),
+    [
+        (Machine(), Flavour.LEGACY),
+        (without_iptables(), None),
+        (without_iptables("xt_set"), None),
+        (without_iptables(*[each.module for each in SET_TYPES.values()]), None),
+    ],
+)
+def test_without_iptables_the_rules_of_ipvs_mode_are_nftables(machine: Machine, flavour: Flavour | None) -> None:
+    options = choose(parse(["--mode=auto"]), machine)
+    assert mode_of(options) == "ipvs"
+    assert flavour_of(options, machine, lambda: Flavour.LEGACY) is flavour
+    parts = parts_of(options, flavour)
+    assert parts.kept == Kept(mode=Mode.IPVS, flavour=flavour)
+    assert str(parts) == f"ipvs ({flavour or 'nftables'})"
+    assert all(each.startswith("add table ip kube-proxy-ipvs-probe ") for each in machine.checked)
+
+
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [
+        ((), "iptables-nft: not installed; iptables-legacy: not installed"),
+        (("xt_set",), "this kernel has no xt_set (CONFIG_NETFILTER_XT_SET); load them (modprobe -a xt_set)"),
+    ],
+)
+def test_without_either_it_is_said_what_is_missing(without: tuple[str, ...], told: str) -> None:
+    machine = without_iptables(*without)
+    machine.no_nftables = "nft: not installed (Debian: apt-get install nftables)"
+    with pytest.raises(ModeUnavailable) as caught:
+        choose(parse(["--mode=ipvs"]), machine)
+    text = str(caught.value)
+    assert text.startswith(f"mode ipvs cannot run here: {told}")
+    assert "not by nftables either, in place of iptables: nft: not installed (Debian: apt-get inst" in text
+
+
+def test_iptables_mode_asks_only_for_the_flavour() -> None:
+    machine = Machine(refused=AssertionError())
+    assert flavour_of(parse([]), machine, lambda: Flavour.NFT) is Flavour.NFT

@@ -1,10 +1,12 @@
 """See `dataplane.locate`: what ipvs mode has for a step, found in what the renderer itself would write. Pure."""
 
-from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
+from kubeproxy.dataplane.ipvs.nft_rules import NftRules
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.dataplane.ipvs.render import Renderer
 from kubeproxy.dataplane.ipvs.rules import Rules
 from kubeproxy.dataplane.locate import Spot, Subject
+from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.sets import entry_text
 from kubeproxy.model.desired import Refusal, ServiceState
 from kubeproxy.model.ipvs import IpvsSettings
@@ -13,21 +15,27 @@ from kubeproxy.model.node import NodeState
 ANY_NODE_ADDRESS = "NODE"
 """Written where a virtual server has one of the node's own addresses."""
 
-_SHARED = {Subject.UNDEFINED_PORT: ("filter", "no such port"), Subject.UNALLOCATED: ("filter", "no such address")}
+_SHARED = {
+    Subject.UNDEFINED_PORT: ("filter", "no such port", "IPVS-IPS counter reject"),
+    Subject.UNALLOCATED: ("filter", "no such address", "filter-forward ct state new"),
+}
+"""Table and words of iptables' rule; words of nftables'."""
 
 
 class IpvsLocator:
     """See `Locator`. Cost: that of rendering a port."""
 
-    def __init__(self, settings: IpvsSettings) -> None:
+    def __init__(self, settings: IpvsSettings, *, by_iptables: bool = True) -> None:
+        """See the class; ``by_iptables``: where the rules are, else in a table of nftables."""
         self._settings = settings
+        self._by_iptables = by_iptables
 
     def locate(self, node: NodeState, state: ServiceState | None, spot: Spot) -> str:
         """See `Locator.locate`."""
         if spot.subject is Subject.HAIRPIN:
-            return _rule(node, "nat", set_name(node.family, Set.LOOP_BACK))
+            return self._rule(node, "nat", set_name(node.family, Set.LOOP_BACK))
         if spot.subject in _SHARED:
-            return _rule(node, *_SHARED[spot.subject])
+            return self._rule(node, *_SHARED[spot.subject])
         if state is None:
             return ""
         # Under policy Local, who has the cluster's endpoints from outside was sent there by a mark.
@@ -39,15 +47,17 @@ class IpvsLocator:
             case Subject.ENDPOINTS | Subject.AFFINITY:
                 return server
             case Subject.RANGES if state.source_ranges:
-                return _rule(node, "mangle", set_name(node.family, Set.GUARDED))
+                return self._rule(node, "mangle", set_name(node.family, Set.GUARDED))
             case Subject.SHORT_CIRCUIT:
-                return _rule(node, "mangle", f"{set_name(node.family, Set.SHORT_CIRCUIT)} dst,dst -g")
+                return self._rule(
+                    node, "mangle", f"{set_name(node.family, Set.SHORT_CIRCUIT)} dst,dst -g", "map @"
+                )
             case Subject.MASQUERADE:
                 return self._marking(node, cut_short, spot)
             case Subject.REFUSAL:
                 if (state.internal_refusal if spot.inside else state.external_refusal) is Refusal.DROP:
-                    return _rule(node, "mangle", set_name(node.family, Set.NO_LOCAL))
-                return _rule(node, "filter", set_name(node.family, Set.NO_ENDPOINTS))
+                    return self._rule(node, "mangle", set_name(node.family, Set.NO_LOCAL))
+                return self._rule(node, "filter", set_name(node.family, Set.NO_ENDPOINTS))
         return ""
 
     def objects(self, node: NodeState, state: ServiceState) -> list[str]:
@@ -82,9 +92,18 @@ class IpvsLocator:
 
     def _marking(self, node: NodeState, cut_short: bool, spot: Spot) -> str:
         if cut_short:
-            return _rule(node, "nat", "--src-type LOCAL")
+            return self._rule(node, "nat", "--src-type LOCAL", "fib saddr type local")
         which = Set.CLUSTER_IP if spot.inside else Set.MASQUERADE
-        return _rule(node, "nat", f"{set_name(node.family, which)} ")
+        return self._rule(node, "nat", f"{set_name(node.family, which)} ")
+
+    def _rule(self, node: NodeState, table: str, words: str, nft_words: str = "") -> str:
+        """Return the first rule with some words in it; for nftables there are others perhaps."""
+        if self._by_iptables:
+            lines = Rules(node).text(table).splitlines()
+            return next((f"{table} {line.removeprefix('-A ')}" for line in lines if words in line), "")
+        where = f"nftables {spoken(node.family)} {NFT_TABLE}"
+        found = (each for each in NftRules(node).rules() if (nft_words or words) in each)
+        return next((f"{where} {each}" for each in found), "")
 
 
 def _shown(virtual: Virtual) -> str:
@@ -96,8 +115,3 @@ def _shown(virtual: Virtual) -> str:
     address = ANY_NODE_ADDRESS if virtual.is_node_port else key.address
     bracketed = f"[{address}]" if ":" in address else address
     return f"IPVS {key.protocol} {bracketed}:{key.port} {server.scheduler}{sticky}"
-
-
-def _rule(node: NodeState, table: str, words: str) -> str:
-    lines = Rules(node).text(table).splitlines()
-    return next((f"{table} {line.removeprefix('-A ')}" for line in lines if words in line), "")

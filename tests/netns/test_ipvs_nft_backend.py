@@ -1,0 +1,166 @@
+"""The ipvs backend with rules and sets by nftables on the real kernel, over a model of IPVS."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from kubeproxy.dataplane.ipvs.backend import IpvsBackend
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
+from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
+from kubeproxy.dataplane.leftovers.machine import whole_kernel
+from kubeproxy.dataplane.leftovers.removal import Kept, remove
+from kubeproxy.dataplane.leftovers.upstream import Mode
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.ipset_messages import Member, SetType
+from kubeproxy.kernel.ipvs_types import Verb
+from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.xtables import nft_generation
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
+from tests import ipvs_node
+from tests.ipvs_node import VIP, web, web_slice
+from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+
+pytestmark = pytest.mark.netns
+
+
+class Node(ipvs_node.Node):
+    """See `ipvs_node.Node`; to be used in a namespace of its own."""
+
+    past: Sets | None = None
+
+    def restart(self) -> None:
+        assert self.settings.ipvs is not None
+        self.real = NftSets(SystemExec(), Family.V4, NFT_TABLE)
+        self.backend = IpvsBackend(
+            NftRuleWriter(NftProgram(SystemExec()), Family.V4, self.sysctls),
+            self.real,
+            self.servers,
+            self.addresses,
+            self.sysctls,
+            Family.V4,
+            self.settings.ipvs,
+            lambda: self.local,
+            self.past,
+        )
+
+    def members(self, which: Set) -> set[Member]:
+        return NftSets(SystemExec(), Family.V4, NFT_TABLE).members(set_name(Family.V4, which))
+
+
+@pytest.fixture
+def alone() -> Iterator[LoneNamespace]:
+    with lone_namespace() as namespace:
+        yield namespace
+
+
+def exposed() -> Service:
+    return web(
+        load_balancer_ips=("203.0.113.1",),
+        source_ranges=("198.51.100.0/24", "198.51.0.0/16", "192.0.2.0/24"),
+        external_policy=TrafficPolicy.LOCAL,
+    )
+
+
+def nft(*arguments: str) -> str:
+    return subprocess.run(["nft", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_node_is_served_watched_adopted_and_cleaned_up(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(web(), web_slice())
+        applied = node.full()
+        assert applied.rules[0].table == NFT_TABLE
+        assert applied.rules[0].standing > 20
+        assert node.weights() == {"10.244.0.2": 1, "10.244.1.2": 1}
+        place = ("10.96.0.1", Protocol.TCP, 80)
+        assert node.members(Set.CLUSTER_IP) == node.members(Set.SERVERS) == {place}
+        assert node.members(Set.ADDRESSES) == {"10.96.0.1"}
+        assert node.backend.observe() == ""
+        node.put(web_slice("10.244.1.2@node2"))
+        assert node.members(Set.LOOP_BACK) == set()
+        before = nft_generation()
+        node.put(web_slice("10.244.1.3@node2"))
+        assert nft_generation() == before, "a change of other nodes' endpoints is none of sets or rules"
+        assert node.backend.observe() == ""
+        # A restart finds everything as it is wanted, and touches no virtual server.
+        node.restart()
+        done = len(node.servers.log)
+        node.full()
+        assert not [each for each in node.servers.log[done:] if each.verb is not Verb.SET_SERVER]
+        for spoil, seen in (
+            (("flush", "set", "ip", NFT_TABLE, "KUBE-CLUSTER-IP"), "set KUBE-CLUSTER-IP has 0 entries"),
+            (("flush", "chain", "ip", NFT_TABLE, "ingress"), "ingress was changed by somebody"),
+            (("delete", "table", "ip", NFT_TABLE), "was destroyed by somebody"),
+        ):
+            nft(*spoil)
+            assert seen in node.backend.observe()
+            assert node.backend.needs_full
+            node.full()
+            assert node.members(Set.CLUSTER_IP) == {place}
+            assert node.backend.observe() == ""
+        node.backend.cleanup()
+        assert NFT_TABLE not in nft("list", "tables")
+        assert node.weights() is None
+
+    alone.run(work)
+
+
+def test_source_ranges_that_lie_in_one_another_and_their_change(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(exposed(), web_slice())
+        node.full()
+        sources = {each[3] for each in node.members(Set.ADMITTED) if isinstance(each, tuple) and len(each) == 4}
+        assert sources == {"198.51.0.0/16", "192.0.2.0/24"}
+        assert len(node.members(Set.SHORT_CIRCUIT)) == 1
+        assert node.backend.observe() == ""
+        node.put(web(load_balancer_ips=("203.0.113.1",), source_ranges=("198.51.100.0/24", "192.0.0.0/16")))
+        sources = {each[3] for each in node.members(Set.ADMITTED) if isinstance(each, tuple) and len(each) == 4}
+        assert sources == {"198.51.100.0/24", "192.0.0.0/16"}
+        assert node.members(Set.SHORT_CIRCUIT) == set()
+        assert node.backend.observe() == ""
+
+    alone.run(work)
+
+
+def test_what_a_predecessor_with_ipsets_made_is_ours(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        place = ("10.96.0.1", Protocol.TCP, 80)
+        ipsets = Ipset(Family.V4)
+        name = set_name(Family.V4, Set.SERVERS)
+        ipsets.create(name, SetType.PORTS)
+        ipsets.add(name, [place, ("10.96.0.2", Protocol.TCP, 80)])
+        nft("delete", "table", "ip", NFT_TABLE)
+        Node.past = ipsets
+        try:
+            node.restart()
+        finally:
+            Node.past = None
+        applied = node.full()
+        assert applied.notes == {}
+        assert node.weights(VIP) == {"10.244.0.2": 1, "10.244.1.2": 1}
+        assert node.members(Set.SERVERS) == {place}
+
+    alone.run(work)
+
+
+def test_what_another_mode_leaves_and_a_cleanup_takes_along(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        kernel = replace(whole_kernel(), servers=node.servers)
+        assert remove(kernel, Family, Kept(mode=Mode.IPVS)).complaints == ()
+        assert node.members(Set.SERVERS) == {("10.96.0.1", Protocol.TCP, 80)}
+        assert node.backend.observe() == ""
+        removed = remove(kernel, Family, None)
+        assert removed.complaints == ()
+        assert node.weights() is None
+        assert NFT_TABLE not in nft("list", "tables")
+
+    alone.run(work)
