@@ -54,9 +54,7 @@ class IpvsBackend:
         self._family = family
         self._settings = settings
         self._sysctls = sysctls
-        self._state = KernelState(
-            family, sets, servers, addresses, local_addresses, settings.exclude_cidrs, past
-        )
+        self._state = KernelState(family, sets, servers, addresses, local_addresses, settings.exclude_cidrs, past)
         self._rules = rules
         self._watch = Watch(family, self._state, self._rules)
         self._ledger = Ledger()
