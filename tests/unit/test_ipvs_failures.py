@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.ipvs import watch
+from kubeproxy.dataplane.ipvs import translator, watch
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
@@ -166,6 +166,25 @@ def test_a_scheduler_that_the_kernel_lacks_is_replaced_and_told() -> None:
     node.servers.schedulers.add("nq")  # somebody has loaded it
     assert node.full().notes == {}
     assert node.servers.servers(Family.V4)[VIP].scheduler == "nq"
+
+
+def test_a_costly_scheduler_serves_as_many_as_the_kernels_memory_is_meant_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(translator, "MOST_COSTS", 25)
+    node = Node(*(service(f"s{i}", f"10.96.0.{i}", scheduler="mh") for i in range(1, 4)))
+
+    def schedulers() -> list[str]:
+        return [each.scheduler for _, each in sorted(node.servers.servers(Family.V4).items(), key=str)]
+
+    notes = node.full().notes
+    assert schedulers() == ["mh", "mh", "sh"]
+    assert [(str(name), "sh serves instead" in why) for name, why in notes.items()] == [("default/s3", True)]
+    # Who comes later has what others give back, when it changes.
+    node.remove("s1")
+    applied = node.put(endpoint_slice("s3", "80", ["10.244.1.1@node1"]))
+    assert applied is not None
+    assert (applied.notes, schedulers()) == ({}, ["mh", "mh"])
 
 
 def test_a_lacking_scheduler_is_found_out_by_a_change_too() -> None:

@@ -12,6 +12,13 @@ _NEXT_BEST = {"mh": "sh"}
 """Those that keep a client with its destination give way to one that does too."""
 _HASHING = ("mh", "sh")
 
+COSTLY = "mh"
+"""Has a table of 32 KiB for each virtual server, which the kernel fills anew with each destination that comes."""
+MOST_COSTS = 20_000
+"""How much `costs` all Services together may have: 2,000 virtual servers, 64 MiB, or fewer with more destinations.
+Anybody may ask for this scheduler, by an annotation or by affinity under policy Local."""
+_SERVER_COSTS = 10
+
 
 def substitute(server: Server, lacking: Collection[str]) -> Server:
     """Return the virtual server with the next best scheduler that the kernel has."""
@@ -34,6 +41,19 @@ def served(part: Part, lacking: Collection[str]) -> tuple[Part, str]:
     instead = substitute(first, lacking).scheduler
     note = f"the kernel has no scheduler {missing[0]} (modprobe ip_vs_{missing[0]}), so {instead} serves instead"
     return msgspec.structs.replace(part, virtuals=virtuals), note
+
+
+def costs(part: Part) -> int:
+    """Return how much of `MOST_COSTS` a Part takes."""
+    dear = (each for each in part.virtuals if each.server.scheduler == COSTLY)
+    return sum(_SERVER_COSTS + len(each.destinations) for each in dear)
+
+
+def saving(part: Part, lacking: Collection[str]) -> tuple[Part, str]:
+    """Return a Part without the costly scheduler, and a note on it."""
+    cheap, _ = served(part, {*lacking, COSTLY})
+    instead = substitute(Server(part.virtuals[0].server.key, COSTLY), {*lacking, COSTLY}).scheduler
+    return cheap, f"so many virtual servers have scheduler {COSTLY} that {instead} serves instead of more of them"
 
 
 def _served(virtual: Virtual, lacking: Collection[str]) -> Virtual:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from kubeproxy.dataplane.ipvs.marks import Marks
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark
-from kubeproxy.dataplane.ipvs.substitutes import served
+from kubeproxy.dataplane.ipvs.substitutes import MOST_COSTS, costs, saving, served
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
@@ -40,10 +40,14 @@ class Translator:
         self._marks = Marks(node.masquerade_bit, is_occupied)
         self.notes: dict[ServicePortName, str] = {}
         """How ports are served otherwise than was asked."""
+        self._costs: dict[ServicePortName, int] = {}
+        """What of `MOST_COSTS` each port has, where that is anything."""
+        self._spent = 0
 
     def part(self, name: ServicePortName, state: ServiceState | None) -> Part | None:
         """Return a port's Part, None for no port. Raises OverflowError when there is no mark for it."""
         self.notes.pop(name, None)
+        self._spent -= self._costs.pop(name, 0)
         if state is None:
             return None
         held = self._held.get(name)
@@ -51,6 +55,12 @@ class Translator:
             return NOTHING
         mark = self._marks.of(name, self._found_marks(state)) if wants_mark(state) else 0
         part, note = served(self._renderer.render(state, mark), self._lacking)
+        if cost := costs(part):
+            if self._spent + cost > MOST_COSTS:
+                part, note = saving(part, self._lacking)
+            else:
+                self._costs[name] = cost
+                self._spent += cost
         if note:
             self.notes[name] = note
         return part
