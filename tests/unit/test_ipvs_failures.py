@@ -185,6 +185,8 @@ def test_a_costly_scheduler_serves_as_many_as_the_kernels_memory_is_meant_for(
     applied = node.put(endpoint_slice("s3", "80", ["10.244.1.1@node1"]))
     assert applied is not None
     assert (applied.notes, schedulers()) == ({}, ["mh", "mh"])
+    chosen = Node(*(service(f"s{i}", f"10.96.0.{i}") for i in range(3)), ipvs=IpvsSettings(scheduler="mh"))
+    assert chosen.full().notes == {}
 
 
 def test_a_lacking_scheduler_is_found_out_by_a_change_too() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from kubeproxy.dataplane.ipvs.marks import Marks
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark
-from kubeproxy.dataplane.ipvs.substitutes import MOST_COSTS, costs, saving, served
+from kubeproxy.dataplane.ipvs.substitutes import COSTLY, MOST_COSTS, costs, saving, served
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
@@ -43,6 +43,8 @@ class Translator:
         self._costs: dict[ServicePortName, int] = {}
         """What of `MOST_COSTS` each port has, where that is anything."""
         self._spent = 0
+        self._is_chosen = settings.scheduler == COSTLY
+        """Whether the administrator wants it for all, whatever it costs."""
 
     def part(self, name: ServicePortName, state: ServiceState | None) -> Part | None:
         """Return a port's Part, None for no port. Raises OverflowError when there is no mark for it."""
@@ -56,7 +58,7 @@ class Translator:
         mark = self._marks.of(name, self._found_marks(state)) if wants_mark(state) else 0
         part, note = served(self._renderer.render(state, mark), self._lacking)
         if cost := costs(part):
-            if self._spent + cost > MOST_COSTS:
+            if self._spent + cost > MOST_COSTS and not self._is_chosen:
                 part, note = saving(part, self._lacking)
             else:
                 self._costs[name] = cost
