@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    if INSIDE:
+    if INSIDE or not item.path.is_relative_to(HERE):  # pytest asks this hook about the whole session's items
         return None
     session, key = item.session, key_of(item)
     inside = session.stash.get(_running, None)
