@@ -1,6 +1,7 @@
 """The ipvs backend when all goes well: what a change costs, what a restart finds, what is removed."""
 
 import msgspec
+import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
@@ -197,6 +198,26 @@ def test_a_short_circuit_keeps_its_mark() -> None:
     node.put(web(external_ips=("203.0.113.1",)))
     assert entry not in node.members(Set.SHORT_CIRCUIT)
     assert len({key.mark for key in node.servers.servers(Family.V4) if key.mark}) == 2
+
+
+def test_no_short_circuit_is_forgotten_when_the_masquerade_bit_becomes_another() -> None:
+    local = web(external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL)
+    node = Node(local, web_slice("10.244.1.1@node2"))
+    ordinary = node.settings
+    node.settings = msgspec.structs.replace(ordinary, masquerade_bit=31)
+    node.full()
+    marked = [key for key in node.servers.servers(Family.V4) if key.mark]
+    assert {key.mark >> 31 for key in marked} == {0, 1}
+    for key in marked:
+        connected(node, "10.244.1.1", 1, key=key)
+    node.remove("web")
+    node.settings = ordinary
+    node.restart()
+    node.full()
+    for key in marked:
+        connected(node, "10.244.1.1", 0, key=key)
+    node.backend.observe()
+    assert node.servers.servers(Family.V4) == {}
 
 
 def test_an_address_that_another_device_has_is_left_to_it() -> None:

@@ -7,7 +7,7 @@ books away and has them opened again from a `Survey`.
 from collections.abc import Callable, Iterable, Mapping
 
 from kubeproxy.dataplane.ipvs.draining import Draining, is_used
-from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.names import MARK_BASE, MARK_MASK, Set
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, spot, steps
 from kubeproxy.dataplane.ipvs.survey import Ground, Survey
@@ -52,7 +52,8 @@ class Books:
             protocol = _protocol(key, turn.after or turn.before)
             standing = self._standing(key, turn.before)
             if turn.after is None and standing is not None and drains(protocol, standing.server):
-                standing = Standing(standing.server, standing.weights, is_used(look(key)))
+                used = _is_known_for_ever(key) and is_used(look(key))
+                standing = Standing(standing.server, standing.weights, used)
             self._move(work, key, standing, turn.after, protocol)
         for address in delta.addresses_added:
             if address not in self.routed and address not in self.elsewhere:
@@ -73,7 +74,7 @@ class Books:
         for key in survey.owned - self.unions.virtuals.keys():
             protocol = key.protocol or protocols.get(key.mark)
             standing = _found_standing(survey, key)
-            if standing is not None and not survey.ground.is_kept_in_mind(key):
+            if standing is not None and not _is_known_for_ever(key):
                 standing = Standing(standing.server, standing.weights, is_used=False)
             self._move(work, key, standing, None, protocol)
         self._correct_addresses(work, survey.ground, source)
@@ -168,6 +169,14 @@ class Books:
         work.removed = {}
         for which in Set:
             work.remove_all((which, each) for each in ground.members[which] if each not in wanted[which])
+
+
+def _is_known_for_ever(key: ServerKey) -> bool:
+    """Return whether a virtual server that drains will be known as ours by an agent with other settings.
+
+    Our set keeps its name; a mark whose first byte bears the masquerade bit says nothing to one with another bit.
+    """
+    return not key.mark or key.mark & MARK_MASK == MARK_BASE
 
 
 def _protocol(key: ServerKey, owned: Owned | None) -> Protocol | None:

@@ -52,10 +52,6 @@ class Ground(Record, frozen=True, kw_only=True):
         """Return the marks of short-circuited places (address, protocol, port)."""
         return {(each[0], each[1], each[2]): each[3] for each in _marked(self.members)}
 
-    def is_kept_in_mind(self, key: ServerKey) -> bool:
-        """Return whether a virtual server will be known as ours when no entry has its mark any more."""
-        return not key.mark or is_short_circuit(key.mark, self.masquerade_mark.bit_length() - 1)
-
     def protocols(self) -> dict[int, Protocol]:
         """Return what each mark is for, with the masquerade bit and without."""
         found = {}
