@@ -1,7 +1,6 @@
 """The ipvs backend when all goes well: what a change costs, what a restart finds, what is removed."""
 
 import msgspec
-import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
