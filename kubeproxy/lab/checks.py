@@ -65,7 +65,7 @@ def _memory_lacks(wanted: int) -> list[str]:
     free = found.f_bavail * found.f_frsize >> 20
     if free >= wanted:
         return []
-    remedy = "make it larger (`mount -o remount,size=50% /dev/shm`; for a container `--shm-size=1g`)"
+    remedy = "make it larger (`mount -o remount,size=50% /dev/shm`; for a container `--shm-size=2g`)"
     return [
         f"these virtual machines need {wanted} MiB in {MEMORY}, {free} are free: {remedy}, or take fewer nodes"
     ]

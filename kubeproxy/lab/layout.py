@@ -27,8 +27,11 @@ NO_VM, UML = "none", "uml"
 VMS = (NO_VM, UML)
 """What a lab's nodes can be: network namespaces, or User-Mode Linux machines."""
 
-MACHINE_MIB = 256
-"""Memory of a node that is a virtual machine. Its programs take some 130, and every pod 10 more."""
+MACHINE_MIB = 384
+"""Memory of a node that is a virtual machine: its programs take some 130, a resolver 40, another pod 10.
+
+One that is short of memory crawls for minutes before its kernel ends anything.
+"""
 
 LAN_PREFIX = "192.168.56"
 GATEWAY = f"{LAN_PREFIX}.1"
