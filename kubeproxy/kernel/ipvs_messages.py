@@ -65,7 +65,7 @@ _FAMILY = {number: family for family, number in AF.items()}
 _ADDRESS_KEY = struct.Struct("=HHHxx HHHxx HH16s HH2sxx")
 _MARK_KEY = struct.Struct("=HHHxx HHI")
 _SERVER_REST = struct.Struct("=HHII HHI HH4s")
-_DESTINATION_ROW = struct.Struct("=HH HH16s HH2sxx HHI HHi HHI HHI HHHxx")
+_DESTINATION_ROW = struct.Struct("=8s 16s 4s 2sxx 12s i 24s")
 _NESTED = struct.Struct("=HH")
 _NETMASK = {Family.V4: b"\xff" * 4, Family.V6: struct.pack("=I", 128)}
 """How many bits of a client's address make a client; of IPv6 it is their number."""
@@ -79,14 +79,19 @@ _DESTINATION_VERBS = {
 
 def encode_command(command: Command) -> bytes:
     """Encode the body of the message that carries out a command."""
-    server, destination = command.server, command.destination
-    key = _key(server.key)
+    server, destination, verb = command.server, command.destination, command.verb
     if destination is not None:
-        head = generic_head(_DESTINATION_VERBS[command.verb], _VERSION)
-        return head + _NESTED.pack(len(key) + 4, _SERVER | NLA_F_NESTED) + key + _destination(destination)
-    if command.verb is Verb.DELETE_SERVER:
-        return _about(_DELETE_SERVER, key)
-    return _about(_SERVER_VERBS[command.verb], key + _server_rest(server))
+        return _server_of(_DESTINATION_VERBS[verb], server.key) + _destination(destination)
+    if verb is Verb.DELETE_SERVER:
+        return _about(_DELETE_SERVER, _key(server.key))
+    rest = _server_rest(server.scheduler, server.flags, server.affinity_seconds, server.key.family)
+    return _about(_SERVER_VERBS[verb], _key(server.key) + rest)
+
+
+@lru_cache(maxsize=1024)  # a server's destinations come one after another
+def _server_of(command: int, key: ServerKey) -> bytes:
+    """Encode what a message about a destination begins with."""
+    return _about(command, _key(key))
 
 
 def _about(command: int, server: bytes) -> bytes:
@@ -97,7 +102,6 @@ def _padded(address: str) -> bytes:
     return packed_address(address).ljust(16, b"\0")
 
 
-@lru_cache(maxsize=1024)  # a server's destinations come one after another
 def _key(key: ServerKey) -> bytes:
     family = AF[key.family]
     if key.protocol is None:
@@ -107,25 +111,29 @@ def _key(key: ServerKey) -> bytes:
     return _ADDRESS_KEY.pack(6, _S_FAMILY, family, 6, _S_PROTOCOL, number, *address, 6, _S_PORT, port)
 
 
-def _server_rest(server: Server) -> bytes:
+@lru_cache(maxsize=256)  # most servers have the same
+def _server_rest(scheduler: str, flags: int, affinity_seconds: int, family: Family) -> bytes:
     """Encode what there is to a server besides its key."""
-    flags = server.flags & ~(HASHED | PERSISTENT | OTHERWISE) | (PERSISTENT if server.affinity_seconds else 0)
-    settings = (12, _S_FLAGS, flags, 0xFFFFFFFF, 8, _S_TIMEOUT, server.affinity_seconds)
-    rest = _SERVER_REST.pack(*settings, 8, _S_NETMASK, _NETMASK[server.key.family])
-    return text_attribute(_S_SCHEDULER, server.scheduler) + rest
+    flags = flags & ~(HASHED | PERSISTENT | OTHERWISE) | (PERSISTENT if affinity_seconds else 0)
+    settings = (12, _S_FLAGS, flags, 0xFFFFFFFF, 8, _S_TIMEOUT, affinity_seconds)
+    rest = _SERVER_REST.pack(*settings, 8, _S_NETMASK, _NETMASK[family])
+    return text_attribute(_S_SCHEDULER, scheduler) + rest
+
+
+_D_BEGIN = struct.pack("=HH HH", _DESTINATION_ROW.size, _DESTINATION | NLA_F_NESTED, 20, _D_ADDRESS)
+_D_PORT_HEAD = struct.pack("=HH", 6, _D_PORT)
+_D_MIDDLE = struct.pack("=HHI HH", 8, _D_METHOD, _MASQUERADING, 8, _D_WEIGHT)
+_D_LIMITS = struct.pack("=HHI HHI HH", 8, _D_UPPER, 0, 8, _D_LOWER, 0, 6, _D_FAMILY)
+"""What all destinations have, between the values that tell them apart."""
+_D_END_4, _D_END_6 = (_D_LIMITS + struct.pack("=Hxx", AF[family]) for family in (Family.V4, Family.V6))
 
 
 def _destination(destination: Destination) -> bytes:
     address = destination.address
+    port, end = destination.port.to_bytes(2, "big"), _D_END_6 if ":" in address else _D_END_4
+    # The struct pads an address of four bytes.
     return _DESTINATION_ROW.pack(
-        *(_DESTINATION_ROW.size, _DESTINATION | NLA_F_NESTED),
-        *(20, _D_ADDRESS, _padded(address)),
-        *(6, _D_PORT, destination.port.to_bytes(2, "big")),
-        *(8, _D_METHOD, _MASQUERADING),
-        *(8, _D_WEIGHT, destination.weight),
-        *(8, _D_UPPER, 0),
-        *(8, _D_LOWER, 0),
-        *(6, _D_FAMILY, AF[Family.V6 if ":" in address else Family.V4]),
+        _D_BEGIN, packed_address(address), _D_PORT_HEAD, port, _D_MIDDLE, destination.weight, end
     )
 
 
