@@ -19,7 +19,9 @@ from kubeproxy.model.objects import Record
 from tests.scenarios.lab import Lab
 
 ECHO_PORT = 9000
-LOST_SECONDS = 5.0
+LOST_SECONDS = 10.0
+MOST_UNDER_WAY = 100
+"""New connections at once. With as many unanswered the next one waits: then this machine, not the node, is slow."""
 BEAT_SECONDS = 0.1
 """Between two words on a connection that is held."""
 
@@ -57,6 +59,7 @@ class Traffic:
         """Nobody asks any more, so nobody need answer."""
         self._threads = [threading.Thread(target=work) for work in (self._serve, self._drive)]
         self._clients: dict[socket.socket, Client] = {}
+        self._under_way = 0
         self._selector = selectors.DefaultSelector()
         self.figures: Counter[str] = Counter()
         self.complaints: list[str] = []
@@ -139,6 +142,9 @@ class Traffic:
                 self._open_held()
             now = time.monotonic()
             while opened < (now - begun) * self._rate:
+                if self._under_way >= MOST_UNDER_WAY:
+                    begun = now - opened / self._rate
+                    break
                 self._open(self._routes[opened % len(self._routes)], held=False)
                 opened += 1
             for key, _ in self._selector.select(1 / self._rate):
@@ -151,6 +157,7 @@ class Traffic:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = self._clients[connection] = Client(connection, held)
+        self._under_way += not held
         self.figures["opened"] += 1
         with contextlib.suppress(BlockingIOError):
             connection.connect((route.address, route.port))
@@ -195,6 +202,7 @@ class Traffic:
 
     def _ended(self, client: Client, how: str, why: str = "") -> None:
         self.figures[how] += 1
+        self._under_way -= not client.held
         if why:
             self.complaints.append(f"{how}: {client.connection} {why}")
         self._selector.unregister(client.connection)
