@@ -21,7 +21,7 @@ from tests.scenarios.lab import Lab
 ECHO_PORT = 9000
 LOST_SECONDS = 10.0
 MOST_UNDER_WAY = 100
-"""New connections at once. With as many unanswered the next one waits: then this machine, not the node, is slow."""
+"""New connections at once. With as many unanswered the next one waits: then this machine is slow."""
 BEAT_SECONDS = 0.1
 """Between two words on a connection that is held."""
 
@@ -155,6 +155,9 @@ class Traffic:
         inet = socket.AF_INET6 if family_of(route.address) is Family.V6 else socket.AF_INET
         connection = self._lab.socket(route.source, inet, socket.SOCK_STREAM)
         connection.setblocking(False)
+        # A port that no other connection has: the kernel would give one to several, to different addresses of the
+        # Service. Where these lead to one endpoint, IPVS takes the answers of one for the other's.
+        connection.bind(("::" if inet == socket.AF_INET6 else "0.0.0.0", 0))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = self._clients[connection] = Client(connection, held)
         self._under_way += not held
