@@ -20,6 +20,7 @@ rm -rf /etc/systemd/system/*.wants /etc/init.d/* /etc/rc?.d /lib/systemd/system/
 ip link set vec0 up && ip address add $ADDRESS/24 dev vec0 && ip route add default via $GATEWAY
 echo "127.0.0.1 localhost\n127.0.1.1 $(hostname)" >/etc/hosts
 hostname >/etc/hostname
+: >/etc/tmpfiles.d/tmp.conf  # at its boot systemd would empty /tmp, where this repository may be
 setsid unshare --pid --mount --cgroup --fork --mount-proc --propagation shared \
     env container=uml /lib/systemd/systemd --unit=multi-user.target >/run/systemd.log 2>&1 &
 """
