@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import DEVICE, Set, set_name
+from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour
@@ -74,7 +75,7 @@ class RealIpvsKernel(RealKernel):
     def backend(self, family: Family) -> IpvsBackend:  # type: ignore[override]
         """See `agent_bed.Kernel.backend`."""
         return IpvsBackend(
-            self._spoiled[family],
+            RuleWriter(self._spoiled[family], ProcSysctls(), Nfacct()),
             self._sets[family],
             self._servers,
             self._addresses[family],
@@ -82,7 +83,6 @@ class RealIpvsKernel(RealKernel):
             family,
             IPVS,
             partial(local_addresses, family),
-            Nfacct(),
         )
 
     def spoil(self, family: Family, at_commit: int) -> None:
