@@ -1,6 +1,6 @@
 """Virtual addresses: local routes on the dummy device of ipvs mode. Blocking; one thread at a time.
 
-A route makes an address local as one on the device would, is written 25 times as fast (10,000 in 50 ms), names
+A route makes an address local as one on the device would, is written many times as fast (10,000 in 0.1 s), names
 who speaks to it from this node, and carries a protocol number that says whose it is. The dummy device is only what
 it hangs on, for both families.
 
