@@ -29,7 +29,7 @@ Entry = tuple[str, Protocol, int]
 """Address, protocol and port of an endpoint."""
 
 RangeEntry = tuple[str, Protocol, int, str]
-"""The same, and a canonical CIDR of clients; see `storable`."""
+"""The same, and a canonical CIDR of clients, which no kernel takes with length 0 (the model has none)."""
 
 MarkedEntry = tuple[str, Protocol, int, int, int]
 """The same, and the mark that a packet is given there, with the mask of the bits that it replaces."""
@@ -196,14 +196,6 @@ def encode_type(family: Family, kind: SetType) -> bytes:
     return _opening(family) + name + attribute(ATTR_FAMILY, bytes([kind.family_number(family)]))
 
 
-def storable(cidr: str) -> tuple[str, ...]:
-    """Return the CIDRs that stand for a canonical one in RANGES: no kernel stores a prefix of length 0."""
-    return _HALVES.get(cidr, (cidr,))
-
-
-_HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
-
-
 _ENTRY, _LINE = struct.Struct("=HH"), struct.Struct("=HHI")
 _PORT_HEAD = struct.pack("=HH", 6, DATA_PORT | NLA_F_NET_BYTEORDER)
 _PORT_END = b"\0\0"
@@ -270,7 +262,7 @@ _FIELDS: dict[SetType, Callable[[Family, Any], bytes]] = {
 def encode_entries(family: Family, name: str, kind: SetType, entries: Sequence[Member]) -> bytes:
     """Encode the body of a message that adds or deletes entries, at most `BATCH`.
 
-    Raises ValueError for a prefix of length 0, which no kernel stores; see `storable`.
+    Raises ValueError for a prefix of length 0, which no kernel stores.
     """
     assert len(entries) <= BATCH
     fields_of = _FIELDS[kind]
