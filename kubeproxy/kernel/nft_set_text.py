@@ -10,7 +10,7 @@ from typing import Any
 
 from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, attributes, netfilter_head, text_attribute
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, outermost
 from kubeproxy.model.objects import Protocol
 
 MSG_GET_SETELEM = 10 << 8 | 13
@@ -101,22 +101,6 @@ def stored(kind: SetType, members: Collection[Member]) -> set[Member]:
         kept = set(outermost([each[3] for each in group]))
         found.update(each for each in group if each[3] in kept)
     return found
-
-
-def outermost(cidrs: Collection[str]) -> tuple[str, ...]:
-    """Return the networks that lie within none of the others, in their order."""
-    if len(cidrs) < 2:
-        return tuple(cidrs)
-    networks = {each: ip_network(each) for each in cidrs}
-    kept: set[str] = set()
-    end = -1
-    # A network follows the one that it lies within, and all of such a one's parts come before the next.
-    by_start = [(int(network.network_address), network.prefixlen, each) for each, network in networks.items()]
-    for start, _, each in sorted(by_start):
-        if start > end:
-            kept.add(each)
-            end = int(networks[each].broadcast_address)
-    return tuple(each for each in networks if each in kept)
 
 
 def read_sets(

@@ -6,6 +6,7 @@ as canonical text. What does not parse is dropped by the caller, never passed on
 """
 
 import re
+from collections.abc import Collection
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -98,3 +99,19 @@ def host_port(host: str, port: int | str) -> str:
 def family_of(address_or_cidr: str) -> Family:
     """Return the family of a canonical address or CIDR."""
     return Family.V6 if ":" in address_or_cidr else Family.V4
+
+
+def outermost(cidrs: Collection[str]) -> tuple[str, ...]:
+    """Return the networks that lie within none of the others, in their order."""
+    if len(cidrs) < 2:
+        return tuple(cidrs)
+    networks = {each: ip_network(each) for each in cidrs}
+    kept: set[str] = set()
+    end = -1
+    # A network follows the one that it lies within, and all of such a one's parts come before the next.
+    by_start = [(int(network.network_address), network.prefixlen, each) for each, network in networks.items()]
+    for start, _, each in sorted(by_start):
+        if start > end:
+            kept.add(each)
+            end = int(networks[each].broadcast_address)
+    return tuple(each for each in networks if each in kept)

@@ -17,14 +17,13 @@ from kubeproxy.kernel.nft_set_text import (
     WHOLE_MARK,
     declaration,
     element_text,
-    outermost,
     read_sets,
     stored,
 )
 from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.sets import AlsoRead
 from kubeproxy.kernel.sysctl import FakeSysctls
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, outermost
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 from kubeproxy.model.objects import Protocol

@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterator
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
 from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
-from kubeproxy.kernel.nft_set_text import outermost
-from kubeproxy.model.addresses import Family, within
+from kubeproxy.model.addresses import Family, outermost, within
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import NodeState
