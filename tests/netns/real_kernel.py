@@ -1,7 +1,8 @@
 """The real kernel, of one network namespace, for an agent that lives through a history (see `agent_bed.py`)."""
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
@@ -90,3 +91,14 @@ class RealKernel:
                     netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
 
         self.run(work)
+
+
+@contextlib.contextmanager
+def clean(*kernels: RealKernel) -> Iterator[None]:
+    """Leave nothing behind for the next example, whatever went wrong in this one."""
+    try:
+        yield
+    except BaseException:
+        for kernel in kernels:
+            kernel.reset()
+        raise

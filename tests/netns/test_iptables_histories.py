@@ -6,7 +6,6 @@ Services claim, and sent: who answers, with which source address, or how the cli
 `trace` predicts.
 """
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,7 +22,7 @@ from kubeproxy.testing.build import endpoint_slice, service
 from kubeproxy.trace.verdict import Outcome
 from tests.netns.drawn_packets import ask, questions
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
-from tests.netns.real_kernel import RealKernel
+from tests.netns.real_kernel import RealKernel, clean
 from tests.property.agent_bed import Agent, live
 from tests.property.door_bed import Written, agent_with_good_service, check, hear_hostile
 from tests.property.runs import HISTORIES, LONG, PATIENCE, runs, shrinks_for
@@ -55,17 +54,6 @@ def empty() -> Iterator[LoneNamespace]:
 def crowd() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(WORKERS) as pool:
         yield pool
-
-
-@contextlib.contextmanager
-def clean(*kernels: RealKernel) -> Iterator[None]:
-    """Leave nothing behind for the next example, whatever went wrong in this one."""
-    try:
-        yield
-    except BaseException:
-        for kernel in kernels:
-            kernel.reset()
-        raise
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))

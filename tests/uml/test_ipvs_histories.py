@@ -5,7 +5,6 @@ empty namespace, to compare. Then packets are drawn, to and around everything th
 `tests/property/test_ipvs_history.py` plays the same against the model kernel.
 """
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +19,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import node_state
 from tests.netns.drawn_packets import Question, ask, questions
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.real_kernel import clean
 from tests.property.agent_bed import Agent
 from tests.property.ipvs_bed import fresh, live
 from tests.property.runs import LONG, PATIENCE, runs, shrinks_for
@@ -62,17 +62,6 @@ def have_addresses_of(place: Lab, empty: LoneNamespace) -> None:
 def crowd() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(WORKERS) as pool:
         yield pool
-
-
-@contextlib.contextmanager
-def clean(*kernels: RealIpvsKernel) -> Iterator[None]:
-    """Leave nothing behind for the next example, whatever went wrong in this one."""
-    try:
-        yield
-    except BaseException:
-        for kernel in kernels:
-            kernel.reset()
-        raise
 
 
 def askable(agent: Agent, family: Family, seed: int) -> list[Question]:
