@@ -18,6 +18,7 @@ from kubeproxy.kernel.conntrack_limits import ThisMachine
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.features import Features
 from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.sole import PROGRAMMING, alone
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.modes import choose
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
@@ -65,6 +66,11 @@ def _carry_out(options: Options) -> int:
         set_up_node(options, ProcSysctls(), ThisMachine(), servers)
         log.info("the kernel's parameters are set; --init-only was given")
         return 0
+    with alone(PROGRAMMING, "kubeproxy"):
+        return _serve(options, servers)
+
+
+def _serve(options: Options, servers: Ipvs) -> int:
     kubeconfig = options.configuration.client_connection.kubeconfig
     access = find_access(SystemClock(), kubeconfig=kubeconfig, master=options.master)
     # Nothing is changed on the node by a process that cannot start.

@@ -6,7 +6,6 @@ log, here to a netlink socket of ours (nf_log is per network namespace, and is p
 """
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Protocol as Shape
 
@@ -17,12 +16,12 @@ from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import AF, NETLINK_NETFILTER
 from kubeproxy.kernel.paths import Hop, Path, TracedFlow
+from kubeproxy.kernel.sole import TRACING, alone
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 
 MARK = "kubeproxy trace"
 """The comment of our rules."""
-_LOCK = "\0kubeproxy-trace"
 CHAINS = ("PREROUTING", "OUTPUT")
 QUIET_SECONDS = 0.15
 """When nothing more has come for so long, the packet is through."""
@@ -47,7 +46,7 @@ class Tracer:
 
     def __enter__(self) -> "Tracer":
         with contextlib.ExitStack() as undo:
-            undo.enter_context(_alone())
+            undo.enter_context(alone(TRACING, "kubeproxy trace"))
             self._sweep()
             if self._tables.flavour is Flavour.NFT:
                 self._listener = undo.enter_context(_Nft(self._tables.family))
@@ -96,17 +95,6 @@ class Tracer:
                 if not ours:
                     break
                 self._tables.run("-t", "raw", "-D", chain, str(ours[0]), check=False)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Keep others from tracing in this network namespace, whose abstract socket names are its own."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
-        try:
-            lock.bind(_LOCK)
-        except OSError as error:
-            raise KernelError("another packet is being traced on this node; try again in a moment") from error
-        yield
 
 
 class _Nft:

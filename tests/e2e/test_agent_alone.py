@@ -95,19 +95,29 @@ def test_labels_take_services_and_slices_away_and_give_them_back(machines: tuple
 
 
 def test_a_second_agent_is_refused_and_the_first_goes_on(machines: tuple[Machine, Machine]) -> None:
+    """Whatever else it has of its own. A cleanup is refused too; another machine's agent is no second one."""
     node, peer = machines
-    node.agent()
+    first = node.agent()
     serve_web(node)
-    same = (str(BIN / "kubeproxy"), "--hostname-override=node", f"--data-dir={node.directory / 'data'}")
-    for flags, complaint in (
-        ((), "ddress already in use"),
-        (("--api-bind-address=127.0.0.1:8002",), "is in use by"),
-    ):
-        second = node.run(*same, *flags)
+    rules = node.rules()
+    who = f"Error: kubeproxy (process {first.pid}) programs this node, "
+    own = (f"--data-dir={node.directory / 'second'}", "--api-bind-address=127.0.0.1:8002")
+    ports = ("--healthz-bind-address=127.0.0.1:20256", "--metrics-bind-address=127.0.0.1:20249")
+    for argv in (("--hostname-override=node", *own, *ports), ("--mode=auto",), ("cleanup",), ("--cleanup",)):
+        second = node.run(str(BIN / "kubeproxy"), *argv)
         assert second.returncode == 1
-        assert complaint in second.stderr
+        assert second.stderr.splitlines()[-1].startswith(who)
         assert "Traceback" not in second.stderr
+    assert "KUBE-SERVICES" in rules
+    assert node.rules().count("KUBE-SERVICES") == rules.count("KUBE-SERVICES")
+    assert not (node.directory / "second").exists()
     assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+    peer.agent(f"--data-dir={node.directory / 'other'}")
+    until(lambda: peer.status_of("http://127.0.0.1:10256/healthz") == "200", "another node's agent lives")
+    first.kill()
+    first.wait()
+    node.agent()
+    until(lambda: node.status_of("http://127.0.0.1:10256/healthz") == "200", "the next one serves")
 
 
 @pytest.mark.parametrize("flavour", ["nft", "legacy"])

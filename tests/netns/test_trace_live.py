@@ -250,7 +250,7 @@ def test_two_traces_do_not_disturb_each_other(scene: Scene) -> None:
     case = scene.case("pod,outside,node cluster:80")
     scene.place.run("node", tracer.__enter__)
     try:
-        with pytest.raises(KernelError, match="another packet is being traced"):
+        with pytest.raises(KernelError, match="is tracing a packet on this node"):
             scene.live(case)
     finally:
         scene.place.run("node", lambda: tracer.__exit__(None, None, None))
