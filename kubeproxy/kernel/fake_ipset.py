@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
-from kubeproxy.kernel.ipset_messages import REASONS, Member, SetType
+from kubeproxy.kernel.ipset_messages import FULL, REASONS, Member, SetType
 from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.kernel.sets import SetChange, without_replaced
 from kubeproxy.model.addresses import Family, family_of
@@ -36,6 +36,8 @@ class FakeSets:
         """How many sets there may be."""
         self.failures: list[KernelError] = []
         """Raised by the next calls of `apply`, `add` and `delete`, one each, before anything is done."""
+        self.most_entries: dict[str, int] = {}
+        """How many entries a set may have, where that is not the kind's own limit."""
         self.refused: dict[Member, str] = {}
         """Entries that no set takes, and why."""
         self.applied: list[SetChange] = []
@@ -69,14 +71,18 @@ class FakeSets:
         if self.failures:
             raise self.failures.pop(0)
         refused: dict[tuple[str, Member], str] = {}
+        full: set[str] = set()
         for name, adds, deletes in changes:
             if not adds and not deletes:
                 continue
             members, kind = self._set(name), self.kinds.get(name)
             gone = set(without_replaced(kind, adds, deletes))
             for entry in adds:
-                if why := self._complaint(kind, entry, len(members | {entry})):
+                if why := self._complaint(kind, entry):
                     refused[name, entry] = why
+                elif kind and len(members | {entry}) > self.most_entries.get(name, kind.max_elements):
+                    refused[name, entry] = REASONS[FULL]
+                    full.add(name)
                 else:
                     members -= {each for each in members if kind is SetType.MARKS and _same_place(each, entry)}
                     members.add(entry)
@@ -85,7 +91,7 @@ class FakeSets:
             members -= gone
             self.applied.append((name, tuple(adds), tuple(deletes)))
         if refused:
-            raise EntriesRefused(refused)
+            raise EntriesRefused(refused, {name: len(self.sets[name]) for name in full})
 
     def add(self, name: str, entries: Sequence[Member]) -> None:
         """See `sets.Sets.add`."""
@@ -108,7 +114,7 @@ class FakeSets:
             raise NetlinkError(errno.ENOENT, f"ipset {name}")
         return self.sets[name]
 
-    def _complaint(self, kind: SetType | None, entry: Member, size: int) -> str:
+    def _complaint(self, kind: SetType | None, entry: Member) -> str:
         """Return why the kernel would not take an entry, "" if it would."""
         if entry in self.refused:
             return self.refused[entry]
@@ -124,7 +130,7 @@ class FakeSets:
             network = ip_network(str(fields[3]))
             assert str(network) == fields[3], f"{entry}: is not canonical"
             assert network.prefixlen > 0, f"{entry}: cannot be stored"
-        return REASONS[4352] if size > kind.max_elements else ""
+        return ""
 
 
 def _same_place(one: Member, other: Member) -> bool:

@@ -37,6 +37,8 @@ class FakeVirtualServers:
         """Raised by the next calls, one each, with nothing done."""
         self.refusals: dict[Verb, list[int]] = {}
         """Errors with which the next commands of a kind are refused, one each; 0 lets one pass."""
+        self.no_hosts: set[str] = set()
+        """Addresses that this machine's routes have for nobody's: its networks' broadcast addresses."""
         self._destinations: dict[ServerKey, dict[_Place, Destination]] = {}
         self._connections: dict[tuple[ServerKey, _Place], tuple[int, int, int]] = {}
         self._timeouts = Timeouts(900, 120, 300)
@@ -144,13 +146,15 @@ class FakeVirtualServers:
         if verb is Verb.DELETE_DESTINATION:
             del places[place]
             return 0
-        if verb is Verb.ADD_DESTINATION and _is_no_host(destination.address):
+        if verb is Verb.ADD_DESTINATION and (
+            destination.address in self.no_hosts or _is_no_host(destination.address)
+        ):
             return errno.EINVAL
         places[place] = msgspec.structs.replace(destination)
         return 0
 
 
 def _is_no_host(address: str) -> bool:
-    """Whether the kernel takes an address for nobody's. It knows its own broadcast addresses too."""
+    """Whether the kernel takes an address for nobody's, wherever it is."""
     parsed = ip_address(address)
     return parsed.is_multicast or parsed.is_unspecified or (parsed.version == 6 and parsed.is_link_local)

@@ -54,9 +54,11 @@ _Job = tuple[int, str, SetType, Sequence[Member]]
 class EntriesRefused(KernelError):
     """The kernel would not take (or let go of) some entries; everything else that was asked for is done."""
 
-    def __init__(self, refused: Mapping[tuple[str, Member], str]) -> None:
+    def __init__(self, refused: Mapping[tuple[str, Member], str], full: Mapping[str, int] | None = None) -> None:
         self.refused = dict(refused)
         """Why, by set and entry."""
+        self.full = dict(full or {})
+        """Sets that had no room, each with how many entries it has."""
         (name, member), why = next(iter(self.refused.items()))
         more = f"; and {len(self.refused) - 1:,} more entries" if len(self.refused) > 1 else ""
         super().__init__(f"ipset {name}: entry {entry_text(member)}: {why}{more}")
@@ -150,10 +152,11 @@ class Ipset:
         """
         jobs = [job for name, adds, deletes in changes for job in self._jobs(name, adds, deletes)]
         refused: dict[tuple[str, Member], str] = {}
+        full: set[str] = set()
         while jobs:
-            jobs = list(self._round(jobs, refused))
+            jobs = list(self._round(jobs, refused, full))
         if refused:
-            raise EntriesRefused(refused)
+            raise EntriesRefused(refused, {name: self._header(name).elements for name in full})
 
     def add(self, name: str, entries: Sequence[Member]) -> None:
         """Add entries; one that is there stays. Raises as `apply` does."""
@@ -171,8 +174,13 @@ class Ipset:
             for start in range(0, len(entries), BATCH):
                 yield command, name, kind, entries[start : start + BATCH]
 
-    def _round(self, jobs: Sequence[_Job], refused: dict[tuple[str, Member], str]) -> Iterator[_Job]:
-        """Send jobs; yield what is left to do of those that the kernel has stopped at an entry."""
+    def _round(
+        self, jobs: Sequence[_Job], refused: dict[tuple[str, Member], str], full: set[str]
+    ) -> Iterator[_Job]:
+        """Send jobs; yield what is left to do of those that the kernel has stopped at an entry.
+
+        Notes which entries were refused, and which sets have no room.
+        """
         requests = [
             (SUBSYSTEM | command, 0, encode_entries(self._family, name, kind, entries))
             for command, name, kind, entries in jobs
@@ -187,15 +195,17 @@ class Ipset:
             if not line:
                 self._kinds.pop(name, None)
                 raise NetlinkError(code, f"ipset {name}")
-            full = code == FULL and kind is not SetType.PORT_NUMBERS
-            if full and (name in enlarged or self._enlarge(name, kind)):
+            is_full = code == FULL and kind is not SetType.PORT_NUMBERS
+            if is_full and (name in enlarged or self._enlarge(name, kind)):
                 enlarged.add(name)
                 yield command, name, kind, entries[line - 1 :]
                 continue
             why = REASONS.get(code) or str(NetlinkError(code, "the kernel says"))
-            left_out = entries[line - 1 :] if full else entries[line - 1 : line]
+            left_out = entries[line - 1 :] if is_full else entries[line - 1 : line]
             refused.update({(name, entry): why for entry in left_out})
-            if not full and line < len(entries):
+            if is_full:
+                full.add(name)
+            elif line < len(entries):
                 yield command, name, kind, entries[line:]
 
     def _enlarge(self, name: str, kind: SetType) -> bool:

@@ -170,6 +170,7 @@ def test_a_set_of_ours_that_is_full_says_so(alone: LoneNamespace, monkeypatch: p
         with pytest.raises(EntriesRefused, match=r"ipset small: entry 10.0.0.1,udp:.*: the set is full") as caught:
             sets.add("small", many)
         assert sets.members("small") | {member for _, member in caught.value.refused} == set(many)
+        assert caught.value.full == {"small": len(sets.members("small"))}
         assert sets.members("small")
 
     alone.run(work)

@@ -1,6 +1,7 @@
 """What `agent_bed.py` needs to let an agent live through a history in ipvs mode, over a model of the kernel.
 
-Somebody else has a virtual server there too. Some endpoints always have connections (`is_busy`), until `calm`.
+Somebody else has a virtual server there too. One endpoint's address is none that IPVS takes. Some endpoints always
+have connections (`is_busy`), until `calm`.
 """
 
 import errno
@@ -37,7 +38,7 @@ from tests.ipvs_node import Servers
 from tests.property.agent_bed import FOREIGN, TABLES, Agent, Kernel
 from tests.property.saved_tables import Chains, parse
 from tests.property.strategies_histories import Cluster, History, Turn
-from tests.scenarios.addresses import ALT, NODE
+from tests.scenarios.addresses import ALT, HOSTS, NODE
 
 T = TypeVar("T")
 
@@ -62,6 +63,7 @@ class FakeIpvsKernel:
         self._sets = {family: FakeSets(family) for family in Family}
         self.tables = {family: FakeTables(self._sets[family]) for family in Family}
         self.servers = Servers()
+        self.servers.no_hosts = {HOSTS["be4"].address(family) for family in Family}
         self.device = FakeDevice()
         self.addresses = {family: FakeVirtualAddresses(family, self.device) for family in Family}
         for family in Family:

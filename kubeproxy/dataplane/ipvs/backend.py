@@ -7,18 +7,20 @@ restart, after a failure, and when kube-proxy's ipvs mode is taken over.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
+from kubeproxy.dataplane.ipvs.blame import Refused, culprits, full_sets
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
 from kubeproxy.dataplane.ipvs.names import set_name
-from kubeproxy.dataplane.ipvs.refusals import Judgement, key_text
+from kubeproxy.dataplane.ipvs.quarantine import Quarantine
+from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.sysctls import ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
-from kubeproxy.dataplane.ipvs.work import entries_of
+from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
@@ -33,6 +35,8 @@ from kubeproxy.model.ipvs import DEFAULT_SCHEDULER, SCHEDULERS, IpvsSettings
 from kubeproxy.model.node import NodeState
 
 log = logging.getLogger(__name__)
+
+States = Mapping[ServicePortName, ServiceState | None]
 
 
 class IpvsBackend:
@@ -63,8 +67,8 @@ class IpvsBackend:
         """None until everything was looked at."""
         self._lacking: set[str] = set()
         """Schedulers that the kernel was found not to have."""
-        self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
-        """States that nothing stands for. The ledger has them, so they are left alone until they change."""
+        self._quarantine = Quarantine()
+        """The ledger has these states too, so they are left alone."""
         self._rule_counts: tuple[RuleCount, ...] = ()
         self._needs_full = True
 
@@ -83,6 +87,7 @@ class IpvsBackend:
         """See `Backend.apply`."""
         if plan.full and not self._needs_full:
             self._lacking.clear()  # somebody may have loaded the module
+            self._quarantine.clear()
         self._needs_full = True  # until it is in
         changes = list(plan.changes)
         try:
@@ -90,12 +95,9 @@ class IpvsBackend:
                 self._correct(plan.node, changes)
             else:
                 self._change(changes)
-        except CommandsRefused as refused:
-            raise self._blame(_owners(self._books, refused.judgement), refused, changes) from refused
-        except EntriesRefused as refused:
-            raise self._blame(self._askers_of_entries(refused), refused, changes) from refused
-        except AddressesRefused as refused:
-            raise self._blame(self._askers_of_addresses(refused), refused, changes) from refused
+            self._let_in()
+        except (CommandsRefused, EntriesRefused, AddressesRefused) as refused:
+            raise self._blame(refused, changes) from refused
         except (KernelError, OSError, OverflowError) as error:
             raise SyncFailed(f"ipvs mode: {error}; a full sync will follow") from error
         self._needs_full = False
@@ -111,6 +113,8 @@ class IpvsBackend:
                 self._watch.end_drained(self._books)
             except (KernelError, OSError) as error:
                 drift = f"what has drained could not be deleted: {error}"
+        if not drift and self._quarantine.fitting(self._books):
+            drift = "there is room again for Service ports that were left out"
         self._needs_full = bool(drift)
         return drift
 
@@ -126,8 +130,15 @@ class IpvsBackend:
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""
         assert self._translator is not None, "a partial plan needs a full one before it"
-        parts = {change.name: self._translator.part(change.name, change.after) for change in changes}
-        self._state.perform(self._books.change(parts, self._state.destinations))
+        states = {change.name: change.after for change in changes}
+        parts = self._translator.parts(states)
+        for name, needs in list(self._quarantine.crowded(parts, self._books)):
+            state = states[name]
+            assert state is not None, "what goes needs no room"
+            full = ", ".join(set_name(self._family, which) for which in needs)
+            self._quarantine.hold(name, state, f"there is no room for it in {full}", needs)
+            parts |= self._translator.parts({name: state})
+        self._perform(self._books.change(parts, self._state.destinations), states)
         self._enter(changes)
 
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
@@ -154,22 +165,44 @@ class IpvsBackend:
             node,
             self._settings,
             ground.elsewhere,
-            self._quarantine,
+            self._quarantine.holds,
             self._lacking,
             ground.marks(),
             lambda mark: mark in occupied or mark_key(self._family, mark) in books.draining.unwanted,
             self._translator,
         )
-        parts = {change.name: translator.part(change.name, change.after) for change in changes}
+        states = {change.name: change.after for change in changes}
+        parts = translator.parts(states)
         wanted = {each.server.key for part in parts.values() if part for each in part.virtuals}
         survey = self._state.survey(ground, wanted)
         self._books, self._translator = books, translator
         work = books.correct(survey, parts, self._state.source)
-        self._state.perform(work, lambda: self._write_rules(node))
+        self._perform(work, states, lambda: self._write_rules(node))
         self._state.clear_device(ground)
 
     def _write_rules(self, node: NodeState) -> None:
         self._rule_counts = self._rules.write(node)
+
+    def _perform(self, work: Work, states: States, write_rules: Callable[[], None] | None = None) -> None:
+        """Carry out work for ports in these states; endpoints that the kernel will not have are left out."""
+        assert self._translator is not None
+        refused = self._state.perform(work, write_rules)
+        if refused:
+            self._translator.leave_out({each.address: why for _, each, why in refused})
+            owners = {self._books.unions.virtuals[key].owner for key, _, _ in refused}
+            states = {**{name: self._ledger.states.get(name) for name in owners}, **states}
+            parts = self._translator.parts({name: states[name] for name in owners})
+            self._state.perform(self._books.change(parts, self._state.destinations))
+
+    def _let_in(self) -> None:
+        """Bring in ports that there was no room for, as far as there is now."""
+        assert self._translator is not None
+        fitting = self._quarantine.fitting(self._books)
+        if fitting:
+            for name in fitting:
+                del self._quarantine.held[name]
+            parts = self._translator.parts(fitting)
+            self._perform(self._books.change(parts, self._state.destinations), fitting)
 
     def _enter(self, changes: Iterable[Change]) -> None:
         """Record what is in the kernel, and let go of ports in quarantine that have changed or are gone."""
@@ -177,59 +210,41 @@ class IpvsBackend:
         for change in changes:
             self._ledger.enter(change)
             self._translator.settled(change.name, change.after)
-        states = self._ledger.states
-        for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
-            del self._quarantine[name]
+        self._quarantine.keep(self._ledger.states)
 
-    def _blame(
-        self, culprits: Collection[ServicePortName], error: KernelError, changes: Iterable[Change]
-    ) -> SyncFailed:
+    def _blame(self, refused: Refused, changes: Iterable[Change]) -> SyncFailed:
         """Put ports into quarantine; return what to raise."""
-        if not culprits:
-            return SyncFailed(f"ipvs mode: {error}; a full sync will follow")
+        found = culprits(refused, self._books, self._family)
+        if not found:
+            return SyncFailed(f"ipvs mode: {refused}; a full sync will follow")
+        self._quarantine.note_full(full_sets(refused, self._family))
         states = {**self._ledger.states, **{change.name: change.after for change in changes}}
-        for name in culprits:
+        for name, needs in found.items():
             state = states.get(name)
             if state is not None:
-                self._quarantine[name] = (state, str(error))
-        listed = ", ".join(map(str, culprits))
-        return SyncFailed(f"{listed}: {error}; left out until they change", culprits)
-
-    def _askers_of_entries(self, refused: EntriesRefused) -> list[ServicePortName]:
-        members = {(name, member) for name, member in refused.refused}
-        return [
-            owner
-            for owner, part in self._books.unions.parts.items()
-            if any((set_name(self._family, which), member) in members for which, member in entries_of(part))
-        ]
-
-    def _askers_of_addresses(self, refused: AddressesRefused) -> list[ServicePortName]:
-        parts = self._books.unions.parts.items()
-        return [owner for owner, part in parts if not refused.refused.keys().isdisjoint(part.addresses)]
+                self._quarantine.hold(name, state, str(refused), needs)
+        until = "there is room" if any(found.values()) else "they change"
+        listed = ", ".join(map(str, found))
+        return SyncFailed(f"{listed}: {refused}; left out until {until}", tuple(found))
 
     def _applied(self, full: bool, changed: int) -> Applied:
         assert self._translator is not None
         no_local_internal, no_local_external = self._ledger.no_local()
-        left_out = [state for state, _ in self._quarantine.values()]
+        left_out = {
+            **{name: (held.state, held.why) for name, held in self._quarantine.held.items()},
+            **self._translator.too_large,
+        }
         return Applied(
             full=full,
             changed=changed,
             ports=len(self._ledger.states) - len(left_out),
-            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state in left_out),
-            quarantined={name: why for name, (_, why) in self._quarantine.items()},
+            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state, _ in left_out.values()),
+            quarantined={name: why for name, (_, why) in left_out.items()},
             notes={**self._translator.notes, **_notes_on_foreign(self._books)},
             no_local_internal=no_local_internal,
             no_local_external=no_local_external,
             rules=self._rule_counts,
         )
-
-
-def _owners(books: Books, judgement: Judgement) -> list[ServicePortName]:
-    """Return the ports whose virtual servers the kernel will never have."""
-    if judgement.momentary:
-        return []
-    owned = (books.unions.virtuals.get(key) for key, _ in judgement.culprits)
-    return list(dict.fromkeys(each.owner for each in owned if each is not None))
 
 
 def _notes_on_foreign(books: Books) -> dict[ServicePortName, str]:

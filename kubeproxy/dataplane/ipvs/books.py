@@ -94,6 +94,15 @@ class Books:
         owned = self.unions.virtuals.get(key)
         return _weights(owned.virtual if owned else None, self.draining.spots.get(key, ()))
 
+    def has_entry(self, which: Set, member: Member) -> bool:
+        """Return whether a set has an entry, or never will because its address is elsewhere."""
+        if which is Set.ADDRESSES:
+            return member in self.routed or member in self.elsewhere
+        if which is Set.SERVERS:
+            assert isinstance(member, tuple)
+            return ServerKey(member[1], member[0], member[2]) in self.servers
+        return (which, member) in self.unions.entries
+
     def sizes(self) -> dict[Set, int]:
         """Return how many entries each set should have."""
         by_address = sum(1 for key in self.servers if key.address)

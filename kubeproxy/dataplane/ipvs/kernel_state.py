@@ -14,7 +14,7 @@ from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, owning, stal
 from kubeproxy.dataplane.ipvs.work import Work, server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb, VirtualServers
+from kubeproxy.kernel.ipvs_types import Command, Destination, Found, Server, ServerKey, Verb, VirtualServers
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family, within
@@ -24,6 +24,8 @@ DEFAULT_MASQUERADE_BIT = 14
 """Until a node's own is known."""
 
 Entries = Sequence[tuple[Set, list[Member]]]
+Endpoints = Sequence[tuple[ServerKey, Destination, str]]
+"""See `Judgement.endpoints`."""
 
 
 class CommandsRefused(KernelError):
@@ -142,10 +144,13 @@ class KernelState:
         """List the destinations of a virtual server."""
         return self._servers.destinations(key)
 
-    def perform(self, work: Work, write_rules: Callable[[], None] | None = None) -> None:
-        """Carry out work; ``write_rules`` is called when everything that rules lead to stands."""
+    def perform(self, work: Work, write_rules: Callable[[], None] | None = None) -> Endpoints:
+        """Carry out work; ``write_rules`` is called when everything that rules lead to stands.
+
+        Returns the destinations that the kernel will not have; all else is done.
+        """
         self._change(work.entries_first(), add=True)
-        self._run(work.commands, work.added.get(Set.SERVERS, ()))
+        refused = self._run(work.commands, work.added.get(Set.SERVERS, ()))
         if work.addresses_added:
             self._addresses.add(work.addresses_added, self.source)
         if work.addresses_moved:
@@ -158,6 +163,7 @@ class KernelState:
         self._change(work.entries_leaving(), add=False)
         self._run(work.farewells)
         self._change(work.entries_last(), add=False)
+        return refused
 
     def clear_device(self, ground: Ground) -> None:
         """Remove kube-proxy's addresses, which are local by our routes now or not wanted.
@@ -203,10 +209,13 @@ class KernelState:
                 ]
             )
 
-    def _run(self, commands: list[Command], fresh: Collection[Member] = ()) -> None:
-        """Have commands carried out; ``fresh``: which virtual servers our set names since a moment ago."""
+    def _run(self, commands: list[Command], fresh: Collection[Member] = ()) -> Endpoints:
+        """Have commands carried out; ``fresh``: which virtual servers our set names since a moment ago.
+
+        Returns the destinations that the kernel will not have.
+        """
         if not commands:
-            return
+            return ()
         codes = self._servers.run(commands)
         for command, code in zip(commands, codes, strict=True):
             if command.verb is Verb.ADD_SERVER and not code:
@@ -214,7 +223,7 @@ class KernelState:
             elif command.verb is Verb.DELETE_SERVER:
                 self._made.discard(command.server.key)
         if not any(codes):
-            return
+            return ()
         judgement = judge(commands, codes, os.strerror)
         taken = {key: server_member(key) for key in judgement.taken if key.address and server_member(key) in fresh}
         if taken:
@@ -223,6 +232,7 @@ class KernelState:
             self._sets.delete(self._name(Set.SERVERS), list(taken.values()))
         if judgement:
             raise CommandsRefused(judgement)
+        return judgement.endpoints
 
     def _name(self, which: Set) -> str:
         return set_name(self._family, which)

@@ -7,7 +7,7 @@ beside us, of one Service, or of the moment. What to do about it is the backend'
 import errno
 from collections.abc import Callable, Collection, Sequence
 
-from kubeproxy.kernel.ipvs_types import Command, ServerKey, Verb
+from kubeproxy.kernel.ipvs_types import Command, Destination, ServerKey, Verb
 from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
 
@@ -28,11 +28,13 @@ class Judgement(Record, frozen=True, kw_only=True):
     """How what stands differs from what we wrote, "" if it does not show."""
     culprits: tuple[tuple[ServerKey, str], ...] = ()
     """Virtual servers that the kernel will not have, each with its complaint."""
+    endpoints: tuple[tuple[ServerKey, Destination, str], ...] = ()
+    """Destinations that it will not have, though it has their virtual servers: these serve without."""
     momentary: str = ""
     """A complaint that another time there may not be."""
 
     def __bool__(self) -> bool:
-        """Return whether there is anything to complain of."""
+        """Return whether the run has failed; without some `endpoints` it has not."""
         return bool(self.lacking or self.taken or self.edited or self.culprits or self.momentary)
 
     @property
@@ -49,6 +51,7 @@ def judge(commands: Sequence[Command], codes: Sequence[int], explain: Callable[[
     lacking: set[str] = set()
     taken: list[ServerKey] = []
     culprits: dict[ServerKey, str] = {}
+    endpoints: list[tuple[ServerKey, Destination, str]] = []
     edited = momentary = ""
     hopeless: set[ServerKey] = set()
     for command, code in zip(commands, codes, strict=True):
@@ -70,6 +73,9 @@ def judge(commands: Sequence[Command], codes: Sequence[int], explain: Callable[[
                 culprits[key] = text
         elif code in (*_GONE, errno.EEXIST):
             edited = edited or text
+        elif code == errno.EINVAL:  # its address is no host's, as this machine's routes have it
+            assert command.destination is not None
+            endpoints.append((key, command.destination, explain(code)))
         else:
             culprits[key] = text
     return Judgement(
@@ -77,6 +83,7 @@ def judge(commands: Sequence[Command], codes: Sequence[int], explain: Callable[[
         taken=tuple(taken),
         edited=edited,
         culprits=tuple(culprits.items()),
+        endpoints=tuple(endpoints),
         momentary=momentary,
     )
 

@@ -1,19 +1,23 @@
 """What each Service port becomes here: rendered, with its mark, without what this kernel refuses. Pure."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
+import msgspec
+
+from kubeproxy.dataplane.ipvs.budget import Budget
 from kubeproxy.dataplane.ipvs.marks import Marks
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark
 from kubeproxy.dataplane.ipvs.substitutes import COSTLY, MOST_COSTS, costs, saving, served
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import NodeState
 
-Held = Mapping[ServicePortName, tuple[ServiceState, str]]
-"""States that the kernel refused, each with its complaint."""
+MOST_DESTINATIONS = 100_000
+"""Of one Service. Each of its places has every endpoint as a destination of its own, which takes the kernel some
+400 bytes and 15 µs."""
 
 
 class Translator:
@@ -24,48 +28,63 @@ class Translator:
         node: NodeState,
         settings: IpvsSettings,
         local: Collection[str],
-        held: Held,
+        is_held: Callable[[ServicePortName, ServiceState], bool],
         lacking: Collection[str],
         found: Mapping[Member, int],
         is_occupied: Callable[[int], bool],
         previous: "Translator | None" = None,
     ) -> None:
-        """See `marks.Marks`; ``found``: the kernel's by place; ``lacking``: see `substitutes`."""
+        """See `marks.Marks`; ``found``: the kernel's by place; ``lacking``: see `substitutes`.
+
+        ``is_held``: whether nothing may stand for a state of a port.
+        """
         self._renderer = Renderer(node, settings, local)
         self._local = [address for address in local if node.answers_node_ports(address, local)]
-        self._held = held
+        self._is_held = is_held
         self._lacking = lacking
         self._found = found
         self._remembered = previous.marks() if previous else {}
         self._marks = Marks(node.masquerade_bit, is_occupied)
         self.notes: dict[ServicePortName, str] = {}
         """How ports are served otherwise than was asked."""
-        self._costs: dict[ServicePortName, int] = {}
-        """What of `MOST_COSTS` each port has, where that is anything."""
-        self._spent = 0
+        self.too_large: dict[ServicePortName, tuple[ServiceState, str]] = {}
+        """Ports that are left out for it."""
+        self._no_hosts: dict[str, str] = {}
+        """Addresses of endpoints that the kernel refuses, and why. IPVS looks at no more of an endpoint."""
+        self._destinations = Budget(MOST_DESTINATIONS, lambda name: name.key)
+        self._costs = Budget(MOST_COSTS)
         self._is_chosen = settings.scheduler == COSTLY
         """Whether the administrator wants it for all, whatever it costs."""
 
-    def part(self, name: ServicePortName, state: ServiceState | None) -> Part | None:
-        """Return a port's Part, None for no port. Raises OverflowError when there is no mark for it."""
-        self.notes.pop(name, None)
-        self._spent -= self._costs.pop(name, 0)
-        if state is None:
-            return None
-        held = self._held.get(name)
-        if held is not None and held[0] == state:
+    def parts(self, states: Mapping[ServicePortName, ServiceState | None]) -> dict[ServicePortName, Part | None]:
+        """Return the Part of each port, None for no port. Raises OverflowError when there is no mark for one."""
+        for name in states:
+            self.notes.pop(name, None)
+            self.too_large.pop(name, None)
+            self._destinations.give_back(name)
+            self._costs.give_back(name)
+        return {name: self._part(name, state) if state else None for name, state in states.items()}
+
+    def _part(self, name: ServicePortName, state: ServiceState) -> Part:
+        if self._is_held(name, state):
             return NOTHING
-        mark = self._marks.of(name, self._found_marks(state)) if wants_mark(state) else 0
-        part, note = served(self._renderer.render(state, mark), self._lacking)
-        if cost := costs(part):
-            if self._spent + cost > MOST_COSTS and not self._is_chosen:
-                part, note = saving(part, self._lacking)
-            else:
-                self._costs[name] = cost
-                self._spent += cost
-        if note:
-            self.notes[name] = note
+        kept = without(state, self._no_hosts) if self._no_hosts else state
+        mark = self._marks.of(name, self._found_marks(kept)) if wants_mark(kept) else 0
+        part, note = served(self._renderer.render(kept, mark), self._lacking)
+        count = sum([len(each.destinations) for each in part.virtuals])
+        if not self._destinations.take(name, count):
+            self.too_large[name] = state, _excess(count)
+            return NOTHING
+        if (cost := costs(part)) and not self._is_chosen and not self._costs.take(name, cost):
+            part, note = saving(part, self._lacking)
+        notes = [*([note] if note else []), *self._on_endpoints(state, kept)]
+        if notes:
+            self.notes[name] = "; ".join(notes)
         return part
+
+    def leave_out(self, no_hosts: Mapping[str, str]) -> None:
+        """From now on, leave out endpoints that have these addresses, each with the kernel's reason."""
+        self._no_hosts |= no_hosts
 
     def marks(self) -> dict[ServicePortName, int]:
         """Return the marks of ports."""
@@ -76,9 +95,36 @@ class Translator:
         if state is None or not wants_mark(state):
             self._marks.release(name)
 
+    def _on_endpoints(self, state: ServiceState, kept: ServiceState) -> Iterator[str]:
+        """Yield what is to be said of endpoints that are left out."""
+        if kept is not state:
+            for each in state.reachable:
+                if why := self._no_hosts.get(each.address):
+                    yield f"endpoint {each.text} is left out, since IPVS refuses it: {why}"
+
     def _found_marks(self, state: ServiceState) -> list[int]:
         protocol = state.name.protocol
         places = [(address, protocol, state.port) for address in (*state.external_ips, *state.load_balancer_ips)]
         places += [(address, protocol, state.node_port) for address in self._local if state.node_port]
         marks = [self._found[place] for place in places if place in self._found]
         return [self._remembered[state.name], *marks] if state.name in self._remembered else marks
+
+
+def without(state: ServiceState, addresses: Collection[str]) -> ServiceState:
+    """Return a port's state without the endpoints that have these addresses; itself when there is none."""
+
+    def kept(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        return tuple([each for each in targets if each.address not in addresses])
+
+    cluster, local = kept(state.cluster), kept(state.local)
+    if len(cluster) == len(state.cluster) and len(local) == len(state.local):
+        return state
+    somebody = state.has_endpoints and bool(cluster or not state.cluster)
+    return msgspec.structs.replace(state, cluster=cluster, local=local, has_endpoints=somebody)
+
+
+def _excess(count: int) -> str:
+    return (
+        f"{count:,} destinations (its endpoints at each of its addresses) are more than there is room for "
+        f"({MOST_DESTINATIONS:,} a Service)"
+    )
