@@ -14,8 +14,10 @@ from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.model.addresses import Family
 from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.netns import upstream_nftables
 from tests.netns.traffic import ECHO_PORT, Route
-from tests.netns.upstream_iptables import KUBELET_CHAINS, Node, install, install_kubelet
+from tests.netns.upstream_iptables import KUBELET_CHAINS, install, install_kubelet
+from tests.netns.upstream_ports import Node
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.waiting import until
@@ -199,3 +201,9 @@ def kube_proxy(lab: Lab, flavour: Flavour, families: Iterable[Family] = Family) 
     for family in families:
         tables = Iptables(SystemExec(), family, flavour)
         lab.run("node", lambda tables=tables, family=family: install(tables, WORLD, UPSTREAM[family]))
+
+
+def kube_proxy_nftables(lab: Lab, families: Iterable[Family] = Family) -> None:
+    """Put the nftables mode's tables there, in the place of any of their name."""
+    for family in families:
+        lab.run("node", lambda family=family: upstream_nftables.install(WORLD, UPSTREAM[family]))

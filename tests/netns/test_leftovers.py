@@ -26,8 +26,10 @@ from kubeproxy.model.desired import wanted
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service, world
-from tests.netns.upstream_iptables import Node, install, install_kubelet
-from tests.netns.upstream_modes import install_ipvs, install_nftables, set_names
+from tests.netns import upstream_nftables
+from tests.netns.upstream_iptables import install, install_kubelet
+from tests.netns.upstream_ipvs import install_ipvs, set_names
+from tests.netns.upstream_ports import Node
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
@@ -93,12 +95,7 @@ def make_every_mode() -> None:
         install_ipvs(tables)
         install(tables, SERVICES, NODES[tables.family])
     for family in Family:
-        install_nft(family)
-
-
-def install_nft(family: Family) -> None:
-    endpoints = [f"{each.partition('@')[0]} . 80" for each in ENDPOINTS[family]]
-    install_nftables(family, VIP[family], EXTERNAL[family], NODE_PORT, endpoints)
+        upstream_nftables.install(SERVICES, NODES[family])
 
 
 def snapshot() -> str:
@@ -204,7 +201,7 @@ def test_a_device_of_that_name_but_another_kind_is_left_alone(lab: Lab) -> None:
 
 
 def test_cleanup_without_the_programs_does_what_can_be_done(lab: Lab, tmp_path: Path) -> None:
-    lab.run("node", lambda: install_nft(V4))
+    lab.run("node", lambda: upstream_nftables.install(SERVICES, NODES[V4]))
     lab.run("node", lambda: SystemExec().run(["ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port"]))
     inside = [
         str(shutil.which("nsenter")),

@@ -14,21 +14,18 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
 from kubeproxy.model.settings import Settings
 from tests.netns.takeover_bed import (
-    BACKENDS,
-    EXTERNAL,
     NAMESPACES,
-    NODE_PORT,
-    VIP,
     WORLD,
     Machine,
     kube_proxy,
+    kube_proxy_nftables,
     kubelet,
     routes,
 )
-from tests.netns.traffic import ECHO_PORT, Traffic, lost, traffic
+from tests.netns.traffic import Traffic, lost, traffic
 from tests.netns.upstream_iptables import KUBELET_CHAINS
-from tests.netns.upstream_modes import install_ipvs, install_nftables, set_names
-from tests.scenarios.addresses import HOSTS, POD_NETWORK
+from tests.netns.upstream_ipvs import install_ipvs, set_names
+from tests.scenarios.addresses import POD_NETWORK
 from tests.scenarios.lab import Lab
 from tests.scenarios.lab import lab as build_lab
 from tests.scenarios.modes import IPTABLES
@@ -91,17 +88,11 @@ def test_kube_proxy_is_taken_over_under_load(
 def test_the_nftables_mode_is_taken_over_under_load(
     lab: Lab, machine: Machine, ours: Flavour, record_property: Callable[[str, object], None]
 ) -> None:
-    def upstream() -> None:
-        for family in Family:
-            endpoints = [f"{HOSTS[name].address(family)} . {ECHO_PORT}" for name in BACKENDS]
-            own = VIP[family], EXTERNAL[family], NODE_PORT, endpoints
-            lab.run("node", lambda family=family, own=own: install_nftables(family, *own))
-
     def is_gone() -> bool:
         return "kube-proxy" not in lab.run("node", lambda: SystemExec().run(["nft", "list", "tables"]).stdout)
 
     kubelet(lab, ours)
-    upstream()
+    kube_proxy_nftables(lab)
     with traffic(lab, NAMESPACES, routes(Family), RATE, held=4) as running:
         for _ in range(2):
             running.settle(0.5)
@@ -109,7 +100,7 @@ def test_the_nftables_mode_is_taken_over_under_load(
             until(is_gone, "the tables of the nftables mode are gone")
             running.settle(0.5)
             machine.end(signal.SIGTERM)
-            upstream()
+            kube_proxy_nftables(lab)
             # kube-proxy in nftables mode removes the rules of the iptables mode at its start, and so ours.
             for family in Family:
                 tables = Iptables(SystemExec(), family, ours)

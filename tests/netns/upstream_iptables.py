@@ -2,29 +2,23 @@
 
 Written from the description in reference/kube-proxy.md §1 (order, comments and all), independently of our own
 renderer and of our model's decisions; only the hash in chain names is shared, which has upstream's vectors.
-Covered: what the take-over tests need, which is every kind of address, both traffic policies, source ranges and
-affinity; ready endpoints only.
 """
 
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
 
 from kubeproxy.dataplane.iptables.names import (
     COUNTERS,
     CT_INVALID_COUNTER,
     LOCALHOST_NODEPORTS_COUNTER,
-    LOWER,
     endpoint_chain,
     port_hash,
 )
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.model.addresses import Family, family_of
-from kubeproxy.model.ident import ServicePortName
-from kubeproxy.model.objects import Endpoint, Record, Service, ServicePort, ServiceType, TrafficPolicy
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.world import World
+from tests.netns.upstream_ports import MARK, Node, Port, address_of, ports
 
-MARK = "0x00004000"
 _NEW = "-m conntrack --ctstate NEW "
 
 JUMPS = (
@@ -45,23 +39,6 @@ JUMPS = (
 )
 SERVICE_CHAINS = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
 KUBELET_CHAINS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-FIREWALL")
-
-
-class Node(Record, frozen=True, kw_only=True):
-    """What kube-proxy knows of its node, for one family."""
-
-    family: Family = Family.V4
-    name: str = "node1"
-    ip: str
-    cluster_cidr: str
-
-    @property
-    def host(self) -> str:
-        return "/32" if self.family is Family.V4 else "/128"
-
-    @property
-    def loopback(self) -> str:
-        return "127.0.0.0/8" if self.family is Family.V4 else "::1/128"
 
 
 def install_kubelet(tables: Iptables) -> None:
@@ -104,10 +81,8 @@ def _ensure(tables: Iptables, jumps: "list[tuple[str, ...]] | tuple[tuple[str, .
 def render(world: World, node: Node, found: "set[str] | frozenset[str]" = frozenset()) -> str:
     """Return kube-proxy's restore text; ``found`` are Service chains that stand, to delete what is stale."""
     rules = _Rules(node)
-    for key in sorted(world.services):
-        service = world.services[key]
-        for port in service.ports:
-            rules.add(service, port, _endpoints(world, service, port, node.family))
+    for port in ports(world, node):
+        rules.add(port)
     return rules.text(found)
 
 
@@ -159,8 +134,8 @@ class _Rules:
         why = '-m comment --comment "kubernetes forwarding conntrack rule"'
         yield f"-A KUBE-FORWARD {why} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
-    def add(self, service: Service, port: ServicePort, endpoints: list[tuple[Endpoint, str]]) -> None:
-        one = _Port(self._node, service, port, endpoints)
+    def add(self, port: Port) -> None:
+        one = _Port(port)
         self._chains += one.chains()
         self._services += one.services()
         self._nodeports += one.nodeports()
@@ -171,129 +146,106 @@ class _Rules:
 class _Port:
     """The rules of one Service port (§1.5, a to f)."""
 
-    def __init__(
-        self, node: Node, service: Service, port: ServicePort, endpoints: list[tuple[Endpoint, str]]
-    ) -> None:
-        self._node = node
-        self._service = service
+    def __init__(self, port: Port) -> None:
         self._port = port
-        self._name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
-        self._all = [text for _, text in endpoints]
-        self._local = [text for each, text in endpoints if each.node_name == node.name]
-        family, local = node.family, TrafficPolicy.LOCAL
-        self._vip = next(ip for ip in service.cluster_ips if family_of(ip) is family)
-        self._external_ips = [ip for ip in service.external_ips if family_of(ip) is family]
-        self._balancers = [ip for ip in service.load_balancer_ips if family_of(ip) is family]
-        self._ranges = [each for each in service.source_ranges if family_of(each) is family]
-        self._internal_local = service.internal_policy is local
-        exposed = service.type in (ServiceType.NODE_PORT, ServiceType.LOAD_BALANCER) or bool(self._external_ips)
-        self._external_local = service.external_policy is local and exposed
-        self._outside = bool(port.node_port or self._external_ips or self._balancers)
-        self._has_internal = bool(self._local if self._internal_local else self._all)
-        self._has_external = bool(self._local if self._external_local else self._all)
-        self._uses_ext = bool(self._all) and self._outside
-        self._uses_fw = bool(self._all and self._balancers and self._ranges)
-        self._protocol = LOWER[port.protocol]
-        tail = port_hash(self._name)
+        self._name, self._protocol = port.name, port.protocol
+        self._uses_fw = bool(port.all and port.balancers and port.ranges)
+        tail = port_hash(port.name)
         self._svc, self._svl = f"KUBE-SVC-{tail}", f"KUBE-SVL-{tail}"
         self._ext, self._fw = f"KUBE-EXT-{tail}", f"KUBE-FW-{tail}"
 
     def _to(self, ip: str) -> str:
-        return f"-m {self._protocol} -p {self._protocol} -d {ip} --dport {self._port.port}"
+        return f"-m {self._protocol} -p {self._protocol} -d {ip} --dport {self._port.port.port}"
 
     def _internal_chain(self) -> str:
-        return self._svl if self._internal_local else self._svc
-
-    def _uses(self, chain: str) -> bool:
-        if chain == self._svc:
-            return bool(self._all) and (not self._internal_local or self._outside)
-        return bool(self._local) and (self._internal_local or (self._external_local and self._outside))
+        return self._svl if self._port.internal_local else self._svc
 
     def chains(self) -> list[str]:
-        found = [chain for chain in (self._svc, self._svl) if self._uses(chain)]
-        found += [self._ext] if self._uses_ext else []
+        found = [self._svc] if self._port.uses_cluster else []
+        found += [self._svl] if self._port.uses_local else []
+        found += [self._ext] if self._port.uses_external else []
         found += [self._fw] if self._uses_fw else []
-        return found + [endpoint_chain(self._name, text) for text in self._reachable()]
-
-    def _reachable(self) -> list[str]:
-        return self._all if self._uses(self._svc) else self._local if self._uses(self._svl) else []
+        return found + [endpoint_chain(self._name, text) for text in self._port.reachable]
 
     def services(self) -> Iterator[str]:
         head = f'-A KUBE-SERVICES -m comment --comment "{self._name} '
-        if self._has_internal:
-            yield f'{head}cluster IP" {self._to(self._vip)} -j {self._internal_chain()}'
-        if self._all:
-            yield from (f'{head}external IP" {self._to(ip)} -j {self._ext}' for ip in self._external_ips)
+        if self._port.has_internal:
+            yield f'{head}cluster IP" {self._to(self._port.vip)} -j {self._internal_chain()}'
+        if self._port.all:
+            yield from (f'{head}external IP" {self._to(ip)} -j {self._ext}' for ip in self._port.external_ips)
             chain = self._fw if self._uses_fw else self._ext
-            yield from (f'{head}loadbalancer IP" {self._to(ip)} -j {chain}' for ip in self._balancers)
+            yield from (f'{head}loadbalancer IP" {self._to(ip)} -j {chain}' for ip in self._port.balancers)
 
     def nodeports(self) -> Iterator[str]:
-        if self._all and self._port.node_port:
+        if self._port.all and self._port.port.node_port:
             head = f"-A KUBE-NODEPORTS -m comment --comment {self._name}"
             match = f"-m {self._protocol} -p {self._protocol}"
-            port = f"--dport {self._port.node_port}"
-            if self._node.family is Family.V4:
+            port = f"--dport {self._port.port.node_port}"
+            if self._port.node.family is Family.V4:
                 counted = f"-m nfacct --nfacct-name {LOCALHOST_NODEPORTS_COUNTER}"
                 yield f"{head} {match} -d 127.0.0.0/8 {port} {counted} -j {self._ext}"
             yield f"{head} {match} {port} -j {self._ext}"
 
     def filter(self) -> Iterator[str]:
-        why = "local endpoints" if self._all else "endpoints"
-        verdict = f'-m comment --comment "{self._name} has no {why}"', "DROP" if self._all else "REJECT"
-        if not self._has_internal:
-            yield f"-A KUBE-SERVICES {verdict[0]} {self._to(self._vip)} -j {verdict[1]}"
+        why = "local endpoints" if self._port.all else "endpoints"
+        verdict = f'-m comment --comment "{self._name} has no {why}"', "DROP" if self._port.all else "REJECT"
+        if not self._port.has_internal:
+            yield f"-A KUBE-SERVICES {verdict[0]} {self._to(self._port.vip)} -j {verdict[1]}"
         if self._uses_fw:
             why = f'-m comment --comment "{self._name} traffic not accepted by {self._fw}"'
-            yield from (f"-A KUBE-PROXY-FIREWALL {why} {self._to(ip)} -j DROP" for ip in self._balancers)
-        if not self._has_external:
+            yield from (f"-A KUBE-PROXY-FIREWALL {why} {self._to(ip)} -j DROP" for ip in self._port.balancers)
+        if not self._port.has_external:
             head = f"-A KUBE-EXTERNAL-SERVICES {verdict[0]}"
-            for ip in [*self._external_ips, *self._balancers]:
+            for ip in [*self._port.external_ips, *self._port.balancers]:
                 yield f"{head} {self._to(ip)} -j {verdict[1]}"
-            if self._port.node_port:
-                match = f"-m {self._protocol} -p {self._protocol} --dport {self._port.node_port}"
+            if self._port.port.node_port:
+                match = f"-m {self._protocol} -p {self._protocol} --dport {self._port.port.node_port}"
                 yield f"{head} -m addrtype --dst-type LOCAL {match} -j {verdict[1]}"
-        if self._service.health_check_node_port:
+        if self._port.service.health_check_node_port:
             why = f'-m comment --comment "{self._name} health check node port"'
-            port = self._service.health_check_node_port
+            port = self._port.service.health_check_node_port
             yield f"-A KUBE-NODEPORTS {why} -m tcp -p tcp --dport {port} -j ACCEPT"
 
     def own(self) -> Iterator[str]:
-        if self._has_internal:
-            match = f'-m comment --comment "{self._name} cluster IP" {self._to(self._vip)}'
-            yield f"-A {self._internal_chain()} {match} ! -s {self._node.cluster_cidr} -j KUBE-MARK-MASQ"
-        if self._uses_ext:
+        if self._port.has_internal:
+            match = f'-m comment --comment "{self._name} cluster IP" {self._to(self._port.vip)}'
+            yield f"-A {self._internal_chain()} {match} ! -s {self._port.node.cluster_cidr} -j KUBE-MARK-MASQ"
+        if self._port.uses_external:
             yield from self._external_chain()
         if self._uses_fw:
             yield from self._firewall_chain()
-        for chain, endpoints in ((self._svc, self._all), (self._svl, self._local)):
-            if self._uses(chain):
-                yield from self._balance(chain, endpoints)
-        for text in self._reachable():
+        if self._port.uses_cluster:
+            yield from self._balance(self._svc, self._port.all)
+        if self._port.uses_local:
+            yield from self._balance(self._svl, self._port.local)
+        for text in self._port.reachable:
             yield from self._endpoint(text)
 
     def _external_chain(self) -> Iterator[str]:
         head, outside = f"-A {self._ext} -m comment --comment", f"{self._name} external destinations"
-        if not self._external_local:
+        if not self._port.external_local:
             yield f'{head} "masquerade traffic for {outside}" -j KUBE-MARK-MASQ'
         else:
-            yield f'{head} "pod traffic for {outside}" -s {self._node.cluster_cidr} -j {self._svc}'
+            yield f'{head} "pod traffic for {outside}" -s {self._port.node.cluster_cidr} -j {self._svc}'
             local = "-m addrtype --src-type LOCAL"
             yield f'{head} "masquerade LOCAL traffic for {outside}" {local} -j KUBE-MARK-MASQ'
             yield f'{head} "route LOCAL traffic for {outside}" {local} -j {self._svc}'
-        if self._has_external:
-            yield f"-A {self._ext} -j {self._svl if self._external_local else self._svc}"
+        if self._port.has_external:
+            yield f"-A {self._ext} -j {self._svl if self._port.external_local else self._svc}"
 
     def _firewall_chain(self) -> Iterator[str]:
         head = f"-A {self._fw} -m comment --comment"
-        yield from (f'{head} "{self._name} loadbalancer IP" -s {each} -j {self._ext}' for each in self._ranges)
-        if any(ip_address(self._node.ip) in ip_network(each) for each in self._ranges):
-            for ip in self._balancers:
+        yield from (
+            f'{head} "{self._name} loadbalancer IP" -s {each} -j {self._ext}' for each in self._port.ranges
+        )
+        if self._port.node_in_ranges:
+            for ip in self._port.balancers:
                 yield f'{head} "{self._name} loadbalancer IP" -s {ip} -j {self._ext}'
         yield f'{head} "other traffic to {self._name} will be dropped by KUBE-PROXY-FIREWALL"'
 
     def _balance(self, chain: str, endpoints: list[str]) -> Iterator[str]:
-        for text in endpoints if self._service.session_affinity else ():
-            sep, seconds = endpoint_chain(self._name, text), self._service.affinity_seconds
+        for text in endpoints if self._port.service.session_affinity else ():
+            sep, seconds = endpoint_chain(self._name, text), self._port.service.affinity_seconds
             recent = f"-m recent --name {sep} --rcheck --seconds {seconds} --reap"
             yield f'-A {chain} -m comment --comment "{self._name} -> {text}" {recent} -j {sep}'
         for i, text in enumerate(endpoints):
@@ -303,25 +255,12 @@ class _Port:
             yield f'-A {chain} -m comment --comment "{self._name} -> {text}" {chance}-j {sep}'
 
     def _endpoint(self, text: str) -> Iterator[str]:
-        sep, address = endpoint_chain(self._name, text), text.rpartition(":")[0].strip("[]")
+        sep, address = endpoint_chain(self._name, text), address_of(text)
         head = f"-A {sep} -m comment --comment {self._name}"
         yield f"{head} -s {address} -j KUBE-MARK-MASQ"
-        recent = f"-m recent --name {sep} --set " if self._service.session_affinity else ""
+        recent = f"-m recent --name {sep} --set " if self._port.service.session_affinity else ""
         match = f"-m {self._protocol} -p {self._protocol}"
         yield f"{head} {recent}{match} -j DNAT --to-destination {text}"
-
-
-def _endpoints(world: World, service: Service, port: ServicePort, family: Family) -> list[tuple[Endpoint, str]]:
-    found = {}
-    for piece in world.slices_of((service.namespace, service.name)):
-        for each in piece.ports if piece.address_type == family.label else ():
-            if (each.name, each.protocol) != (port.name, port.protocol):
-                continue
-            for endpoint in piece.endpoints:
-                if endpoint.conditions.ready:
-                    host = endpoint.address if family is Family.V4 else f"[{endpoint.address}]"
-                    found[f"{host}:{each.port}"] = endpoint
-    return [(found[text], text) for text in sorted(found)]
 
 
 def _fixed_nat() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The virtual servers, addresses and set entries that kube-proxy 1.36 has in ipvs mode for one Service.
 
-Beside what `upstream_modes.install_ipvs` makes, the same for every Service; by ipvsadm, ipset and ip, with
+Beside what `upstream_ipvs.install_ipvs` makes, the same for every Service; by ipvsadm, ipset and ip, with
 nothing of ours. As reference/kube-proxy.md §2 describes it.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.model.addresses import Family
-from tests.netns.upstream_modes import install_ipvs
+from tests.netns.upstream_ipvs import install_ipvs
 
 SYSCTLS = {"conntrack": "1", "expire_nodest_conn": "1", "expire_quiescent_template": "1"}
 

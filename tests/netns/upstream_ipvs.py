@@ -1,16 +1,14 @@
-"""What kube-proxy 1.36 leaves on a node in ipvs mode (all but the virtual servers) and in nftables mode.
+"""What kube-proxy 1.36 leaves on a node in ipvs mode, the virtual servers left out, as not every kernel has IPVS.
 
-As reference/kube-proxy.md §2.2 to 2.4 and §3 describe it. The nftables tables serve one Service as upstream's do,
-so that traffic can run through them; this kernel has no IPVS, so the other mode's rules and sets are only there.
+As reference/kube-proxy.md §2.2 to 2.4 describes it.
 """
 
 import re
-from collections.abc import Sequence
 
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.model.addresses import Family
-from tests.netns.upstream_iptables import MARK
+from tests.netns.upstream_ports import MARK
 
 _SETS = {
     "LOOP-BACK": "hash:ip,port,ip",
@@ -122,95 +120,3 @@ def install_ipvs(tables: Iptables) -> None:
     for name, chains in declared.items():
         text = text.replace(f"*{name}\n", f"*{name}\n" + "".join(f":{chain} - [0:0]\n" for chain in chains))
     tables.restore(re.sub(r"--match-set (\S+)", lambda match: f"--match-set {match[1][:31]}", text))
-
-
-_TABLE = """table {ip} kube-proxy {{
-  comment "rules for kube-proxy"
-  set cluster-ips {{ type {type}; comment "Active ClusterIPs"; elements = {{ {vip} }} }}
-  set hairpin-connections {{ type {type} . {type} . inet_proto . inet_service; }}
-  map service-ips {{ type {type} . inet_proto . inet_service : verdict; }}
-  map service-nodeports {{ type inet_proto . inet_service : verdict; }}
-  map no-endpoint-services {{ type {type} . inet_proto . inet_service : verdict; }}
-  map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; }}
-  map firewall-ips {{ type {type} . inet_proto . inet_service : verdict; }}
-  chain filter-prerouting-pre-dnat {{
-    type filter hook prerouting priority -110;
-    ct state new jump firewall-check
-  }}
-  chain filter-output-pre-dnat {{
-    type filter hook output priority -110;
-    ct state new jump firewall-check
-  }}
-  chain filter-input {{
-    type filter hook input priority 0;
-    ct state new jump nodeport-endpoints-check
-    ct state new jump service-endpoints-check
-  }}
-  chain filter-forward {{
-    type filter hook forward priority 0;
-    ct state new jump service-endpoints-check
-    ct state new jump cluster-ips-check
-  }}
-  chain filter-output {{
-    type filter hook output priority 0;
-    ct state new jump service-endpoints-check
-    ct state new jump cluster-ips-check
-  }}
-  chain nat-prerouting {{
-    type nat hook prerouting priority -100;
-    jump services
-  }}
-  chain nat-output {{
-    type nat hook output priority -100;
-    jump services
-  }}
-  chain nat-postrouting {{
-    type nat hook postrouting priority 100;
-    jump masquerading
-  }}
-  chain services {{
-    {ip} daddr . meta l4proto . th dport vmap @service-ips
-    fib daddr type local {ip} daddr != {loopback} meta l4proto . th dport vmap @service-nodeports
-  }}
-  chain masquerading {{
-    mark and 0x4000 != 0 mark set mark xor 0x4000 masquerade fully-random
-    ct status dnat {ip} saddr . {ip} daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
-  }}
-  chain service-endpoints-check {{ {ip} daddr . meta l4proto . th dport vmap @no-endpoint-services; }}
-  chain nodeport-endpoints-check {{
-    fib daddr type local {ip} daddr != {loopback} meta l4proto . th dport vmap @no-endpoint-nodeports
-  }}
-  chain reject-chain {{ reject; }}
-  chain firewall-check {{ {ip} daddr . meta l4proto . th dport vmap @firewall-ips; }}
-  chain cluster-ips-check {{
-    {ip} daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
-  }}
-  chain service-ULMVA6XW-default/web/tcp/ {{
-    meta l4proto tcp dnat {ip} addr . port to numgen random mod {count} map {{ {endpoints} }}
-  }}
-  chain external-ULMVA6XW-default/web/tcp/ {{
-    mark set mark or 0x4000 comment "masquerade"
-    goto service-ULMVA6XW-default/web/tcp/
-  }}
-}}
-add element {ip} kube-proxy service-ips {{ {vip} . tcp . 80 : goto service-ULMVA6XW-default/web/tcp/ }}
-add element {ip} kube-proxy service-ips {{ {external} . tcp . 80 : goto external-ULMVA6XW-default/web/tcp/ }}
-add element {ip} kube-proxy service-nodeports {{ tcp . {node_port} : goto external-ULMVA6XW-default/web/tcp/ }}
-"""
-
-
-def install_nftables(family: Family, vip: str, external: str, node_port: int, endpoints: Sequence[str]) -> None:
-    """Make the nftables mode's table for one Service; an endpoint is "address . port"."""
-    v4 = family is Family.V4
-    ip = "ip" if v4 else "ip6"
-    text = f"add table {ip} kube-proxy\ndelete table {ip} kube-proxy\n" + _TABLE.format(
-        ip=ip,
-        type="ipv4_addr" if v4 else "ipv6_addr",
-        loopback="127.0.0.0/8" if v4 else "::1",
-        vip=vip,
-        external=external,
-        node_port=node_port,
-        count=len(endpoints),
-        endpoints=", ".join(f"{i} : {each}" for i, each in enumerate(endpoints)),
-    )
-    SystemExec().run(["nft", "-f", "-"], stdin=text)
