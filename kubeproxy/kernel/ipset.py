@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.ipset_listing import decode_members
 from kubeproxy.kernel.ipset_messages import (
     ATTR_REVISION,
     BATCH,
@@ -24,7 +25,6 @@ from kubeproxy.kernel.ipset_messages import (
     Member,
     SetType,
     decode_header,
-    decode_members,
     decode_refusal,
     encode_create,
     encode_entries,

@@ -5,9 +5,8 @@ entries a set has follows from its type. Numbers are those of linux/netfilter/ip
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from ipaddress import ip_address
 from typing import Any
 
 from kubeproxy.kernel.netlink_messages import (
@@ -101,7 +100,6 @@ REASONS = {
     4354: "the kernel does not know the protocol",
 }
 """What the error numbers of an entry mean."""
-_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
 def _opening(family: Family | None) -> bytes:
@@ -281,44 +279,3 @@ def decode_refusal(body: bytes) -> int:
     # The kernel sends the message back, and has written the number where we left room for it.
     found = dict(attributes(body[24:])).get(ATTR_LINENO, b"")
     return int(struct.unpack("=I", found)[0]) if len(found) == 4 else 0
-
-
-def decode_members(bodies: Iterable[bytes], kind: SetType) -> Iterator[Member]:
-    """Decode the answers to a list of a set of this type; entries that ours never are, are passed over."""
-    for body in bodies:
-        for attribute_kind, value in attributes(body[4:]):
-            if attribute_kind == ATTR_ADT:
-                for _, row in attributes(value):
-                    yield from _entry(row, kind)
-
-
-def _entry(row: bytes, kind: SetType) -> Iterator[Member]:
-    fields = dict(attributes(row))
-    port = int.from_bytes(fields.get(DATA_PORT, b""), "big")
-    if kind is SetType.PORT_NUMBERS:
-        yield port
-        return
-    first = _address(fields.get(DATA_IP, b""))
-    if kind in (SetType.ADDRESSES, SetType.CLIENTS):
-        if first:
-            yield first
-        return
-    protocol = _PROTOCOL.get(fields.get(DATA_PROTO, b"\0")[0])
-    if not first or protocol is None:
-        return
-    match kind:
-        case SetType.PORTS:
-            yield first, protocol, port
-        case SetType.MARKS:
-            both = int.from_bytes(fields.get(DATA_MARK, b""), "big")
-            yield first, protocol, port, both >> 32, both & 0xFFFFFFFF
-        case SetType.RANGES:
-            length = fields.get(DATA_CIDR2, b"\0")[0]
-            yield first, protocol, port, f"{_address(fields.get(DATA_IP2, b''))}/{length}"
-        case SetType.ENDPOINTS if first == _address(fields.get(DATA_IP2, b"")):
-            yield first, protocol, port
-
-
-def _address(nested: bytes) -> str:
-    packed = next((value for _, value in attributes(nested)), b"")
-    return str(ip_address(packed)) if packed else ""

@@ -3,6 +3,7 @@ import struct
 import pytest
 from pyroute2.netlink.nfnetlink.ipset import ipset_msg
 
+from kubeproxy.kernel.ipset_listing import decode_members, entries_at_once
 from kubeproxy.kernel.ipset_messages import (
     ATTR_ADT,
     ATTR_LINENO,
@@ -14,13 +15,19 @@ from kubeproxy.kernel.ipset_messages import (
     Entry,
     Member,
     SetType,
-    decode_members,
     decode_refusal,
     encode_create,
     encode_entries,
 )
 from kubeproxy.kernel.netlink import NetlinkError
-from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, attribute, attributes, message
+from kubeproxy.kernel.netlink_messages import (
+    NLA_F_NESTED,
+    NLA_F_NET_BYTEORDER,
+    PROTOCOL_NUMBER,
+    attribute,
+    attributes,
+    message,
+)
 from kubeproxy.kernel.sysctl import FakeSysctls, ProcSysctls, SysctlRefused
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -153,3 +160,49 @@ def test_the_fake_remembers() -> None:
     fake = FakeSysctls({"a": "1"})
     fake.ensure("b", "2")
     assert (fake.read("a"), fake.read("b"), fake.read("c")) == ("1", "2", "")
+
+
+# What Linux 6.18 writes of one entry each, with the kind of set and the entry.
+V6_IP = "18 00 01 80 14 00 02 00 fd 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01"
+V6_IP2 = "18 00 14 80 14 00 02 00 fd 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01"
+V4_IP, V4_IP2 = "0c 00 01 80 08 00 01 00 0a 00 00 01", "0c 00 14 80 08 00 01 00 0a 00 00 01"
+TCP_80 = "06 00 04 40 00 50 00 00 05 00 07 00 06 00 00 00"
+MARK = "0c 00 1b 40 6b 00 00 01 ff ff ff ff"
+CAPTURED: list[tuple[SetType, str, Member]] = [
+    (SetType.ADDRESSES, V4_IP, "10.0.0.1"),
+    (SetType.ADDRESSES, V6_IP, "fd00::1"),
+    (SetType.PORTS, V4_IP + TCP_80, ("10.0.0.1", Protocol.TCP, 80)),
+    (SetType.PORTS, V6_IP + TCP_80, ("fd00::1", Protocol.TCP, 80)),
+    (SetType.ENDPOINTS, V4_IP + V4_IP2 + TCP_80, ("10.0.0.1", Protocol.TCP, 80)),
+    (SetType.ENDPOINTS, V6_IP + V6_IP2 + TCP_80, ("fd00::1", Protocol.TCP, 80)),
+    (SetType.MARKS, V4_IP + TCP_80 + MARK, ("10.0.0.1", Protocol.TCP, 80, 0x6B000001, 0xFFFFFFFF)),
+    (SetType.MARKS, V6_IP + TCP_80 + MARK, ("fd00::1", Protocol.TCP, 80, 0x6B000001, 0xFFFFFFFF)),
+]
+
+
+def listing(*rows: bytes) -> bytes:
+    return bytes(4) + attribute(
+        ATTR_ADT | NLA_F_NESTED, b"".join(attribute(7 | NLA_F_NESTED, row) for row in rows)
+    )
+
+
+@pytest.mark.parametrize(("kind", "captured", "entry"), CAPTURED)
+def test_rows_as_the_kernel_writes_them_are_read_at_one_go(kind: SetType, captured: str, entry: Member) -> None:
+    row = bytes.fromhex(captured)
+    (rows,) = (value for _, value in attributes(listing(row, row)[4:]))
+    assert entries_at_once(rows, kind) == [entry, entry]
+    # One that looks otherwise (it has a timeout) has all of them read one by one.
+    other = row + attribute(6 | NLA_F_NET_BYTEORDER, bytes(4))
+    (rows,) = (value for _, value in attributes(listing(row, other)[4:]))
+    assert entries_at_once(rows, kind) == []
+    assert list(decode_members([listing(row, other), listing(row)], kind)) == [entry] * 3
+
+
+@pytest.mark.parametrize("kind", [SetType.PORTS, SetType.ENDPOINTS, SetType.MARKS])
+def test_entries_that_ours_never_are_are_passed_over(kind: SetType) -> None:
+    captured = next(text for each, text, _ in CAPTURED if each is kind)
+    icmp = bytes.fromhex(captured.replace("07 00 06", "07 00 01"))
+    assert list(decode_members([listing(icmp, icmp)], kind)) == []
+    if kind is SetType.ENDPOINTS:
+        two = bytes.fromhex(V4_IP + V4_IP2.replace("0a 00 00 01", "0a 00 00 02") + TCP_80)
+        assert list(decode_members([listing(two)], kind)) == []

@@ -1,13 +1,12 @@
 """The ipvs backend when the kernel refuses or others meddle: who is blamed, what stands, how it recovers."""
 
 import errno
-from collections.abc import Callable
 
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.ipvs import translator, watch
-from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs import translator
+from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
@@ -21,14 +20,6 @@ pytestmark = pytest.mark.unit
 
 BAD = ServerKey(Protocol.TCP, "10.96.6.6", 80)
 ONE = Destination("10.244.1.1", 8080)
-
-
-def state(node: Node) -> object:
-    """Return all that ipvs mode has in the kernel."""
-    servers = node.servers.servers(Family.V4)
-    weights = {key: node.weights(key) for key in servers}
-    sets = {name: set(members) for name, members in node.sets.sets.items()}
-    return servers, weights, sets, dict(node.addresses.on.routes), node.tables.tables
 
 
 def bad_and_good() -> Node:
@@ -262,46 +253,6 @@ def test_ours_is_known_though_somebody_emptied_our_set() -> None:
     assert node.weights() is None
 
 
-Meddling = Callable[[Node], object]
-MEDDLING: dict[str, Meddling] = {
-    "kube-ipvs0 was deleted": lambda node: node.addresses.on.vanish(),
-    "local address 10.96.0.1": lambda node: node.addresses.on.routes.clear(),
-    "tcp 10.96.0.1:80 was deleted": lambda node: node.servers.run([Command(Verb.DELETE_SERVER, Server(VIP))]),
-    "tcp 10.96.0.1:80 was changed": lambda node: node.servers.run([Command(Verb.SET_SERVER, Server(VIP, "lc"))]),
-    "destinations of virtual server tcp 10.96.0.1:80": lambda node: node.servers.run(
-        [Command(Verb.ADD_DESTINATION, Server(VIP), Destination("192.0.2.9", 1))]
-    ),
-    "table nat": lambda node: node.tables.flush("nat"),
-    "table mangle": lambda node: node.tables.flush("mangle"),
-    "table filter": lambda node: node.tables.flush("filter"),
-    "addresses have changed": lambda node: node.local.append("192.168.0.9"),
-    **{
-        set_name(Family.V4, which): lambda node, which=which: (  # type: ignore[misc]
-            node.members(which).clear() if node.members(which) else node.members(which).add(0)
-        )
-        for which in Set
-    },
-}
-
-
-@pytest.mark.parametrize("what", MEDDLING)
-def test_what_others_do_to_ours_is_noticed_and_mended(what: str) -> None:
-    node = Node(web(node_port=30080, external_policy=TrafficPolicy.LOCAL), web_slice("10.244.1.1@node2"))
-    node.full()
-    assert node.backend.observe() == ""
-    before = state(node)
-    MEDDLING[what](node)
-    assert what in node.backend.observe()
-    assert node.backend.needs_full
-    node.full()
-    assert node.backend.observe() == ""
-    if what != "addresses have changed":
-        node.backend.observe()
-        assert state(node) == before
-    else:
-        assert ServerKey(Protocol.TCP, "192.168.0.9", 30080) in node.servers.servers(Family.V4)
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -338,31 +289,3 @@ def test_what_cannot_be_deleted_when_it_has_drained_has_everything_looked_at() -
     node.full()
     assert node.backend.observe() == ""
     assert node.weights() == {"10.244.1.1": 1}
-
-
-def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LISTED_A_LOOK", 5)
-    monkeypatch.setattr(watch, "DESTINATIONS_A_LOOK", 4)
-    crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
-    slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
-    node = Node(*crowd, *slices)
-    node.full()
-    node.backend.observe()
-    asked: list[ServerKey] = []
-    destinations, servers = node.servers.destinations, node.servers.servers
-    listings: list[Family] = []
-
-    def ask(key: ServerKey) -> object:
-        asked.append(key)
-        return destinations(key)
-
-    def list_all(family: Family) -> object:
-        listings.append(family)
-        return servers(family)
-
-    node.servers.destinations = ask  # type: ignore[method-assign, assignment]
-    node.servers.servers = list_all  # type: ignore[method-assign, assignment]
-    for _ in range(5):
-        assert node.backend.observe() == ""
-    assert len(asked) == len(set(asked)) == 20
-    assert len(listings) == 1

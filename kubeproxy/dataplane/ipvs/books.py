@@ -96,8 +96,12 @@ class Books:
 
     def has_entry(self, which: Set, member: Member) -> bool:
         """Return whether a set has an entry, or never will because its address is elsewhere."""
+        return self.wants_entry(which, member) or (which is Set.ADDRESSES and member in self.elsewhere)
+
+    def wants_entry(self, which: Set, member: Member) -> bool:
+        """Return whether a set should have an entry."""
         if which is Set.ADDRESSES:
-            return member in self.routed or member in self.elsewhere
+            return member in self.routed
         if which is Set.SERVERS:
             assert isinstance(member, tuple)
             return ServerKey(member[1], member[0], member[2]) in self.servers

@@ -91,7 +91,7 @@ class KernelState:
         self.source = node.node_ip if known else ""
         self._masquerade_bit = node.masquerade_bit
         return Ground(
-            members={which: self._sets.members(self._name(which)) for which in Set},
+            members={which: self.members(which) for which in Set},
             is_upstreams=self._upstream_places(present),
             is_excluded=lambda key: self._is_excluded(key.address),
             routes=self._addresses.held(),
@@ -139,6 +139,10 @@ class KernelState:
     def set_sizes(self) -> dict[str, int]:
         """Return how many entries each set has."""
         return self._sets.sizes(PREFIX[self._family])
+
+    def members(self, which: Set) -> set[Member]:
+        """List what is in a set."""
+        return self._sets.members(self._name(which))
 
     def destinations(self, key: ServerKey) -> list[Found]:
         """List the destinations of a virtual server."""

@@ -1,23 +1,28 @@
 """Whether the kernel still holds what was written, looked at every few seconds and so at little cost.
 
 Sets tell by their size, the device by its number, rules by their canary. Virtual servers and routes are listed,
-the more rarely the more there are; of the servers' destinations a few are looked at each time, all in turn.
+the more rarely the more there are; so are the entries of one set after the other, as its size does not tell of an
+entry that was exchanged. Of the servers' destinations a few are looked at each time, all in turn.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import cycle
 
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import KernelState
-from kubeproxy.dataplane.ipvs.names import DEVICE, set_name
+from kubeproxy.dataplane.ipvs.names import DEVICE, Set, set_name
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.steps import Spot, spot
 from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.kernel.ipvs_types import ServerKey
+from kubeproxy.kernel.sets import entry_text
 from kubeproxy.model.addresses import Family
 
 LISTED_A_LOOK = 1000
 """With more of them, a listing comes at every second, third ... look."""
+ENTRIES_A_LOOK = 1000
+"""After a set with more of them, so many looks pass by without one as it has thousands."""
 DESTINATIONS_A_LOOK = 20
 """Virtual servers whose destinations are looked at each time."""
 DRAINING_A_LOOK = 200
@@ -33,12 +38,15 @@ class Watch:
         self._rules = rules
         self._turns: Iterator[ServerKey] = iter(())
         self._until_listing = 0
+        self._sets = cycle(Set)
+        self._until_entries = 0
 
     def drift(self, books: Books) -> str:
         """Return how the kernel's state differs from the books, "" when nothing shows."""
         looks: tuple[Callable[[Books], str], ...] = (
             self._in_addresses,
             self._in_sets,
+            self._in_entries,
             lambda _: self._rules.drift(),
             self._in_lists,
             self._in_destinations,
@@ -69,6 +77,19 @@ class Watch:
                 return f"set {name} was destroyed by somebody"
             if found[name] != size:
                 return f"set {name} has {found[name]} entries instead of {size}"
+        return ""
+
+    def _in_entries(self, books: Books) -> str:
+        """Look into one set, whose size is right."""
+        if self._until_entries > 0:
+            self._until_entries -= 1
+            return ""
+        which = next(self._sets)
+        found = self._state.members(which)
+        self._until_entries = len(found) // ENTRIES_A_LOOK
+        for member in found:
+            if not books.wants_entry(which, member):
+                return f"set {set_name(self._family, which)} has somebody's entry {entry_text(member)}"
         return ""
 
     def _in_lists(self, books: Books) -> str:
