@@ -250,10 +250,12 @@ async def run_agent(options: Options, access: Access) -> None:
 
     Raises CommandMissing (no iptables, nor nftables in its place), NoFamily.
     """
-    machine = Features(SystemExec(), Ipvs())
+    ipvs = Ipvs()
+    machine = Features(SystemExec(), ipvs)
     detect = partial(detect_flavour, SystemExec(), names.CANARY)
     flavour = await asyncio.to_thread(flavour_of, options, machine, detect)
-    host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour)
+    serving = ipvs if options.configuration.mode == Mode.IPVS else None
+    host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour, serving)
     for family, why in host.missing:
         log.info("%s is not served: %s", family.label, why)
     for hint in host.hints:

@@ -28,6 +28,8 @@ class FakeVirtualServers:
         self.present = present
         """Whether this kernel has IPVS."""
         self.schedulers = set(schedulers)
+        self.families = set(Family)
+        """Those that this kernel was built for."""
         self.table: dict[ServerKey, Server] = {}
         self.log: list[Command] = []
         """What was asked for, refused or not, in order."""
@@ -60,6 +62,11 @@ class FakeVirtualServers:
         """See `VirtualServers`. Leaves no trace in the log."""
         self._ask()
         return name in self.schedulers
+
+    def serves(self, family: Family) -> bool:
+        """See `VirtualServers`. Leaves no trace in the log."""
+        self._ask()
+        return family in self.families
 
     def servers(self, family: Family) -> dict[ServerKey, Server]:
         """See `VirtualServers`."""
@@ -118,6 +125,8 @@ class FakeVirtualServers:
 
     def _run(self, command: Command) -> int:
         server, key = command.server, command.server.key
+        if key.family not in self.families:
+            return errno.EAFNOSUPPORT
         if command.verb is Verb.ADD_SERVER:
             if key in self.table:
                 return errno.EEXIST

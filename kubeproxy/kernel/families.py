@@ -7,7 +7,8 @@ Services costs nothing, and a cluster may become dual-stack under a running agen
 from pathlib import Path
 
 from kubeproxy.kernel.exec import Exec, KernelError
-from kubeproxy.kernel.iptables import Flavour, can_nat
+from kubeproxy.kernel.iptables import Flavour, tables_trouble
+from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.sysctl import Sysctls
@@ -35,9 +36,14 @@ class HostFamilies(Record, frozen=True, kw_only=True):
     """What is likely to be wrong with the host, and is not ours to change."""
 
 
-def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour | None) -> HostFamilies:
-    """Find out what can be served here; ``flavour`` None: by nftables. Blocking. Raises NoFamily."""
-    troubles = {family: _trouble(execute, sysctls, flavour, family) for family in Family}
+def host_families(
+    execute: Exec, sysctls: Sysctls, flavour: Flavour | None, ipvs: VirtualServers | None = None
+) -> HostFamilies:
+    """Find out what can be served here; ``flavour`` None: by nftables; ``ipvs`` where that serves.
+
+    Blocking. Raises NoFamily; KernelError and OSError when IPVS does not answer.
+    """
+    troubles = {family: _trouble(execute, sysctls, flavour, ipvs, family) for family in Family}
     served = [family for family, trouble in troubles.items() if not trouble]
     missing = [(family, trouble) for family, trouble in troubles.items() if trouble]
     if not served:
@@ -51,14 +57,18 @@ def host_families(execute: Exec, sysctls: Sysctls, flavour: Flavour | None) -> H
     return HostFamilies(served=tuple(served), missing=tuple(missing), hints=tuple(hints))
 
 
-def _trouble(execute: Exec, sysctls: Sysctls, flavour: Flavour | None, family: Family) -> str:
+def _trouble(
+    execute: Exec, sysctls: Sysctls, flavour: Flavour | None, ipvs: VirtualServers | None, family: Family
+) -> str:
     if family is Family.V6:
         if not IPV6_INTERFACES.exists():
             return "this kernel has no IPv6 (a boot parameter ipv6.disable=1?)"
         if sysctls.read(DISABLED) == "1":
             return f"IPv6 is switched off (sysctl {DISABLED.replace('/', '.')}=1)"
+    if ipvs is not None and not ipvs.serves(family):
+        return f"this kernel's IPVS does not know {family.label} (CONFIG_IP_VS_IPV6)"
     if flavour is not None:
-        return can_nat(execute, family, flavour)
+        return tables_trouble(execute, family, flavour)
     try:
         where = f"{spoken(family)} kube-proxy-probe"
         chain = "nat { type nat hook postrouting priority srcnat ; }"

@@ -18,7 +18,7 @@ from kubeproxy.kernel.ipset_messages import (
     IPSET_PROTOCOL,
     SUBSYSTEM,
 )
-from kubeproxy.kernel.iptables import Flavour, can_nat
+from kubeproxy.kernel.iptables import Flavour, tables_trouble
 from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import (
@@ -81,7 +81,7 @@ class Features:
         """Ask each flavour for its nat table; nft's first, as legacy's is made by the question."""
         troubles = []
         for flavour in (Flavour.NFT, Flavour.LEGACY):
-            trouble = can_nat(self._execute, Family.V4, flavour)
+            trouble = tables_trouble(self._execute, Family.V4, flavour, ("nat",))
             if not trouble:
                 return ""
             troubles.append(trouble)

@@ -122,18 +122,21 @@ class Iptables:
         return self._execute.run(argv, check=check)
 
 
-def can_nat(execute: Exec, family: Family, flavour: Flavour) -> str:
-    """Return why one family's nat table cannot be used, "" when it can."""
+def tables_trouble(
+    execute: Exec, family: Family, flavour: Flavour, tables: Iterable[str] = ("nat", "filter", "mangle")
+) -> str:
+    """Return why one family's tables cannot be used, "" when they can."""
     program = _program(family, flavour)
-    try:
-        result = execute.run(
-            [program, "--wait", str(LOCK_WAIT_SECONDS), "-t", "nat", "-S", "POSTROUTING"], check=False
-        )
-    except CommandMissing as error:
-        return str(error)
-    if result.status in (0, RESOURCE_PROBLEM):
-        return ""
-    return f"{program} -t nat: {' '.join(result.stderr.split())[:300]} (exit status {result.status})"
+    for table in tables:
+        try:
+            argv = [program, "--wait", str(LOCK_WAIT_SECONDS), "-t", table, "-S", "OUTPUT"]
+            result = execute.run(argv, check=False)
+        except CommandMissing as error:
+            return str(error)
+        if result.status not in (0, RESOURCE_PROBLEM):
+            why = " ".join(result.stderr.split())[:300]
+            return f"{program} -t {table}: {why} (exit status {result.status})"
+    return ""
 
 
 def detect_flavour(execute: Exec, own_chain: str, family: Family = Family.V4) -> Flavour:

@@ -30,8 +30,11 @@ from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, NetlinkSocket
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
-PROBE = ServerKey(Protocol.TCP, "198.51.100.0", 20000)
-"""What is made to find out whether there is a scheduler: an address for documentation (RFC 5737), as upstream."""
+PROBES = {
+    Family.V4: ServerKey(Protocol.TCP, "198.51.100.0", 20000),
+    Family.V6: ServerKey(Protocol.TCP, "2001:db8::", 20000),
+}
+"""What is asked for to find out what the kernel can: addresses for documentation (RFC 5737, 3849), as upstream."""
 
 _RECEIVE_BYTES = 8 << 20
 """Twice that as the kernel counts: 13,000 refusals. One send carries some 8,000 commands."""
@@ -67,12 +70,19 @@ class Ipvs:
 
     def has_scheduler(self, name: str) -> bool:
         """See `VirtualServers`."""
-        delete = Command(Verb.DELETE_SERVER, Server(PROBE))
+        delete = Command(Verb.DELETE_SERVER, Server(PROBES[Family.V4]))
         # The first deletes what somebody left who was stopped in the middle of this.
-        _, code, _ = self.run([delete, Command(Verb.ADD_SERVER, Server(PROBE, name)), delete])
+        _, code, _ = self.run([delete, Command(Verb.ADD_SERVER, Server(PROBES[Family.V4], name)), delete])
         if code not in (0, errno.ENOENT):
             raise NetlinkError(code, f"{_WHAT}: scheduler {name}")
         return not code
+
+    def serves(self, family: Family) -> bool:
+        """See `VirtualServers`. The kernel looks at the family first, and then finds nothing to delete."""
+        (code,) = self.run([Command(Verb.DELETE_SERVER, Server(PROBES[family]))])
+        if code not in (0, errno.ESRCH, errno.EAFNOSUPPORT):
+            raise NetlinkError(code, f"{_WHAT}: {family.label}")
+        return code != errno.EAFNOSUPPORT
 
     def servers(self, family: Family) -> dict[ServerKey, Server]:
         """See `VirtualServers`."""

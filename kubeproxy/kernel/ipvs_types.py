@@ -141,6 +141,10 @@ class VirtualServers(typing.Protocol):
         """Return whether the kernel has a scheduler: a virtual server is made with it, and deleted again."""
         ...
 
+    def serves(self, family: Family) -> bool:
+        """Return whether the kernel can have virtual servers of a family."""
+        ...
+
     def servers(self, family: Family) -> dict[ServerKey, Server]:
         """Return the virtual servers of a family, marks too. Raises DumpInterrupted when they may be not all."""
         ...

@@ -9,7 +9,7 @@ import pytest
 from kubeproxy.kernel import netlink
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.genetlink_messages import CONTROLLER
-from kubeproxy.kernel.ipvs import PROBE, Ipvs, IpvsUnavailable
+from kubeproxy.kernel.ipvs import PROBES, Ipvs, IpvsUnavailable
 from kubeproxy.kernel.ipvs_messages import encode_command
 from kubeproxy.kernel.ipvs_types import Command, Server, ServerKey, Verb
 from kubeproxy.kernel.netlink import DumpInterrupted, NetlinkError
@@ -136,8 +136,8 @@ def test_a_kernel_without_ipvs(kernel: Kernel) -> None:
 def test_a_scheduler_is_tried(kernel: Kernel, code: int, expected: bool) -> None:
     kernel.answers.append([errno.ESRCH, code, code and errno.ESRCH])
     assert Ipvs().has_scheduler("mh") is expected
-    delete = encode_command(Command(Verb.DELETE_SERVER, Server(PROBE)))
-    add = encode_command(Command(Verb.ADD_SERVER, Server(PROBE, "mh")))
+    delete = encode_command(Command(Verb.DELETE_SERVER, Server(PROBES[Family.V4])))
+    add = encode_command(Command(Verb.ADD_SERVER, Server(PROBES[Family.V4], "mh")))
     assert kernel.sent == [(33, [delete, add, delete])]
 
 
@@ -145,3 +145,20 @@ def test_a_scheduler_that_cannot_be_tried_is_an_error(kernel: Kernel) -> None:
     kernel.answers.append([errno.EPERM] * 3)
     with pytest.raises(NetlinkError, match="scheduler mh: Operation not permitted"):
         Ipvs().has_scheduler("mh")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(errno.ESRCH, True), (0, True), (errno.EAFNOSUPPORT, False)], ids=str
+)
+def test_a_family_that_the_kernel_was_built_without_is_found_out(
+    kernel: Kernel, code: int, expected: bool
+) -> None:
+    kernel.answers.append([code])
+    assert Ipvs().serves(Family.V6) is expected
+    assert kernel.sent == [(33, [encode_command(Command(Verb.DELETE_SERVER, Server(PROBES[Family.V6])))])]
+
+
+def test_a_family_that_cannot_be_asked_for_is_an_error(kernel: Kernel) -> None:
+    kernel.answers.append([errno.EPERM])
+    with pytest.raises(NetlinkError, match="IPv6: Operation not permitted"):
+        Ipvs().serves(Family.V6)

@@ -7,8 +7,10 @@ import pytest
 
 from kubeproxy.kernel import families
 from kubeproxy.kernel.exec import CommandMissing, Result
+from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
 from kubeproxy.kernel.families import NoFamily, host_families
 from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 
@@ -19,10 +21,11 @@ LINK_LOCAL = "fe800000000000000000000000000011 02 40 20 80     eth0\n"
 
 
 class Programs:
-    """iptables programs that answer with a status, or are not there (None)."""
+    """iptables programs that answer with a status, for one table perhaps, or are not there (None)."""
 
-    def __init__(self, v4: int | None = 0, v6: int | None = 0) -> None:
+    def __init__(self, v4: int | None = 0, v6: int | None = 0, table: str = "") -> None:
         self._statuses = {"iptables-nft": v4, "ip6tables-nft": v6}
+        self._table = table
 
     def run(
         self,
@@ -35,7 +38,10 @@ class Programs:
         status = self._statuses[argv[0]]
         if status is None:
             raise CommandMissing(f"{argv[0]}: not installed")
-        return Result(status=status, stdout="", stderr="" if status == 0 else "table `nat' does not exist\n")
+        table = argv[argv.index("-t") + 1]
+        if status == 0 or self._table not in ("", table):
+            return Result(status=0, stdout="", stderr="")
+        return Result(status=status, stdout="", stderr=f"table `{table}' does not exist\n")
 
 
 def interfaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None) -> None:
@@ -59,6 +65,7 @@ def test_both_families_are_served_where_the_host_can(monkeypatch: pytest.MonkeyP
         ("", {families.DISABLED: "1"}, Programs(), "net.ipv6.conf.all.disable_ipv6=1"),
         ("", {}, Programs(v6=None), "ip6tables-nft: not installed"),
         ("", {}, Programs(v6=3), "table `nat' does not exist"),
+        ("", {}, Programs(v6=3, table="mangle"), "table `mangle' does not exist"),
     ],
 )
 def test_a_family_that_is_missing_is_told(
@@ -75,6 +82,22 @@ def test_a_family_that_is_missing_is_told(
     ((family, told),) = found.missing
     assert family is Family.V6
     assert why in told
+
+
+@pytest.mark.parametrize("flavour", [Flavour.NFT, None])
+def test_an_ipvs_that_was_built_without_ipv6_serves_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flavour: Flavour | None
+) -> None:
+    interfaces(monkeypatch, tmp_path, GLOBAL)
+    monkeypatch.setattr(NftProgram, "commit", lambda *_, **__: None)
+    ipvs = FakeVirtualServers()
+    assert host_families(Programs(), FakeSysctls(), flavour, ipvs).missing == ()
+    ipvs.families.remove(Family.V6)
+    found = host_families(Programs(), FakeSysctls(), flavour, ipvs)
+    assert found.served == (Family.V4,)
+    ((family, told),) = found.missing
+    assert family is Family.V6
+    assert "CONFIG_IP_VS_IPV6" in told
 
 
 def test_a_host_without_any_cannot_be_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.quarantine import Quarantine
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
-from kubeproxy.dataplane.ipvs.sysctls import ensure_sysctls
+from kubeproxy.dataplane.ipvs.sysctls import ensure_family, ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
 from kubeproxy.dataplane.ipvs.work import Work
@@ -145,6 +145,7 @@ class IpvsBackend:
         """Bring everything in, whatever stands there."""
         self._state.prepare()
         ensure_sysctls(self._sysctls, self._settings)
+        ensure_family(self._sysctls, self._family)
         for _ in SCHEDULERS:
             try:
                 self._correct_once(node, changes)

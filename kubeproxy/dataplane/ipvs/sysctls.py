@@ -4,7 +4,9 @@ They are upstream's. A cleanup leaves them, as kube-proxy's does: those of IPVS 
 servers, and nobody can tell whether others count on forwarding and on strict ARP meanwhile.
 """
 
+from kubeproxy.dataplane.ipvs.names import DEVICE
 from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 
 RELEASE = "kernel/osrelease"
@@ -30,6 +32,15 @@ def ensure_sysctls(sysctls: Sysctls, settings: IpvsSettings) -> None:
     """Set what differs, in the network namespace of the calling thread. Raises SysctlRefused."""
     for name, value in wanted_sysctls(settings, sysctls.read(RELEASE)):
         sysctls.ensure(name, value)
+
+
+def ensure_family(sysctls: Sysctls, family: Family) -> None:
+    """Have our device, which must be there, serve a family: some hosts have no IPv6 on new devices.
+
+    Raises SysctlRefused.
+    """
+    if family is Family.V6:
+        sysctls.ensure(f"net/ipv6/conf/{DEVICE}/disable_ipv6", "0")
 
 
 def _version(release: str) -> tuple[int, int]:
