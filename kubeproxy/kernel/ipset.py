@@ -181,10 +181,10 @@ class Ipset:
 
         Notes which entries were refused, and which sets have no room.
         """
-        requests = [
+        requests = (
             (SUBSYSTEM | command, 0, encode_entries(self._family, name, kind, entries))
             for command, name, kind, entries in jobs
-        ]
+        )
         with self._netlink as netlink:
             answers = netlink.pipeline_requests(requests, "ipsets")
         enlarged: set[str] = set()

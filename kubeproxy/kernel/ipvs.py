@@ -37,7 +37,7 @@ PROBES = {
 """What is asked for to find out what the kernel can: addresses for documentation (RFC 5737, 3849), as upstream."""
 
 _RECEIVE_BYTES = 8 << 20
-"""Twice that as the kernel counts: 13,000 refusals. One send carries some 8,000 commands."""
+"""Twice that as the kernel counts: 13,000 refusals. One send carries some 2,000 commands."""
 _WHAT = "IPVS"
 _CHANGES = threading.Lock()
 """A dump resumes by position, so a server deleted meanwhile makes it pass over another, and the kernel does not
@@ -104,10 +104,9 @@ class Ipvs:
             return list(decode_destinations(bodies))
 
     def run(self, commands: Sequence[Command]) -> list[int]:
-        """See `VirtualServers`. All in one sendmsg, up to 1 MiB."""
-        bodies = [encode_command(command) for command in commands]
+        """See `VirtualServers`. All in one sendmsg, up to 256 KiB."""
         with self._using() as netlink, _CHANGES:
-            codes = netlink.pipeline(self._number, bodies, _WHAT)
+            codes = netlink.pipeline(self._number, map(encode_command, commands), _WHAT)
         if errno.ENOENT in codes:
             self._number = 0  # or the module was loaded anew, and its family has another number
         return codes

@@ -2,14 +2,15 @@
 
 import contextlib
 import errno
+import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.netlink_batches import Request, batches
 from kubeproxy.kernel.netlink_messages import (
-    HEADER,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -24,17 +25,8 @@ RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
-SEND_BYTES = 1 << 20
+SEND_BYTES = 1 << 18
 """Most that one send of a pipeline carries: the kernel copies it as a whole before it reads the first message."""
-ANSWER_BYTES = 1024
-"""What an answer that is an error takes of the receive buffer, its 36 bytes of message notwithstanding.
-
-The kernel counts the memory that holds it: 768 (a sk_buff of 256 and a block of 512) up to Linux 6.2, 960 since.
-"""
-
-Request = tuple[int, int, bytes]
-"""Kind, flags and body of a message."""
-
 _SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 1, 10, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -64,7 +56,9 @@ class NetlinkSocket:
         # As options of the socket: with settimeout() Python asks poll() before every call.
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", TIMEOUT_SECONDS, 0))
-        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self._buffer = memoryview(_pages(RECEIVE_BYTES))
+        self._room: mmap.mmap | None = None
+        """What a pipeline is packed in."""
         self._resize(_SO_SNDBUFFORCE, socket.SO_SNDBUF, 1 << 21)
         if receive_bytes:
             self._resize(_SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_bytes)
@@ -139,23 +133,28 @@ class NetlinkSocket:
         if changed:
             raise DumpInterrupted(f"{what}: changed while it was read")
 
-    def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "netlink", flags: int = 0) -> list[int]:
+    def pipeline(self, kind: int, bodies: Iterable[bytes], what: str = "netlink", flags: int = 0) -> list[int]:
         """Send a message of each body, many in one call; return for each 0, or the kernel's error number.
 
         Not atomic, see `pipeline_requests`.
         """
-        answers = self.pipeline_requests([(kind, flags, body) for body in bodies], what)
+        answers = self.pipeline_requests(((kind, flags, body) for body in bodies), what)
         return [-_code(answer) if answer else 0 for answer in answers]
 
-    def pipeline_requests(self, requests: Sequence[Request], what: str = "netlink") -> list[bytes]:
+    def pipeline_requests(self, requests: Iterable[Request], what: str = "netlink") -> list[bytes]:
         """Send messages of any kind, many in one call; return for each b"", or the body of the kernel's error.
 
-        The kernel goes on behind a message that it refuses. Raises NetlinkError, OSError when it is not known
-        which it refused.
+        The kernel goes on behind a message that it refuses. Requests are taken as they are sent. Raises
+        NetlinkError, OSError when it is not known which it refused, and what ``requests`` raises.
         """
         errors: list[bytes] = []
-        for start, end in sends([len(body) for _, _, body in requests], self._send_bytes, self.answers_bytes):
-            errors += self._pipeline(requests[start:end], what)
+        if self._room is None:
+            self._room = _pages(self._send_bytes)
+        for data, count in batches(requests, self._sequence + 1, self._room, self.answers_bytes):
+            self._socket.send(data)
+            first = self._sequence + 1
+            self._sequence += count
+            errors += self._refusals(first, count, what)
         return errors
 
     def exchange(self, encode: Callable[[int], bytes], what: str = "netlink") -> list[bytes]:
@@ -164,18 +163,9 @@ class NetlinkSocket:
         self._socket.send(encode(self._sequence))
         return [answer for _, answer in self._answers(what)]
 
-    def _pipeline(self, requests: Sequence[Request], what: str) -> list[bytes]:
-        first = self._sequence + 1
-        self._sequence += len(requests)
-        packed = [
-            message(kind, flags | NLM_F_REQUEST, first + i, body)
-            for i, (kind, flags, body) in enumerate(requests[:-1])
-        ]
-        kind, flags, body = requests[-1]
-        packed.append(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
-        self._socket.send(b"".join(packed))
-        errors = [b""] * len(requests)
-        # Only the last is answered whatever becomes of it; another is heard of when it is refused.
+    def _refusals(self, first: int, count: int, what: str) -> list[bytes]:
+        """Take in the answers to messages of a batch, up to that to the last, which always comes."""
+        errors = [b""] * count
         while True:
             for kind, _, sequence, answer in self._receive_whole(what):
                 if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
@@ -255,23 +245,9 @@ class KeptSocket:
         self.close()
 
 
-def sends(sizes: Sequence[int], send_bytes: int, answers_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut requests, given the sizes of their bodies, into what goes out in one call: each start and end. Pure.
-
-    Should every one be refused, the answers still fit: an answer is counted with the request in it, twice as
-    memory is given out in powers of two. Most leave the request out, but ipset's bring it back whole. One that is
-    too long by itself goes alone.
-    """
-    start = sent = answers = 0
-    for i, size in enumerate(sizes):
-        size += HEADER.size
-        answer = ANSWER_BYTES + 2 * size
-        if i > start and (sent + size > send_bytes or answers + answer > answers_bytes):
-            yield start, i
-            start, sent, answers = i, 0, 0
-        sent, answers = sent + size, answers + answer
-    if sizes:
-        yield start, len(sizes)
+def _pages(size: int) -> mmap.mmap:
+    """Return memory of which only those pages are taken that are written; a bytearray writes all of its own."""
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def error_code(body: bytes) -> int:

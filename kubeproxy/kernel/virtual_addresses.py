@@ -9,7 +9,7 @@ addresses are taken away, ours hang on the loopback device too, and packets neve
 """
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from kubeproxy.kernel.exec import KernelError
@@ -184,7 +184,7 @@ class VirtualAddresses:
             return
         held = self._held(self._family, index) if self._family is Family.V4 else {}
         self._write(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, held, LOOPBACK)
-        bodies = [encode_address(self._family, each, index) for each in addresses]
+        bodies = (encode_address(self._family, each, index) for each in addresses)
         codes = self._pipeline(RTM_DELADDR, 0, bodies)
         self._write(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, held, index)
         self._write(RTM_DELROUTE, 0, held, LOOPBACK)
@@ -271,7 +271,7 @@ class VirtualAddresses:
 
     def _write(self, kind: int, flags: int, routes: Mapping[str, str], index: int) -> None:
         """Make or delete local routes, given with their sources, on a device."""
-        bodies = [encode_route(self._family, each, index, source) for each, source in routes.items()]
+        bodies = (encode_route(self._family, each, index, source) for each, source in routes.items())
         codes = self._pipeline(kind, flags, bodies)
         if errno.ENODEV in codes:
             self._index = None  # it was made anew
@@ -279,7 +279,7 @@ class VirtualAddresses:
         failed = {each: code for each, code in zip(routes, codes, strict=True) if code not in harmless}
         self._raise({each: self._reason(code, routes[each]) for each, code in failed.items()})
 
-    def _pipeline(self, kind: int, flags: int, bodies: Sequence[bytes]) -> list[int]:
+    def _pipeline(self, kind: int, flags: int, bodies: Iterable[bytes]) -> list[int]:
         with self._netlink as netlink:
             return netlink.pipeline(kind, bodies, f"device {self._name}", flags)
 
