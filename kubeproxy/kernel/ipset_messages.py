@@ -194,7 +194,10 @@ def encode_type(family: Family, kind: SetType) -> bytes:
     return _opening(family) + name + attribute(ATTR_FAMILY, bytes([kind.family_number(family)]))
 
 
-_ENTRY, _LINE = struct.Struct("=HH"), struct.Struct("=HHI")
+_LINES = [struct.pack("=HHI", 8, DATA_LINENO, number) for number in range(1, BATCH + 1)]
+"""What ends an entry: the number that the kernel names it by when it refuses it."""
+_ENTRY_HEADS = [struct.pack("=HH", size + 12, ATTR_DATA | NLA_F_NESTED) for size in range(80)]
+"""What begins one, by how many bytes its fields take."""
 _PORT_HEAD = struct.pack("=HH", 6, DATA_PORT | NLA_F_NET_BYTEORDER)
 _PORT_END = b"\0\0"
 _BEHIND_PORT = {
@@ -265,11 +268,9 @@ def encode_entries(family: Family, name: str, kind: SetType, entries: Sequence[M
     assert len(entries) <= BATCH
     fields_of = _FIELDS[kind]
     rows: list[bytes] = []
-    for number, entry in enumerate(entries, 1):
-        # The number is what the kernel names an entry by that it refuses.
+    for entry, line in zip(entries, _LINES, strict=False):
         fields = fields_of(family, entry)
-        head = _ENTRY.pack(len(fields) + 12, ATTR_DATA | NLA_F_NESTED)
-        rows += head, fields, _LINE.pack(8, DATA_LINENO, number)
+        rows += _ENTRY_HEADS[len(fields)], fields, line
     body = attribute(ATTR_ADT | NLA_F_NESTED, b"".join(rows))
     return encode_head(family, name) + attribute(ATTR_LINENO, bytes(4)) + body
 

