@@ -10,7 +10,17 @@ from ipaddress import ip_address
 import msgspec
 
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.ipvs_types import Command, Counted, Destination, Found, Server, ServerKey, Timeouts, Verb
+from kubeproxy.kernel.ipvs_types import (
+    Command,
+    Counted,
+    Destination,
+    Found,
+    Server,
+    ServerKey,
+    Timeouts,
+    Verb,
+    singly,
+)
 from kubeproxy.model.addresses import Family, family_of
 
 SCHEDULERS = frozenset(
@@ -89,9 +99,10 @@ class FakeVirtualServers:
     def run(self, commands: Sequence[Command]) -> list[int]:
         """See `VirtualServers`."""
         self._ask()
-        self.log += commands
-        self.runs.append(list(commands))
-        return [self._refused(command.verb) or self._run(command) for command in commands]
+        single = list(singly(commands))
+        self.log += single
+        self.runs.append(single)
+        return [self._refused(command.verb) or self._run(command) for command in single]
 
     def timeouts(self) -> Timeouts:
         """See `VirtualServers`."""

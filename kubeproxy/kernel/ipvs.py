@@ -18,7 +18,7 @@ from kubeproxy.kernel.ipvs_messages import (
     decode_destinations,
     decode_servers,
     decode_timeouts,
-    encode_command,
+    encode_commands,
     encode_flush,
     encode_get_destinations,
     encode_get_servers,
@@ -106,7 +106,7 @@ class Ipvs:
     def run(self, commands: Sequence[Command]) -> list[int]:
         """See `VirtualServers`. All in one sendmsg, up to 256 KiB."""
         with self._using() as netlink, _CHANGES:
-            codes = netlink.pipeline(self._number, map(encode_command, commands), _WHAT)
+            codes = netlink.pipeline(self._number, encode_commands(commands), _WHAT)
         if errno.ENOENT in codes:
             self._number = 0  # or the module was loaded anew, and its family has another number
         return codes

@@ -62,7 +62,7 @@ OTHERWISE = 1 << 31
 
 _PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 _FAMILY = {number: family for family, number in AF.items()}
-_ADDRESS_KEY = struct.Struct("=HHHxx HHHxx HH16s HH2sxx")
+_ADDRESS_KEY = struct.Struct("=20s 16s 4s 2sxx")
 _MARK_KEY = struct.Struct("=HHHxx HHI")
 _SERVER_REST = struct.Struct("=HHII HHI HH4s")
 _DESTINATION_ROW = struct.Struct("=8s 16s 4s 2sxx 12s i 24s")
@@ -77,8 +77,18 @@ _DESTINATION_VERBS = {
 }
 
 
+def encode_commands(commands: Iterable[Command]) -> Iterator[bytes]:
+    """Encode the bodies of the messages that carry out commands: one for each, and for each destination in it."""
+    for command in commands:
+        yield encode_command(command)
+        if command.destinations:
+            server = _about(_NEW_DESTINATION, _key(command.server.key))
+            for each in command.destinations:
+                yield server + _destination(each)
+
+
 def encode_command(command: Command) -> bytes:
-    """Encode the body of the message that carries out a command."""
+    """Encode the body of the message that carries out a command, without the destinations that come with it."""
     server, destination, verb = command.server, command.destination, command.verb
     if destination is not None:
         return _server_of(_DESTINATION_VERBS[verb], server.key) + _destination(destination)
@@ -95,20 +105,21 @@ def _server_of(command: int, key: ServerKey) -> bytes:
 
 
 def _about(command: int, server: bytes) -> bytes:
-    return generic_head(command, _VERSION) + _NESTED.pack(len(server) + 4, _SERVER | NLA_F_NESTED) + server
+    return _opening(command, len(server)) + server
 
 
-def _padded(address: str) -> bytes:
-    return packed_address(address).ljust(16, b"\0")
+@lru_cache(maxsize=1024)
+def _opening(command: int, size: int) -> bytes:
+    return generic_head(command, _VERSION) + _NESTED.pack(size + 4, _SERVER | NLA_F_NESTED)
 
 
 def _key(key: ServerKey) -> bytes:
-    family = AF[key.family]
     if key.protocol is None:
-        return _MARK_KEY.pack(6, _S_FAMILY, family, 8, _S_MARK, key.mark)
-    number, port = PROTOCOL_NUMBER[key.protocol], key.port.to_bytes(2, "big")
-    address = (20, _S_ADDRESS, _padded(key.address))
-    return _ADDRESS_KEY.pack(6, _S_FAMILY, family, 6, _S_PROTOCOL, number, *address, 6, _S_PORT, port)
+        return _MARK_KEY.pack(6, _S_FAMILY, AF[key.family], 8, _S_MARK, key.mark)
+    address = key.address
+    before = (_BEFORE_6 if ":" in address else _BEFORE_4)[key.protocol]
+    # The struct pads an address of four bytes.
+    return _ADDRESS_KEY.pack(before, packed_address(address), _S_PORT_HEAD, key.port.to_bytes(2, "big"))
 
 
 @lru_cache(maxsize=256)  # most servers have the same
@@ -120,6 +131,15 @@ def _server_rest(scheduler: str, flags: int, affinity_seconds: int, family: Fami
     return text_attribute(_S_SCHEDULER, scheduler) + rest
 
 
+_BEFORE_4, _BEFORE_6 = (
+    {
+        protocol: struct.pack("=HHHxx HHHxx HH", 6, _S_FAMILY, AF[family], 6, _S_PROTOCOL, number, 20, _S_ADDRESS)
+        for protocol, number in PROTOCOL_NUMBER.items()
+    }
+    for family in (Family.V4, Family.V6)
+)
+"""What a server's key has before its address, by protocol."""
+_S_PORT_HEAD = struct.pack("=HH", 6, _S_PORT)
 _D_BEGIN = struct.pack("=HH HH", _DESTINATION_ROW.size, _DESTINATION | NLA_F_NESTED, 20, _D_ADDRESS)
 _D_PORT_HEAD = struct.pack("=HH", 6, _D_PORT)
 _D_MIDDLE = struct.pack("=HHI HH", 8, _D_METHOD, _MASQUERADING, 8, _D_WEIGHT)

@@ -4,7 +4,7 @@ Numbers and limits are those of linux/ip_vs.h.
 """
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from kubeproxy.model.addresses import Family, family_of
@@ -125,6 +125,19 @@ class Command(Record, frozen=True):
     """About a destination, and for a deletion, only its key counts."""
     destination: Destination | None = None
     """For a deletion its weight does not count."""
+    destinations: tuple[Destination, ...] = ()
+    """Those that come with a new server; the kernel is told of each after it, see `singly`."""
+
+
+def singly(commands: Iterable[Command]) -> Iterator[Command]:
+    """Yield what the kernel is told one by one: a new server, then each destination that comes with it."""
+    for command in commands:
+        if command.destinations:
+            yield Command(command.verb, command.server)
+            for each in command.destinations:
+                yield Command(Verb.ADD_DESTINATION, command.server, each)
+        else:
+            yield command
 
 
 class VirtualServers(typing.Protocol):
@@ -158,7 +171,7 @@ class VirtualServers(typing.Protocol):
         ...
 
     def run(self, commands: Sequence[Command]) -> list[int]:
-        """Carry out commands in order; return for each 0, or the kernel's error number.
+        """Carry out commands in order; return for each, taken `singly`, 0 or the kernel's error number.
 
         Not atomic: those after a refused one still run. ADD of what is there is EEXIST. Without the server: ESRCH;
         without the destination: ENOENT; with a scheduler that the kernel does not have: ENOENT.

@@ -20,6 +20,7 @@ from kubeproxy.kernel.ipvs_messages import (
     decode_servers,
     decode_timeouts,
     encode_command,
+    encode_commands,
     encode_flush,
     encode_get_destinations,
     encode_get_servers,
@@ -38,6 +39,7 @@ from kubeproxy.kernel.ipvs_types import (
     Timeouts,
     Verb,
     mark_key,
+    singly,
 )
 from kubeproxy.kernel.netlink_messages import attribute, attributes
 from kubeproxy.model.addresses import Family
@@ -158,6 +160,19 @@ def test_an_address_of_a_destination_says_its_own_family() -> None:
     body = encode_command(Command(Verb.ADD_DESTINATION, Server(MARK6), POD6))
     assert tree(body)[DESTINATION][FAMILY] == struct.pack("=H", 10)
     assert tree(body)[DESTINATION][WEIGHT] == struct.pack("=I", 1)
+
+
+@pytest.mark.parametrize("key", [WEB, WEB6, MARK6])
+def test_a_new_server_and_its_destinations_are_a_message_each(key: ServerKey) -> None:
+    pods = (POD6, Destination("fd00::7", 9, 0)) if key.family is Family.V6 else (POD,)
+    whole = Command(Verb.ADD_SERVER, Server(key), destinations=pods)
+    delete = Command(Verb.DELETE_SERVER, Server(key))
+    alone = [
+        Command(Verb.ADD_SERVER, Server(key)),
+        *(Command(Verb.ADD_DESTINATION, Server(key), pod) for pod in pods),
+    ]
+    assert list(singly([whole, delete])) == [*alone, delete]
+    assert list(encode_commands([whole, delete])) == [encode_command(each) for each in (*alone, delete)]
 
 
 def test_timeouts_and_flush_are_what_ipvsadm_sends() -> None:

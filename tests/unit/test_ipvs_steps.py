@@ -21,6 +21,7 @@ from kubeproxy.kernel.ipvs_types import (
     ServerKey,
     Verb,
     mark_key,
+    singly,
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ident import ServicePortName
@@ -52,7 +53,7 @@ def told(commands: object) -> list[str]:
         f"{words[each.verb]} {each.destination.address} {each.destination.weight}"
         if each.destination
         else f"{words[each.verb]} server"
-        for each in commands
+        for each in singly(commands)
     ]
 
 

@@ -82,6 +82,35 @@ def test_among_equals_the_name_decides_and_not_who_came_first() -> None:
     assert not unions.virtuals
 
 
+SHARED = Part(addresses=("10.96.0.1",), entries=((Set.HEALTH_CHECKS, 31000),))
+OF_A = Part(virtuals=(virtual("10.1.0.1", node_port=True, entries=(Set.MASQUERADE,)),))
+OF_B = Part(virtuals=(virtual("10.1.0.2", entries=(Set.NO_LOCAL,)), virtual("10.1.0.3")))
+OF_C = Part(virtuals=(virtual("10.1.0.4", entries=(Set.CLUSTER_IP,)),), addresses=("10.96.0.1",))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {A: SHARED, B: SHARED, C: None},
+        {A: OF_A, B: OF_B, C: OF_C},
+        {C: OF_C, B: OF_B, A: OF_A},
+        {A: OF_A, C: SHARED},
+        {B: OF_B},
+    ],
+)
+def test_all_at_once_is_the_same_as_one_after_the_other(parts: dict[ServicePortName, Part | None]) -> None:
+    together, singly = Unions(), Unions()
+    together.open(parts)
+    for name, part in parts.items():
+        singly.apply({name: part})
+    gone: list[dict[ServicePortName, Part | None]] = [{name: None} for name in parts]
+    for change in ({}, *gone):
+        assert together.apply(change) == singly.apply(change)
+        for each in ("parts", "virtuals", "addresses", "entries"):
+            assert getattr(together, each) == getattr(singly, each)
+        assert +together.sizes == +singly.sizes
+
+
 def test_a_port_that_claims_a_place_twice_has_it_once() -> None:
     unions = Unions()
     unions.apply({A: Part(virtuals=(virtual("10.1.0.1"), virtual("10.1.0.2", node_port=True)))})

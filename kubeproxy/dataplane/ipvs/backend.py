@@ -24,7 +24,7 @@ from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
-from kubeproxy.kernel.ipvs_types import VirtualServers, mark_key
+from kubeproxy.kernel.ipvs_types import ServerKey, VirtualServers, mark_key
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.virtual_addresses import Addresses, AddressesRefused
@@ -174,7 +174,8 @@ class IpvsBackend:
         )
         states = {change.name: change.after for change in changes}
         parts = translator.parts(states)
-        wanted = {each.server.key for part in parts.values() if part for each in part.virtuals}
+        virtuals = (each for part in parts.values() if part for each in part.virtuals)
+        wanted = {each.server.key for each in virtuals} if ground.servers else frozenset[ServerKey]()
         survey = self._state.survey(ground, wanted)
         self._books, self._translator = books, translator
         work = books.correct(survey, parts, self._state.source)

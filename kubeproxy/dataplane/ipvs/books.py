@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from kubeproxy.dataplane.ipvs.draining import Draining, is_used
 from kubeproxy.dataplane.ipvs.names import MARK_BASE, MARK_MASK, Set
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
-from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, spot, steps
+from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, making, spot, steps
 from kubeproxy.dataplane.ipvs.survey import Ground, Survey
 from kubeproxy.dataplane.ipvs.unions import Owned, Unions
-from kubeproxy.dataplane.ipvs.work import Work, server_member
+from kubeproxy.dataplane.ipvs.work import Entries, Work, server_member
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb
 from kubeproxy.model.ident import ServicePortName
@@ -64,19 +64,23 @@ class Books:
     def correct(self, survey: Survey, parts: Parts, source: str) -> Work:
         """Open the books: from all that the kernel holds to all that is wanted; ``source`` is every route's."""
         work = Work()
-        self.unions.apply(parts)
+        self.unions.open(parts)
+        standing = survey.ground.servers
         for key, owned in self.unions.virtuals.items():
-            if _is_foreign(survey, key, owned.virtual):
+            if key not in standing:  # at a start, none is
+                self.servers[key] = owned.virtual.server
+                work.commands.append(making(owned.virtual))
+            elif _is_foreign(survey, key, owned.virtual):
                 self.foreign.add(key)
             else:
                 self._move(work, key, _found_standing(survey, key), owned, _protocol(key, owned))
         protocols = survey.ground.protocols()
         for key in survey.owned - self.unions.virtuals.keys():
             protocol = key.protocol or protocols.get(key.mark)
-            standing = _found_standing(survey, key)
-            if standing is not None and not _is_known_for_ever(key):
-                standing = Standing(standing.server, standing.weights, is_used=False)
-            self._move(work, key, standing, None, protocol)
+            found = _found_standing(survey, key)
+            if not _is_known_for_ever(key):
+                found = Standing(found.server, found.weights, is_used=False)
+            self._move(work, key, found, None, protocol)
         self._correct_addresses(work, survey.ground, source)
         self._correct_entries(work, survey.ground)
         return work
@@ -168,20 +172,22 @@ class Books:
     def _correct_addresses(self, work: Work, ground: Ground, source: str) -> None:
         self.routed = {address for address in self.unions.addresses if address not in self.elsewhere}
         self.routed |= {each for each in (*ground.routes, *ground.on_device) if self.draining.holds(each)}
-        work.addresses_added += sorted(self.routed - ground.routes.keys())
+        work.addresses_added += self.routed - ground.routes.keys() if ground.routes else self.routed
         work.addresses_moved += sorted(each for each in self.routed if ground.routes.get(each, source) != source)
         work.addresses_removed += sorted(ground.routes.keys() - self.routed)
 
     def _correct_entries(self, work: Work, ground: Ground) -> None:
-        wanted: dict[Set, set[Member]] = {which: set() for which in Set}
+        wanted: Entries = {which: [] for which in Set}
         for which, member in self.unions.entries:
-            wanted[which].add(member)
-        wanted[Set.SERVERS] = {server_member(key) for key in self.servers if key.address}
-        wanted[Set.ADDRESSES] = set(self.routed)
-        work.added = {which: list(wanted[which].difference(ground.members[which])) for which in Set}
-        work.removed = {}
-        for which in Set:
-            work.remove_all((which, each) for each in ground.members[which] if each not in wanted[which])
+            wanted[which].append(member)
+        wanted[Set.SERVERS] = [server_member(key) for key in self.servers if key.address]
+        wanted[Set.ADDRESSES] = list(self.routed)
+        work.added, work.removed = wanted, {}
+        for which, there in ground.members.items():
+            if there:
+                stale = frozenset(there).difference(wanted[which])
+                work.added[which] = [each for each in wanted[which] if each not in there]
+                work.remove_all((which, each) for each in stale)
 
 
 def _is_known_for_ever(key: ServerKey) -> bool:
@@ -203,12 +209,13 @@ def _weights(virtual: Virtual | None, draining: Iterable[Spot]) -> dict[Spot, in
     return weights
 
 
-def _found_standing(survey: Survey, key: ServerKey) -> Standing | None:
-    server = survey.ground.servers.get(key)
-    if server is None:
-        return None
+def _found_standing(survey: Survey, key: ServerKey) -> Standing:
     found = survey.found[key]
-    return Standing(server, {spot(each.destination): each.destination.weight for each in found}, is_used(found))
+    return Standing(
+        survey.ground.servers[key],
+        {spot(each.destination): each.destination.weight for each in found},
+        is_used(found),
+    )
 
 
 def _is_foreign(survey: Survey, key: ServerKey, wanted: Virtual) -> bool:
@@ -217,7 +224,7 @@ def _is_foreign(survey: Survey, key: ServerKey, wanted: Virtual) -> bool:
     One that leads nowhere but where ours shall lead is ours, and our set was lost; unless it is in a CIDR of which
     we were told to keep out.
     """
-    if key not in survey.ground.servers or key in survey.owned:
+    if key in survey.owned:
         return False
     if survey.ground.is_excluded(key):
         return True

@@ -14,7 +14,16 @@ from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, owning, stal
 from kubeproxy.dataplane.ipvs.work import Work, server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import Command, Destination, Found, Server, ServerKey, Verb, VirtualServers
+from kubeproxy.kernel.ipvs_types import (
+    Command,
+    Destination,
+    Found,
+    Server,
+    ServerKey,
+    Verb,
+    VirtualServers,
+    singly,
+)
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family, within
@@ -221,12 +230,15 @@ class KernelState:
         if not commands:
             return ()
         codes = self._servers.run(commands)
-        for command, code in zip(commands, codes, strict=True):
+        is_refused = any(codes)
+        if is_refused:
+            commands = list(singly(commands))
+        for command, code in zip(commands, codes, strict=is_refused):
             if command.verb is Verb.ADD_SERVER and not code:
                 self._made.add(command.server.key)
             elif command.verb is Verb.DELETE_SERVER:
                 self._made.discard(command.server.key)
-        if not any(codes):
+        if not is_refused:
             return ()
         judgement = judge(commands, codes, os.strerror)
         taken = {key: server_member(key) for key in judgement.taken if key.address and server_member(key) in fresh}

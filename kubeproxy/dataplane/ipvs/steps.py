@@ -57,15 +57,12 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
     """Return the way from what stands to what is wanted; ``drain``: see `drains`."""
     if wanted is None:
         return Steps() if standing is None else _farewell(standing, drain=drain)
-    server = wanted.server
-    weights: Mapping[Spot, int] = {}
-    commands: list[Command] = []
     if standing is None:
-        commands.append(Command(Verb.ADD_SERVER, server))
-    else:
-        weights = standing.weights
-        if standing.server != server:
-            commands.append(Command(Verb.SET_SERVER, server))
+        return Steps((making(wanted),))
+    server, weights = wanted.server, standing.weights
+    commands: list[Command] = []
+    if standing.server != server:
+        commands.append(Command(Verb.SET_SERVER, server))
     for each in wanted.destinations:
         weight = weights.get(spot(each))
         if weight != each.weight:
@@ -77,6 +74,11 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
     leaving = {place: weight for place, weight in weights.items() if place not in stay}
     commands += _leave(server, leaving, drain=drain)
     return Steps(tuple(commands), draining=tuple(leaving) if drain else ())
+
+
+def making(wanted: Virtual) -> Command:
+    """Return what makes a virtual server with its destinations where none is."""
+    return Command(Verb.ADD_SERVER, wanted.server, destinations=wanted.destinations)
 
 
 def _farewell(standing: Standing, *, drain: bool) -> Steps:

@@ -45,8 +45,11 @@ def served(part: Part, lacking: Collection[str]) -> tuple[Part, str]:
 
 def costs(part: Part) -> int:
     """Return how much of `MOST_COSTS` a Part takes."""
-    dear = (each for each in part.virtuals if each.server.scheduler == COSTLY)
-    return sum(_SERVER_COSTS + len(each.destinations) for each in dear)
+    total = 0
+    for each in part.virtuals:
+        if each.server.scheduler == COSTLY:
+            total += _SERVER_COSTS + len(each.destinations)
+    return total
 
 
 def saving(part: Part, lacking: Collection[str]) -> tuple[Part, str]:

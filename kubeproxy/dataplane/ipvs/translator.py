@@ -70,7 +70,9 @@ class Translator:
             return NOTHING
         kept = without(state, self._no_hosts) if self._no_hosts else state
         mark = self._marks.of(name, self._found_marks(kept)) if wants_mark(kept) else 0
-        part, note = served(self._renderer.render(kept, mark), self._lacking)
+        part, note = self._renderer.render(kept, mark), ""
+        if self._lacking:
+            part, note = served(part, self._lacking)
         count = sum([len(each.destinations) for each in part.virtuals])
         if not self._destinations.take(name, count):
             self.too_large[name] = state, _excess(count)

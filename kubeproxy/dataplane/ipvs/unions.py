@@ -9,6 +9,7 @@ Cost of a change: that of the Parts that it concerns, whatever stands beside the
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from typing import TypeVar
 
 from kubeproxy.dataplane.ipvs.names import Set
@@ -62,6 +63,26 @@ class Unions:
         """How many different members each set has."""
         self._contested: dict[ServerKey, Claims] = {}
         """Every claim to a virtual server that more than one port claims."""
+
+    def open(self, parts: Mapping[ServicePortName, Part | None]) -> None:
+        """Take in the Parts of all ports where there were none: `apply` without a Delta, a third of its work."""
+        rivals: set[ServerKey] = set()
+        for name, part in parts.items():
+            if part is None:
+                continue
+            self.parts[name] = part
+            for each in part.virtuals:
+                owned = Owned(name, each)
+                holder = self.virtuals.setdefault(each.server.key, owned)
+                if holder is not owned and holder.owner != name:
+                    key = each.server.key
+                    self._contested.setdefault(key, {holder.owner: holder.virtual}).setdefault(name, each)
+                    rivals.add(key)
+        self._settle(rivals)
+        self.addresses.update(_flat(part.addresses for part in self.parts.values()))
+        self.entries.update(_flat(part.entries for part in self.parts.values()))
+        self.entries.update(_flat(owned.virtual.entries for owned in self.virtuals.values()))
+        self.sizes.update(which for which, _ in self.entries)
 
     def apply(self, changes: Mapping[ServicePortName, Part | None]) -> Delta:
         """Take in the new Parts of some ports (None: it is gone), and return what that changes."""
@@ -132,6 +153,9 @@ class Unions:
                 self.virtuals.pop(key, None)
             if len(claims) < 2:
                 del self._contested[key]
+
+
+_flat = chain.from_iterable
 
 
 def _count(counts: Counter[T], old: tuple[T, ...], new: tuple[T, ...]) -> None:
