@@ -1,9 +1,11 @@
 """Iptables mode over time: changes, restarts, flushes, other people's rules, and a reader that is not ours."""
 
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -150,7 +152,7 @@ json.dump({chain: rules for chain, rules in table.items() if chain.startswith("K
 """
 
 
-def destinations(chains: dict[str, list[dict[str, object]]], chain: str) -> set[str]:
+def destinations(chains: dict[str, list[dict[str, Any]]], chain: str) -> set[str]:
     """Follow decoded rules from a chain to every DNAT that can be reached."""
     found: set[str] = set()
     for rule in chains[chain]:
@@ -162,10 +164,26 @@ def destinations(chains: dict[str, list[dict[str, object]]], chain: str) -> set[
     return found
 
 
+def dispatched(chains: dict[str, list[dict[str, Any]]], chain: str) -> Iterator[dict[str, Any]]:
+    """Follow decoded rules from a shared chain to every rule that leads to a Service."""
+    for rule in chains[chain]:
+        target = rule["target"]
+        to = target["goto"] if isinstance(target, dict) else target
+        if to.startswith("KUBE-TREE-"):
+            yield from dispatched(chains, to)
+        elif to != "KUBE-NODEPORTS":
+            yield rule
+
+
 def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: Lab) -> None:
     """python-iptables decodes the legacy tables; its DNATs must be the ServiceStates' endpoints."""
     many = [f"10.244.{i >> 8}.{i & 255}" for i in range(150)]
+    crowd = [
+        (service(f"s{i}", f"10.96.{i % 7}.{i + 20}"), endpoint_slice(f"s{i}", "80", many[i : i + 2]))
+        for i in range(140)
+    ]
     objects = (
+        *itertools.chain.from_iterable(crowd),
         service("dns", VIP, DNS),
         endpoint_slice("dns", DNS, [BE1, BE2]),
         service("big", "10.96.0.11"),
@@ -177,7 +195,8 @@ def test_a_reader_that_is_not_ours_finds_what_we_meant(lab: Lab) -> None:
         argv = ["ip", "netns", "exec", lab.name("node"), sys.executable, "-c", READER]
         chains = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout)
     read = {}
-    for rule in chains["KUBE-SERVICES"][:-1]:
+    assert len(chains["KUBE-SERVICES"]) < 32
+    for rule in dispatched(chains, "KUBE-SERVICES"):
         protocol = rule["protocol"]
         match = rule["dst"], protocol.upper(), int(rule[protocol]["dport"])
         read[match] = destinations(chains, rule["target"])

@@ -5,7 +5,8 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from kubeproxy.dataplane.iptables import dispatch, names
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.dispatch import Dispatch
 from kubeproxy.dataplane.iptables.matches import pod_matches
 from kubeproxy.dataplane.iptables.render import ENDPOINTS_MAX, STICKY_MAX, Fragment, Renderer, Unrenderable
 from kubeproxy.model.addresses import Family
@@ -40,6 +41,14 @@ def render(state: ServiceState, settings: Settings = SETTINGS, family: Family = 
     return Renderer(node_state(World(), settings, family)).render(state)
 
 
+def nat(fragment: Fragment) -> tuple[str, ...]:
+    return tuple(map(str, fragment.nat_rules))
+
+
+def filtered(fragment: Fragment) -> tuple[str, ...]:
+    return tuple(map(str, fragment.filter_rules))
+
+
 def changed(**fields: object) -> ServiceState:
     return msgspec.structs.replace(STATE, **fields)
 
@@ -64,11 +73,11 @@ def test_endpoint_hashes_are_upstreams() -> None:
 def test_a_cluster_ip_with_three_endpoints() -> None:
     fragment = render(changed(cluster=targets(3)))
     assert fragment.chains == (SVC,)
-    assert fragment.nat_rules == (
+    assert nat(fragment) == (
         "KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 "
         f'-m comment --comment "ns1/svc1:p80 cluster IP" -j {SVC}',
     )
-    assert fragment.filter_rules == ()
+    assert filtered(fragment) == ()
     assert fragment.body.splitlines() == [
         f":{SVC} - [0:0]",
         f"-A {SVC} ! -s 10.244.0.0/16 -d 172.30.0.41/32 -j KUBE-MARK-MASQ",
@@ -82,7 +91,7 @@ def test_ipv6_has_its_own_prefix_lengths_and_brackets() -> None:
     fragment = render(
         changed(cluster_ip="fd00:30::41", cluster=(target("fd00::1", "[fd00::1]:80"),)), family=Family.V6
     )
-    assert "-d fd00:30::41/128 " in fragment.nat_rules[0]
+    assert "-d fd00:30::41/128 " in nat(fragment)[0]
     assert f"-A {SVC} ! -s fd00:244::/48 -d fd00:30::41/128 -j KUBE-MARK-MASQ" in fragment.body
     assert "--to-destination [fd00::1]:80\n" in fragment.body
 
@@ -104,7 +113,7 @@ def test_who_is_masqueraded_on_the_way_to_a_cluster_ip(settings: Settings, mark:
 def test_ways_from_outside_lead_through_the_external_chain() -> None:
     fragment = render(changed(node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",)))
     assert fragment.chains == (SVC, EXT)
-    assert fragment.nat_rules[1:] == (
+    assert nat(fragment)[1:] == (
         f"KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m tcp --dport 80 -j {EXT}",
         f"KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j {EXT}",
         f"KUBE-SERVICES -d 5.6.7.8/32 -p tcp -m tcp --dport 80 -j {EXT}",
@@ -119,8 +128,8 @@ def test_source_ranges_guard_the_load_balancer_addresses_only() -> None:
     fragment = render(state)
     assert fragment.chains == (SVC, EXT, FW)
     assert f"-A {FW} -s 9.0.0.0/8 -j {EXT}\n-A {FW} -s 5.6.7.8/32 -j {EXT}\n" in fragment.body
-    assert f"KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j {EXT}" in fragment.nat_rules
-    assert fragment.filter_rules == (
+    assert f"KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j {EXT}" in nat(fragment)
+    assert filtered(fragment) == (
         "KUBE-PROXY-FIREWALL -d 5.6.7.8/32 -p tcp -m tcp --dport 80 "
         f'-m comment --comment "ns1/svc1:p80 traffic not accepted by {FW}" -j DROP',
     )
@@ -133,11 +142,11 @@ def test_without_endpoints_every_address_refuses() -> None:
     fragment = render(state)
     assert (fragment.chains, fragment.body) == ((), "")
     # An address of the node's own must not go on to a node port of that number, which is somebody else's.
-    assert fragment.nat_rules == tuple(
+    assert nat(fragment) == tuple(
         f"KUBE-SERVICES -d {ip}/32 -p tcp -m tcp --dport 80 -j ACCEPT" for ip in ("1.2.3.4", "5.6.7.8")
     )
     why = '-m comment --comment "ns1/svc1:p80 has no endpoints" -j REJECT'
-    assert fragment.filter_rules == (
+    assert filtered(fragment) == (
         f"KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 {why}",
         f"KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m tcp --dport 80 {why}",
         f"KUBE-EXTERNAL-SERVICES -d 5.6.7.8/32 -p tcp -m tcp --dport 80 {why}",
@@ -178,14 +187,14 @@ def test_policy_local_tells_pods_and_the_node_from_strangers() -> None:
         f"-j {SVL}",
     ]
     assert chain(fragment, SVL) == ["-p tcp -j DNAT --to-destination 10.180.0.0:80"]
-    assert fragment.filter_rules == ()
+    assert filtered(fragment) == ()
 
 
 def test_policy_local_without_an_endpoint_here_falls_through_to_a_drop() -> None:
     fragment = render(msgspec.structs.replace(LOCAL, local=()))
     assert fragment.chains == (SVC, EXT)
     assert chain(fragment, EXT)[-2:] == [f"-m addrtype --src-type LOCAL -j {SVC}", "-j ACCEPT"]
-    (dropped,) = fragment.filter_rules
+    (dropped,) = filtered(fragment)
     assert dropped.startswith("KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 ")
     assert dropped.endswith('"ns1/svc1:p80 has no local endpoints" -j DROP')
 
@@ -194,22 +203,22 @@ def test_internal_policy_local_needs_no_chain_of_the_cluster() -> None:
     fragment = render(changed(cluster=(), local=targets(1), internal_local=True))
     assert fragment.chains == (SVL,)
     assert chain(fragment, SVL)[0] == "! -s 10.244.0.0/16 -d 172.30.0.41/32 -j KUBE-MARK-MASQ"
-    assert fragment.nat_rules[0].endswith(f"-j {SVL}")
+    assert nat(fragment)[0].endswith(f"-j {SVL}")
 
 
 def test_a_cluster_ip_that_is_anothers_has_no_rule() -> None:
     lost = changed(cluster_ip="")
     assert render(lost) == Fragment(chains=(), body="", nat_rules=(), filter_rules=())
-    assert all("172.30" not in rule for rule in render(changed(cluster_ip="", node_port=30080)).nat_rules)
+    assert all("172.30" not in rule for rule in nat(render(changed(cluster_ip="", node_port=30080))))
 
 
 def test_who_is_admitted_comes_before_the_drop_when_nobody_is_there() -> None:
     state = changed(
         cluster=(), has_endpoints=False, load_balancer_ips=("5.6.7.8",), source_ranges=("9.0.0.0/8", "8.0.0.0/8")
     )
-    lines = dispatch.moved((), render(state).filter_rules).splitlines()
-    order = [line.rpartition("-j ")[2] for line in reversed(lines) if "KUBE-PROXY-FIREWALL" in line]
-    assert order == ["RETURN", "RETURN", "DROP"]
+    _, edits = Dispatch(Family.V4).moved([((), render(state).filter_rules)])
+    verbs = sorted(line.split()[0] + line.split()[-1] for line in edits["filter"].lines if "FIREWALL" in line)
+    assert verbs == ["-ADROP", "-IRETURN", "-IRETURN"]
     # The same DROP stands while endpoints come and go: a blocked client never gets through in between.
     assert set(render(msgspec.structs.replace(state, cluster=targets(1), has_endpoints=True)).filter_rules) < set(
         render(state).filter_rules
@@ -267,7 +276,7 @@ def test_the_longest_names_fit_a_comment_and_stay_apart(endpoints: int) -> None:
                 health_check_node_port=30081,
             )
         )
-        rules = (*fragment.nat_rules, *fragment.filter_rules)
+        rules = (*nat(fragment), *filtered(fragment))
         comments = [rule.split('"')[1] for rule in rules if '"' in rule]
         assert max(map(len, comments)) <= 255
         found += [rule for rule in rules if '"' in rule]
@@ -309,7 +318,7 @@ def test_every_endpoint_gets_the_same_share(count: int) -> None:
 def test_a_large_service_branches(count: int) -> None:
     fragment = render(changed(cluster=targets(count)))
     assert len(set(fragment.chains)) == len(fragment.chains) > 1
-    assert all(len(chain) <= names.MAX_CHAIN_NAME and names.is_service_chain(chain) for chain in fragment.chains)
+    assert all(len(chain) <= names.MAX_CHAIN_NAME and names.varies("nat", chain) for chain in fragment.chains)
     longest = max(fragment.body.count(f"-A {chain} ") for chain in fragment.chains)
     assert longest <= 101
     # A chain is declared before a rule leads to it.

@@ -19,6 +19,7 @@ from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
+from kubeproxy.dataplane.iptables.dispatch import Dispatch
 from kubeproxy.dataplane.iptables.jumps import Saved
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
@@ -93,6 +94,7 @@ class IptablesBackend:
         self._sysctls = sysctls
         self._family = family
         self._ledger = Ledger()
+        self._dispatch = Dispatch(family)
         self._hairpin = SharedSet(sets, names.LOCAL_ENDPOINTS[family], SetType.ENDPOINTS, hairpin_entries)
         self._cluster_ips = SharedSet(sets, names.CLUSTER_IPS[family], SetType.ADDRESSES, cluster_ips)
         self._clients = ClientSets(sets)
@@ -238,6 +240,7 @@ class IptablesBackend:
             Script,
             renderer=renderer,
             skeleton=skeleton,
+            dispatch=Dispatch(self._family) if plan.full else self._dispatch,
             observed=observer.saved,
             held=held,
             prepare=self._clients.make,
@@ -250,6 +253,7 @@ class IptablesBackend:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
                 self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
+        self._dispatch = script.dispatch
         self._rules = script.tally.after(self._rules)
         for change, why in (*script.unsafe, *script.crowded):
             self._hold(change, why)

@@ -1,38 +1,181 @@
-"""How a rule that leads to a Service enters and leaves the chains that all Services share.
+"""The chains that all Services share: how rules that lead to a Service, or refuse for it, enter and leave them.
 
-A rule is its text as iptables-save would print it, without the verb: `KUBE-SERVICES -d 10.96.0.1/32 ...`.
-The chains are flat: one rule per virtual address and port. None of the rules depends on another Service's;
-so a new one is added and an old one is deleted by its text, and the chain itself is never written again.
-Fixed rules of a shared chain stand at its end, and a new rule is put in front of all others (of several new ones
-the last therefore comes first); but in KUBE-NODEPORTS the fixed rule is first, and a new one is added at the end.
-So is a node port's refusal.
+Each such chain is the root of a tree by destination (`tree.py`), so a packet meets a few rules, not one for every
+Service, and a change writes the chains on the way to its place. With few Services the root is all that there is.
+None of the rules depends on another's place in its chain, but for two: fixed rules of a root stand behind the
+rules of addresses, and who is let past a refusal (RETURN) is asked before it.
 
-This is the seam for dispatch by destination prefix: a tree changes where a rule goes, and nobody else knows.
+`Dispatch` is a value: what stands in the kernel. `moved` gives the next one, and the lines that lead there; who
+cannot bring them in keeps the old one.
 """
 
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
 from kubeproxy.dataplane.iptables import names
-
-_FIXED_FIRST = names.NODEPORTS + " "
-_REFUSALS = names.EXTERNAL_SERVICES + " "
-_ANY_LOCAL = "--dst-type LOCAL"
-
-
-def insert(rule: str) -> str:
-    """Return the line that adds a rule."""
-    # A node port's refusal is for every local address; those of single addresses, which may be local, go first.
-    last = rule.startswith(_FIXED_FIRST) or (rule.startswith(_REFUSALS) and _ANY_LOCAL in rule)
-    return f"-{'A' if last else 'I'} {rule}\n"
+from kubeproxy.dataplane.iptables.places import PORT_DIGITS, match
+from kubeproxy.dataplane.iptables.tree import EMPTY, Changes, Content, changes
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Record
 
 
-def delete(rule: str) -> str:
-    """Return the line that removes a rule."""
-    return f"-D {rule}\n"
+@dataclass(frozen=True, eq=False, slots=True)
+class Shared:
+    """A chain that Services share, as far as it is about one kind of place; compared by identity."""
+
+    table: str
+    chain: str
+    letter: str
+    """In the names of its branches."""
+    by_port: bool = False
+    """Whether its places are node ports: any address."""
+    ahead: bool = False
+    """Whether its rules stand in front of all others of the chain, else behind them."""
 
 
-def moved(before: tuple[str, ...], after: tuple[str, ...]) -> str:
-    """Return the lines that replace a Service's old rules with its new ones; what is in both stays."""
-    if not before:
-        return "".join([insert(rule) for rule in after])
-    old, new = set(before), set(after)
-    gone = "".join([delete(rule) for rule in before if rule not in new])
-    return gone + "".join([insert(rule) for rule in after if rule not in old])
+SERVICES = Shared("nat", names.SERVICES, "S", ahead=True)
+NODEPORTS = Shared("nat", names.NODEPORTS, "N", by_port=True)
+UNANSWERED = Shared("filter", names.SERVICES, "S", ahead=True)
+EXTERNAL = Shared("filter", names.EXTERNAL_SERVICES, "E", ahead=True)
+EXTERNAL_PORTS = Shared("filter", names.EXTERNAL_SERVICES, "P", by_port=True)
+FIREWALL = Shared("filter", names.PROXY_FIREWALL, "F")
+HEALTH_CHECKS = Shared("filter", names.NODEPORTS, "H", by_port=True)
+EVERY = (SERVICES, NODEPORTS, UNANSWERED, EXTERNAL, EXTERNAL_PORTS, FIREWALL, HEALTH_CHECKS)
+
+
+class Rule(Record, frozen=True):
+    """A rule in a chain that Services share."""
+
+    shared: Shared
+    entry: str
+    """Its place, a space, and its text as iptables-save would print it, without verb and chain."""
+
+    @property
+    def text(self) -> str:
+        """Return what it says, wherever in the tree it stands."""
+        return self.entry.partition(" ")[2]
+
+    def __str__(self) -> str:
+        """Return it as if it stood at the root."""
+        return f"{self.shared.chain} {self.text}"
+
+
+class Edit(msgspec.Struct):
+    """How a table's shared chains change."""
+
+    declared: list[str]
+    """Chains to make."""
+    lines: list[str]
+    """Lines that take out rules, then those that put some in."""
+    gone: list[str]
+    """Chains that nothing leads to any more; their rules are not taken out."""
+    added: int = 0
+    """So many rules are written."""
+    removed: int = 0
+    """So many go, with their chains or alone."""
+
+
+class Dispatch:
+    """The rules in every shared chain of one family."""
+
+    def __init__(self, family: Family, rules: Mapping[Shared, list[str]] | None = None) -> None:
+        """See the module; without ``rules`` there are none."""
+        self._family = family
+        self._rules = rules or {}
+
+    def moved(self, moves: Iterable[tuple[Sequence[Rule], Sequence[Rule]]]) -> tuple["Dispatch", dict[str, Edit]]:
+        """Replace rules, (old, new) for each Service port; return what then stands, and how each table changes."""
+        gone: dict[Shared, list[str]] = {}
+        come: dict[Shared, list[str]] = {}
+        for old, new in moves:
+            for rule in dict.fromkeys(old):
+                if rule not in new:
+                    gone.setdefault(rule.shared, []).append(rule.entry)
+            for rule in dict.fromkeys(new) if len(new) > 1 else new:
+                if rule not in old:
+                    come.setdefault(rule.shared, []).append(rule.entry)
+        after = dict(self._rules)
+        edits = {table: Edit([], [], []) for table in ("nat", "filter")}
+        for shared in EVERY:
+            leaving, coming = gone.get(shared, []), come.get(shared, [])
+            if leaving or coming:
+                before = self._rules.get(shared, [])
+                after[shared] = _exchanged(before, leaving, coming)
+                self._edit(shared, before, after[shared], sorted(leaving + coming), edits[shared.table])
+        return Dispatch(self._family, after), edits
+
+    def _edit(self, shared: Shared, before: list[str], after: list[str], touched: list[str], edit: Edit) -> None:
+        width = PORT_DIGITS + (0 if shared.by_port else self._family.host_bits // 4)
+        found = changes(before, after, touched, width)
+        _Writer(shared, self._family, edit).write(found)
+
+
+def _exchanged(before: Sequence[str], leaving: Iterable[str], coming: Sequence[str]) -> list[str]:
+    after = list(before)
+    for entry in leaving:
+        at = bisect_left(after, entry)
+        if after[at : at + 1] == [entry]:
+            del after[at]
+    if len(coming) > 100:
+        after += coming
+        after.sort()
+    else:
+        for entry in coming:
+            insort(after, entry)
+    return after
+
+
+class _Writer:
+    """Writes how one tree changes."""
+
+    def __init__(self, shared: Shared, family: Family, edit: Edit) -> None:
+        self._shared = shared
+        self._family = family
+        self._edit = edit
+
+    def write(self, found: Changes) -> None:
+        """Write the lines; no rule may lead to a chain that is not there yet, or any more."""
+        edit = self._edit
+        deleted: list[str] = []
+        added: list[str] = []
+        for prefix, content in found.after.items():
+            old = found.before.get(prefix, EMPTY)
+            chain = self._chain(prefix)
+            if prefix in found.before or not prefix:
+                had, has = Counter(self._rules(prefix, old)), Counter(self._rules(prefix, content))
+                gone, new = list((had - has).elements()), list((has - had).elements())
+                deleted += [f"-D {chain} {rule}\n" for rule in gone]
+                ahead = not prefix and self._shared.ahead
+                added += [self._addition(chain, rule, ahead=ahead) for rule in (reversed(new) if ahead else new)]
+                edit.removed += len(gone)
+                edit.added += len(new)
+            else:
+                edit.declared.append(chain)
+                new = list(self._rules(prefix, content))
+                added += [self._addition(chain, rule) for rule in new]
+                edit.added += len(new)
+        for prefix, content in found.before.items():
+            if prefix not in found.after:
+                edit.gone.append(self._chain(prefix))
+                edit.removed += len(content.rules) + len(content.branches)
+        edit.lines += deleted
+        edit.lines += added
+
+    def _addition(self, chain: str, rule: str, *, ahead: bool = False) -> str:
+        return f"-{'I' if ahead or rule.endswith('-j RETURN') else 'A'} {chain} {rule}\n"
+
+    def _chain(self, prefix: str) -> str:
+        return names.branch_chain(self._shared.letter, prefix) if prefix else self._shared.chain
+
+    def _rules(self, prefix: str, content: Content) -> Iterator[str]:
+        # A packet that finds nothing below comes back to the root, which may have more to say.
+        verb = "-g" if prefix else "-j"
+        for branch in content.branches:
+            where = match(branch, self._family, by_port=self._shared.by_port)
+            yield f"{where}{verb} {self._chain(branch)}"
+        for entry in content.rules:
+            yield entry.partition(" ")[2]

@@ -45,7 +45,8 @@ def _is_legal(option: str, value: str) -> bool:
                 ip_address(address.strip("[]"))
                 return _is_port(port)
             case "--dport":
-                return _is_port(value)
+                first, colon, last = value.partition(":")
+                return _is_port(first) if not colon else _is_range(first, last)
             case "--comment":
                 return len(value) <= MAX_COMMENT
     except ValueError:
@@ -55,6 +56,10 @@ def _is_legal(option: str, value: str) -> bool:
 
 def _is_port(text: str) -> bool:
     return text.isdigit() and 0 < int(text) < 65536
+
+
+def _is_range(first: str, last: str) -> bool:
+    return first.isdigit() and last.isdigit() and int(first) <= int(last) < 65536
 
 
 class FakeTables:

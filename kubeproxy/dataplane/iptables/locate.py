@@ -1,8 +1,12 @@
-"""See `dataplane.locate`: the rules of iptables mode, found in what the renderer itself would write. Pure."""
+"""See `dataplane.locate`: the rules of iptables mode, found in what the renderer itself would write. Pure.
+
+A rule in a chain that Services share is named by that chain, also where it stands in one of its branches.
+"""
 
 from collections.abc import Iterable
 
 from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.dispatch import FIREWALL
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import Skeleton
 from kubeproxy.dataplane.locate import Spot, Subject
@@ -27,9 +31,9 @@ class IptablesLocator:
             return ""
         match spot.subject:
             case Subject.ADDRESS:
-                return _rule("nat", _leading(fragment.nat_rules, state, spot))
+                return _rule("nat", _leading(map(str, fragment.nat_rules), state, spot))
             case Subject.RANGES:
-                dropped = [rule for rule in fragment.filter_rules if rule.startswith(names.PROXY_FIREWALL)]
+                dropped = [str(rule) for rule in fragment.filter_rules if rule.shared is FIREWALL]
                 drop = next((rule for rule in dropped if rule.endswith("-j DROP")), "")
                 return _joined(_chain(fragment, names.FIREWALL_PREFIX), _rule("filter", drop))
             case Subject.SHORT_CIRCUIT:
@@ -41,7 +45,7 @@ class IptablesLocator:
             case Subject.MASQUERADE:
                 return _rule("nat", self._marking(fragment, state, spot))
             case Subject.REFUSAL:
-                rules = [rule for rule in fragment.filter_rules if not rule.startswith(names.PROXY_FIREWALL)]
+                rules = [str(rule) for rule in fragment.filter_rules if rule.shared is not FIREWALL]
                 return _rule("filter", _leading(rules, state, spot))
         return ""
 
@@ -52,9 +56,9 @@ class IptablesLocator:
         except Unrenderable as why:
             return [f"nothing: {why}"]
         own = [line for line in fragment.body.splitlines() if line.startswith("-A") and _DNAT not in line]
-        found = [_rule("nat", rule) for rule in fragment.nat_rules]
+        found = [_rule("nat", str(rule)) for rule in fragment.nat_rules]
         found += [_rule("nat", line) for line in own if names.ENDPOINT_PREFIX not in line]
-        return found + [_rule("filter", rule) for rule in fragment.filter_rules]
+        return found + [_rule("filter", str(rule)) for rule in fragment.filter_rules]
 
     def _shared(self, node: NodeState, spot: Spot) -> str:
         text = Skeleton(node).filter()

@@ -31,7 +31,10 @@ EXTERNAL_PREFIX = "KUBE-EXT-"  # traffic to external addresses: mark, or tell wh
 FIREWALL_PREFIX = "KUBE-FW-"  # source ranges of a load balancer
 ENDPOINT_PREFIX = "KUBE-SEP-"  # one endpoint; only where affinity needs to remember it
 SERVICE_CHAINS = (SERVICE_PREFIX, LOCAL_PREFIX, EXTERNAL_PREFIX, FIREWALL_PREFIX, ENDPOINT_PREFIX)
-"""Chains that begin so belong to the proxy; those that no wanted port has are stale and deleted."""
+"""Chains (nat) that begin so belong to the proxy; those that no wanted port has are stale and deleted."""
+
+BRANCH_PREFIX = "KUBE-TREE-"
+"""Chains (nat, filter) below one that all Services share, where that would be long (`dispatch.py`)."""
 
 NAT_CHAINS = (SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY)
 FILTER_CHAINS = (SERVICES, EXTERNAL_SERVICES, FORWARD, NODEPORTS, PROXY_FIREWALL, CANARY)
@@ -88,6 +91,16 @@ def part_chain(chain: str, index: int) -> str:
     return f"{chain}{digits[index // 1296]}{digits[index // 36 % 36]}{digits[index % 36]}"
 
 
-def is_service_chain(chain: str) -> bool:
-    """Return whether a chain of the nat table belongs to some Service port."""
-    return chain.startswith(SERVICE_CHAINS)
+def branch_chain(letter: str, prefix: str) -> str:
+    """Return the chain below a shared one, which the letter stands for, of the places with a prefix (`places.py`).
+
+    A long prefix, of IPv6, is hashed.
+    """
+    return f"{BRANCH_PREFIX}{letter}-{prefix if len(prefix) < 16 else hash16(prefix)}"
+
+
+def varies(table: str, chain: str) -> bool:
+    """Return whether a chain is one of those that come and go with Services."""
+    if table == "nat" and chain.startswith(SERVICE_CHAINS):
+        return True
+    return table in ("nat", "filter") and chain.startswith(BRANCH_PREFIX)

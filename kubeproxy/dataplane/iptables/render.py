@@ -11,12 +11,14 @@ Cost: 7 µs for a Service of three endpoints.
 import re
 from collections.abc import Sequence
 
-from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.choose import choose
+from kubeproxy.dataplane.iptables.dispatch import Rule, Shared
 from kubeproxy.dataplane.iptables.matches import nodeport_matches, pod_matches
+from kubeproxy.dataplane.iptables.places import address_digits, port_digits
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
-from kubeproxy.model.objects import Record
+from kubeproxy.model.objects import Protocol, Record
 
 ENDPOINTS_MAX = 100_000
 """No cluster has that many; one hostile Service must fill neither the table nor `names.part_chain`'s numbers."""
@@ -44,10 +46,15 @@ class Fragment(Record, frozen=True, kw_only=True):
     """Its own chains in the nat table."""
     body: str
     """The lines that make and fill them."""
-    nat_rules: tuple[str, ...]
+    nat_rules: tuple[Rule, ...]
     """Rules that lead to them from shared chains."""
-    filter_rules: tuple[str, ...]
-    """Its rules in the filter table."""
+    filter_rules: tuple[Rule, ...]
+    """Its rules in the filter table, all in shared chains."""
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All that it has in shared chains."""
+        return self.nat_rules + self.filter_rules
 
 
 NOTHING = Fragment(chains=(), body="", nat_rules=(), filter_rules=())
@@ -65,15 +72,19 @@ class Renderer:
 
     def render(self, state: ServiceState) -> Fragment:
         """Render one port. Raises Unrenderable."""
-        port = _Port(state)
+        port = _Port(state, self._bits)
         if state.cluster_ip:
             self._inside(port)
         if state.is_external:
             self._outside(port)
         if state.health_check_node_port:
+            check = state.health_check_node_port
             port.filter_rules.append(
-                f"{names.NODEPORTS} -p tcp -m tcp --dport {state.health_check_node_port} "
-                f'-m comment --comment "{port.label} health check node port" -j ACCEPT'
+                Rule(
+                    dispatch.HEALTH_CHECKS,
+                    f"{port_digits(Protocol.TCP, check)} -p tcp -m tcp --dport {check} "
+                    f'-m comment --comment "{port.label} health check node port" -j ACCEPT',
+                )
             )
         return Fragment(
             chains=tuple(port.chains),
@@ -82,16 +93,12 @@ class Renderer:
             filter_rules=tuple(port.filter_rules),
         )
 
-    def _match(self, address: str, port: "_Port") -> str:
-        return f"-d {address}/{self._bits} {port.match} --dport {port.state.port}"
-
     def _inside(self, port: "_Port") -> None:
         """Write the way to the cluster IP."""
         state = port.state
-        match = self._match(state.cluster_ip, port)
         targets = state.internal
         if not targets and (refusal := state.internal_refusal):
-            port.filter_rules.append(f"{names.SERVICES} {match} {port.why(refusal)}")
+            port.filter_rules.append(port.at(dispatch.UNANSWERED, state.cluster_ip, port.why(refusal)))
             return
         chain = port.service_chain(local=state.internal_local)
         mark = ""
@@ -99,7 +106,9 @@ class Renderer:
             mark = f"-A {chain} {self._masqueraded}-d {state.cluster_ip}/{self._bits} -j {names.MARK_MASQ}\n"
         port.fill(chain, targets, mark)
         port.nat_rules.append(
-            f'{names.SERVICES} {match} -m comment --comment "{port.label} cluster IP" -j {chain}'
+            port.at(
+                dispatch.SERVICES, state.cluster_ip, f'-m comment --comment "{port.label} cluster IP" -j {chain}'
+            )
         )
 
     def _outside(self, port: "_Port") -> None:
@@ -119,15 +128,13 @@ class Renderer:
                 port.lines.append(f":{firewall} - [0:0]\n")
                 port.lines += [f"-A {firewall} -s {source} -j {external}\n" for source in self._admitted(state)]
                 port.lines.append(f"-A {firewall} {_UNTRANSLATED}\n")
-            for ip in state.external_ips:
-                port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} -j {external}")
+            port.nat_rules += [port.at(dispatch.SERVICES, ip, f"-j {external}") for ip in state.external_ips]
             if state.node_port:
-                port.nat_rules.append(f"{names.NODEPORTS} {port.match} --dport {state.node_port} -j {external}")
-            for ip in state.load_balancer_ips:
-                port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} -j {entrance}")
+                port.nat_rules.append(port.at_node_port(dispatch.NODEPORTS, f"-j {external}"))
+            port.nat_rules += [port.at(dispatch.SERVICES, ip, f"-j {entrance}") for ip in state.load_balancer_ips]
         else:
             for ip in (*state.external_ips, *state.load_balancer_ips):
-                port.nat_rules.append(f"{names.SERVICES} {self._match(ip, port)} {_UNTRANSLATED}")
+                port.nat_rules.append(port.at(dispatch.SERVICES, ip, _UNTRANSLATED))
         if guarded:
             self._guard(port, firewall, refusal)
 
@@ -168,14 +175,12 @@ class Renderer:
         """
         state = port.state
         for ip in state.load_balancer_ips:
-            match = self._match(ip, port)
             why = f'-m comment --comment "{port.label} traffic not accepted by {firewall}"'
-            port.filter_rules.append(f"{names.PROXY_FIREWALL} {match} {why} -j DROP")
+            port.filter_rules.append(port.at(dispatch.FIREWALL, ip, f"{why} -j DROP"))
             if refusal is Refusal.REJECT:
-                # A rule is put in front of those that stand (dispatch.py), so these come before the DROP.
                 why = f'-m comment --comment "{port.label} traffic accepted"'
                 port.filter_rules += [
-                    f"{names.PROXY_FIREWALL} -s {source} {match} {why} -j RETURN"
+                    port.at(dispatch.FIREWALL, ip, f"{why} -j RETURN", source=f"-s {source} ")
                     for source in self._admitted(state)
                 ]
 
@@ -183,39 +188,59 @@ class Renderer:
         """Refuse or drop traffic from outside that no endpoint may have."""
         state, why = port.state, port.why(refusal)
         for ip in (*state.external_ips, *state.load_balancer_ips):
-            port.filter_rules.append(f"{names.EXTERNAL_SERVICES} {self._match(ip, port)} {why}")
+            port.filter_rules.append(port.at(dispatch.EXTERNAL, ip, why))
         if state.node_port:
-            own = f"-p {port.protocol} -m addrtype --dst-type LOCAL -m {port.protocol} --dport {state.node_port}"
-            port.filter_rules += [f"{names.EXTERNAL_SERVICES} {where}{own} {why}" for where in self._nodeports]
+            port.filter_rules += [
+                port.at_node_port(dispatch.EXTERNAL_PORTS, why, where, "-m addrtype --dst-type LOCAL ")
+                for where in self._nodeports
+            ]
 
 
 class _Port:
     """One Service port, and the lines about it as they are being written. Raises Unrenderable."""
 
     __slots__ = (
+        "_bits",
+        "_digits",
+        "_match",
         "chains",
         "filter_rules",
         "label",
         "lines",
-        "match",
         "nat_rules",
         "protocol",
         "state",
         "suffix",
     )
 
-    def __init__(self, state: ServiceState) -> None:
+    def __init__(self, state: ServiceState, bits: int) -> None:
         name = str(state.name)
         _check(state, name)
         self.state = state
         self.protocol = names.LOWER[state.name.protocol]
         self.suffix = names.hash16(name + self.protocol)  # names.port_hash, whose texts are at hand
         self.label = name if len(name) <= LABEL_MAX else f"{name[:LABEL_MAX]}~{self.suffix}"
-        self.match = f"-p {self.protocol} -m {self.protocol}"
+        self._bits = bits
+        self._digits = port_digits(state.name.protocol, state.port)
+        self._match = f"-p {self.protocol} -m {self.protocol} --dport {state.port}"
         self.chains: list[str] = []
         self.lines: list[str] = []
-        self.nat_rules: list[str] = []
-        self.filter_rules: list[str] = []
+        self.nat_rules: list[Rule] = []
+        self.filter_rules: list[Rule] = []
+
+    def at(self, shared: Shared, address: str, end: str, *, source: str = "") -> Rule:
+        """Return a rule about one of the port's addresses."""
+        try:
+            place = address_digits(address)
+        except ValueError as error:
+            raise Unrenderable(str(error)) from error
+        return Rule(shared, f"{place}{self._digits} {source}-d {address}/{self._bits} {self._match} {end}")
+
+    def at_node_port(self, shared: Shared, end: str, where: str = "", local: str = "") -> Rule:
+        """Return a rule about the node port; ``where`` and ``local`` are further matches."""
+        protocol, port = self.protocol, self.state.node_port
+        place = port_digits(self.state.name.protocol, port)
+        return Rule(shared, f"{place} {where}-p {protocol} {local}-m {protocol} --dport {port} {end}")
 
     def service_chain(self, *, local: bool) -> str:
         """Return the name of the chain that chooses among the cluster's or this node's endpoints."""

@@ -5,15 +5,17 @@ sets' new entries) is done while the text streams, through the ``before_commit``
 changed text come out of the same code; a full one has the fixed chains in front, and in the end deletes what it
 found in the kernel and does not know, where a partial one deletes what the plan's ports have given up. What
 was found is asked for late (``observed`` may still be reading it while the first half of the text streams).
+Services' own chains come first; how the chains that they share change is known when all have been rendered.
 
 A script is run once. Pure but for its hooks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kubeproxy.dataplane.base import Change, Plan
-from kubeproxy.dataplane.iptables import dispatch, names
-from kubeproxy.dataplane.iptables.jumps import Saved, missing_jumps, target
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.dispatch import Dispatch, Edit, Rule
+from kubeproxy.dataplane.iptables.jumps import Saved, declare, missing_jumps, target
 from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import JUMPS, Skeleton
@@ -23,6 +25,12 @@ from kubeproxy.model.ident import ServicePortName
 
 PIECE = 64
 """Ports a piece of text: large enough that handing it over costs nothing, small enough to start early."""
+
+LINES = 4 * PIECE
+"""The same of rules in shared chains, of which a port has one or two."""
+
+Move = tuple[ServicePortName, Sequence[Rule], Sequence[Rule]]
+"""What a port had in shared chains, and what it will have."""
 
 Part = tuple[ServicePortName | None, str]
 """Some lines, and the port that they are about."""
@@ -36,6 +44,7 @@ class Script:
         plan: Plan,
         renderer: Renderer,
         skeleton: Skeleton,
+        dispatch: Dispatch,
         observed: Callable[[str], Saved],
         *,
         held: Mapping[ServicePortName, ServiceState] | None = None,
@@ -43,7 +52,7 @@ class Script:
         on_change: Callable[[Change, Change], None] = lambda change, written: None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """See `backend`; ``held`` are states that no rules may stand for (quarantine).
+        """See `backend`; ``dispatch`` is what stands; for ``held`` states no rules may stand (quarantine).
 
         ``prepare`` makes what a change's new rules rely on, before they are text; it returns why there is none.
         ``on_change`` is told each change, and what of it is written: with None where no rules stand for a state.
@@ -56,7 +65,10 @@ class Script:
         self._prepare = prepare
         self._on_change = on_change
         self._before_commit = before_commit
-        self._filter: list[Part] = []
+        self._moves: list[Move] = []
+        self._edits: dict[str, Edit] = {}
+        self.dispatch = dispatch
+        """What stands after the text, when it has been written."""
         self.tally = Tally(full=plan.full)
         self.unsafe: list[tuple[Change, str]] = []
         """Ports whose new state cannot be rendered, and so has no rules."""
@@ -77,19 +89,27 @@ class Script:
         """Write the text once more and return whose port a line (from 1) is about, None if nobody's."""
         last = 0
         for owner, text in self._parts():
-            last += text.count("\n")
+            first, last = last, last + text.count("\n")
             if line <= last:
-                return owner
+                return owner or self._whose(text.splitlines()[line - first - 1])
+        return None
+
+    def _whose(self, line: str) -> ServicePortName | None:
+        """Return the port that has a rule in a shared chain."""
+        rule = line.split(" ", 2)[-1]
+        for name, before, after in self._moves:
+            if any(rule == each.text for each in (*before, *after)):
+                return name
         return None
 
     def _parts(self) -> Iterator[Part]:
         full = self._plan.full
         yield from self._nat()
-        if full or self._filter:
+        edit = self._edits["filter"]
+        if full or edit.lines:
             yield None, "*filter\n" + (self._fixed("filter", self._skeleton.filter()) if full else "")
-            yield from self._filter
-            if full:
-                yield None, missing_jumps(JUMPS, "filter", self._observed("filter"))
+            yield from self._shared("filter", edit)
+            yield None, self._ending("filter", edit.declared, edit.gone)
             yield None, "COMMIT\n"
         if full:
             # Last, so that a canary in mangle means that everything before it was written.
@@ -100,25 +120,36 @@ class Script:
         yield None, "*nat\n" + (self._fixed("nat", self._skeleton.nat()) if full else "")
         written: list[str] = []
         gone: list[str] = []
-        needed: set[str] = set()
         for change in self._plan.changes:
             before, after = self._rendered(change.before), self._rendered(change.after, change)
             self._on_change(change, _written(change, before, after))
             body = after.body if after.body != before.body else ""
             self.tally.port(before, after)
-            yield change.name, body + dispatch.moved(before.nat_rules, after.nat_rules)
+            yield change.name, body
+            self._moves.append((change.name, before.rules, after.rules))
             written += after.chains
             gone += [chain for chain in before.chains if chain not in after.chains]
-            if before.filter_rules != after.filter_rules:
-                self._filter.append((change.name, dispatch.moved(before.filter_rules, after.filter_rules)))
-        if full:
-            found = self._observed("nat")
-            yield None, missing_jumps(JUMPS, "nat", found)
-            gone = sorted(c for c in found.chains.difference(written) if names.is_service_chain(c))
-            needed = {target(rule) for rule in found.rules}
-        yield None, _removal(gone, needed)
+        self.dispatch, self._edits = self.dispatch.moved((before, after) for _, before, after in self._moves)
+        edit = self._edits["nat"]
+        yield from self._shared("nat", edit)
+        yield None, self._ending("nat", written + edit.declared, gone + edit.gone)
         self._before_commit()
         yield None, "COMMIT\n"
+
+    def _shared(self, table: str, edit: Edit) -> Iterator[Part]:
+        """Yield how a table's shared chains change."""
+        self.tally.shared(table, edit)
+        yield None, declare(edit.declared)
+        for start in range(0, len(edit.lines), LINES):
+            yield None, "".join(edit.lines[start : start + LINES])
+
+    def _ending(self, table: str, written: list[str], gone: list[str]) -> str:
+        """Return the lines that add what jumps are missing and remove the chains that nobody needs any more."""
+        if not self._plan.full:
+            return _removal(gone, set())
+        found = self._observed(table)
+        stale = sorted(chain for chain in found.chains.difference(written) if names.varies(table, chain))
+        return missing_jumps(JUMPS, table, found) + _removal(stale, {target(rule) for rule in found.rules})
 
     def _fixed(self, table: str, lines: str) -> str:
         self.tally.fixed(table, lines)

@@ -44,7 +44,7 @@ CHAINS = {"nat": names.NAT_CHAINS, "filter": names.FILTER_CHAINS, "mangle": name
 
 def is_ours(table: str, chain: str) -> bool:
     """Return whether a chain of this table is written by us (or by the kube-proxy that we replace)."""
-    return chain in CHAINS.get(table, ()) or (table == "nat" and names.is_service_chain(chain))
+    return chain in CHAINS.get(table, ()) or names.varies(table, chain)
 
 
 def saved_in(table: str, text: str) -> Saved:

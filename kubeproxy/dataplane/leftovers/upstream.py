@@ -29,13 +29,13 @@ class Owned(Record, frozen=True, kw_only=True):
     chains: dict[str, tuple[str, ...]]
     """Chains of each table, by their whole names."""
     service_chains: bool
-    """Whether a chain of the nat table that is named like a Service's belongs to it."""
+    """Whether chains that come and go with Services (`names.varies`) belong to it."""
     jumps: tuple[Jump, ...]
     """Rules in built-in chains that lead into these or other modes' chains; known by their ends and comments."""
 
     def owns(self, table: str, chain: str) -> bool:
         """Return whether a chain belongs to the mode."""
-        if self.service_chains and table == "nat" and names.is_service_chain(chain):
+        if self.service_chains and names.varies(table, chain):
             return True
         return chain in self.chains.get(table, ())
 
