@@ -70,9 +70,9 @@ def defaulted(configuration: Configuration) -> Configuration:
         default,
         "bind_address",
         "config_sync_period",
-        iptables=("sync_period", "min_sync_period"),
+        iptables=("sync_period",),
         ipvs=("sync_period",),
-        nftables=("sync_period", "min_sync_period"),
+        nftables=("sync_period",),
         client_connection=("content_type", "qps", "burst"),
         logging=("format", "flush_frequency"),
     )

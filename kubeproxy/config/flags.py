@@ -93,11 +93,10 @@ def _flag(
     *,
     alias: str = "",
     repeatable: bool = False,
-    default: Any = None,
 ) -> Flag:
     PATHS[name] = tuple(paths.split())
     first = reduce(getattr, PATHS[name][0].split("."), DEFAULTS)
-    return Flag(name, kind, first if default is None else default, text, alias, repeatable)
+    return Flag(name, kind, first, text, alias, repeatable)
 
 
 _IPVS = "ipvs mode:"
@@ -195,8 +194,6 @@ FLAGS = [
         time,
         "ipvs.min_sync_period",
         f"{_IPVS} shortest time between two syncs",
-        # The flag's default is that of iptables mode; the file's, with no such flag, is 0.
-        default=DEFAULTS.iptables.min_sync_period,
     ),
     _flag("ipvs-scheduler", str, "ipvs.scheduler", f"{_IPVS} the kernel's scheduler; rr if left out"),
     _flag(

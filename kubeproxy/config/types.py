@@ -39,7 +39,7 @@ class Iptables(Record, frozen=True, kw_only=True, rename="camel"):
     masquerade_all: bool = False
     localhost_node_ports: bool = True
     sync_period: Duration = Duration(30)
-    min_sync_period: Duration = Duration(1)
+    min_sync_period: Duration = Duration(0)
 
 
 class Ipvs(Record, frozen=True, kw_only=True, rename="camel"):
@@ -61,7 +61,7 @@ class Nftables(Record, frozen=True, kw_only=True, rename="camel"):
     masquerade_bit: Int32 = 14
     masquerade_all: bool = False
     sync_period: Duration = Duration(30)
-    min_sync_period: Duration = Duration(1)
+    min_sync_period: Duration = Duration(0)
 
 
 class Winkernel(Record, frozen=True, kw_only=True, rename="camel"):

@@ -1,19 +1,33 @@
 """When to sync: upstream's BoundedFrequencyRunner, single-threaded and fed a Clock.
 
-Requests coalesce. A run starts at once when the last one ended long enough ago (``min_interval``), else when
-that time is over; after a failure it is tried again after ``retry_interval`` unless a request comes first;
-and it happens at least every ``max_interval``, so that nothing stays wrong for ever.
-
-The shortest interval is there to bound what syncs cost. So a run that was cheap may be followed sooner: after
-``rest`` times as long as it took. A Service and its endpoints, which come a moment after it, need not wait a
-second for each other because some clusters' tables take a second to write.
+Requests coalesce. A run starts at once when the last one ended long enough ago (``min_interval``, or what that
+run's length asks for, see `rest_after`), else when that time is over; what is requested while a run is in flight is
+the next one. After a failure it is tried again after ``retry_interval`` unless a request comes first; and it
+happens at least every ``max_interval``, so that nothing stays wrong for ever.
 """
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 
 from kubeproxy.clock import Clock
+
+
+LONG_SECONDS = 0.1
+"""A run that takes longer is followed by a rest."""
+LONGEST_REST_SECONDS = 1.0
+
+
+def rest_after(took: float, *, succeeded: bool) -> float:
+    """Return how long to leave the machine alone after a run that took so many seconds.
+
+    A short run needs none: what came meanwhile is one batch, and its cost is that of what changed. A long one (a
+    table of iptables-legacy with 10,000 Services is 0.2 s of the kernel's time and holds the lock that other
+    programs wait for) must not fill all of the time for as long as changes come: as much time is left to others,
+    up to a second, which is upstream's minimum for all. After a failure that second, for its runs are full ones.
+    """
+    if not succeeded:
+        return LONGEST_REST_SECONDS
+    return min(took, LONGEST_REST_SECONDS) if took >= LONG_SECONDS else 0.0
 
 
 class Runner:
@@ -25,14 +39,12 @@ class Runner:
         *,
         clock: Clock,
         min_interval: float,
-        rest: float = math.inf,
         retry_interval: float,
         max_interval: float,
     ) -> None:
         self._action = action
         self._clock = clock
         self._min = min_interval
-        self._rest = rest
         self._retry = retry_interval
         self._max = max(max_interval, min_interval)
         self._requested = asyncio.Event()
@@ -48,7 +60,7 @@ class Runner:
         ended = self._clock.now() - self._min
         while True:
             await self._wait(ended + max(interval, self._min))
-            # min_interval counts from the end of a run to the start of the next.
+            # Counts from the end of a run to the start of the next.
             pause = ended + shortest - self._clock.now()
             if pause > 0:
                 await self._clock.sleep(pause)
@@ -57,8 +69,7 @@ class Runner:
             succeeded = await self._action()
             interval = self._max if succeeded else min(self._retry, self._max)
             ended = self._clock.now()
-            took = ended - started
-            shortest = min(self._min, self._rest * took) if succeeded and took else self._min
+            shortest = max(self._min, rest_after(ended - started, succeeded=succeeded))
 
     async def _wait(self, deadline: float) -> None:
         """Wait for a request, but no longer than until ``deadline``."""

@@ -7,7 +7,6 @@ A failure is state: it is counted, logged once, and makes the next sync a full o
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping
 
 import msgspec
@@ -32,16 +31,11 @@ RESCUES = 8
 """How often one sync is tried again at once because the backend put the culprits aside."""
 
 
-UPSTREAM_MIN_SYNC = 1.0
-REST = 3.0
-"""A sync may follow another after this many times what that one took: syncs take a quarter of the time at most."""
-
-
 class Intervals(Record, frozen=True, kw_only=True):
-    """How often things happen, in seconds; the defaults are upstream's, but for the check."""
+    """How often things happen, in seconds; the defaults are upstream's, but for the shortest and the check."""
 
-    min_sync: float = UPSTREAM_MIN_SYNC
-    """A longer one that somebody chose is kept; up to upstream's, a cheap sync makes it shorter (`REST`)."""
+    min_sync: float = 0.0
+    """From the end of a sync to the start of the next; a long sync is followed by a rest all the same."""
     retry: float = 30.0
     max_sync: float = 3600.0
     check: float = 5.0
@@ -140,7 +134,6 @@ class Syncer:
             self._sync,
             clock=clock,
             min_interval=self._intervals.min_sync,
-            rest=REST if self._intervals.min_sync <= UPSTREAM_MIN_SYNC else math.inf,
             retry_interval=self._intervals.retry,
             max_interval=self._intervals.max_sync,
         )

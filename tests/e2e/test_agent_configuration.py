@@ -78,7 +78,7 @@ def test_a_kubeadm_clusters_configmap_starts_it_unchanged(
 
     served = json.loads(node.run("curl", "-s", "http://127.0.0.1:10249/configz").stdout)["kubeproxy.config.k8s.io"]
     assert served["clientConnection"]["kubeconfig"] == f"{mounted.directory}/kubeconfig.conf"
-    assert served["iptables"]["minSyncPeriod"] == "1s"
+    assert served["iptables"]["minSyncPeriod"] == "0s"
     assert "hostname-override=node" in node.run("curl", "-s", "http://127.0.0.1:10249/flagz").stdout
 
     # kubelet swaps the ConfigMap; the agent ends, its supervisor starts it again, and Services never stop.

@@ -44,7 +44,7 @@ UPSTREAM: dict[str, Any] = {
         "localhostNodePorts": True,
         "masqueradeAll": False,
         "masqueradeBit": 14,
-        "minSyncPeriod": "1s",
+        "minSyncPeriod": "0s",
         "syncPeriod": "30s",
     },
     "ipvs": {
@@ -68,7 +68,7 @@ UPSTREAM: dict[str, Any] = {
     },
     "metricsBindAddress": "127.0.0.1:10249",
     "mode": "",
-    "nftables": {"masqueradeAll": False, "masqueradeBit": 14, "minSyncPeriod": "1s", "syncPeriod": "30s"},
+    "nftables": {"masqueradeAll": False, "masqueradeBit": 14, "minSyncPeriod": "0s", "syncPeriod": "30s"},
     "nodePortAddresses": None,
     "oomScoreAdj": -999,
     "portRange": "",
@@ -198,8 +198,8 @@ def test_what_is_left_out_or_zero_is_defaulted(text: str, path: str, value: obje
 @pytest.mark.parametrize(
     ("block", "given", "read_as"),
     [
-        ("iptables", {"syncPeriod": "0s", "minSyncPeriod": "0s"}, {"syncPeriod": "30s", "minSyncPeriod": "1s"}),
-        ("nftables", {"syncPeriod": "0s", "minSyncPeriod": "0s"}, {"syncPeriod": "30s", "minSyncPeriod": "1s"}),
+        ("iptables", {"syncPeriod": "0s", "minSyncPeriod": "0s"}, {"syncPeriod": "30s", "minSyncPeriod": "0s"}),
+        ("nftables", {"syncPeriod": "0s", "minSyncPeriod": "0s"}, {"syncPeriod": "30s", "minSyncPeriod": "0s"}),
         ("ipvs", {"syncPeriod": "0s", "minSyncPeriod": "0s"}, {"syncPeriod": "30s", "minSyncPeriod": "0s"}),
         ("clientConnection", {"qps": 0, "burst": 0, "contentType": ""}, UPSTREAM["clientConnection"]),
         ("logging", {"format": "", "flushFrequency": 0}, {"format": "text", "flushFrequency": "5s"}),

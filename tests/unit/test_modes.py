@@ -142,10 +142,12 @@ def test_auto_takes_the_best_that_runs_and_says_why_nothing_better(
 def test_auto_in_a_file_is_the_same(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: auto\n")
+    with file.open("a") as more:
+        more.write("ipvs:\n  minSyncPeriod: 3s\n")
     options = choose(parse([f"--config={file}"]), Machine())
     assert mode_of(options) == "ipvs"
-    # What hangs on the mode follows it: the file's shortest time between two syncs of ipvs mode is 0.
-    assert intervals_of(options.configuration).min_sync == 0
+    # What hangs on the mode follows it.
+    assert intervals_of(options.configuration).min_sync == 3
 
 
 def test_auto_is_checked_in_every_mode_that_it_may_become(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,12 +185,12 @@ def test_masquerading_is_that_of_the_block_iptables() -> None:
 @pytest.mark.parametrize(
     ("flags", "intervals"),
     [
-        (["--mode=iptables"], Intervals(min_sync=1, retry=30, max_sync=3600)),
-        (["--mode=iptables", "--iptables-sync-period=20s"], Intervals(min_sync=1, retry=20, max_sync=3600)),
-        (["--mode=ipvs"], Intervals(min_sync=1, retry=30, max_sync=3600)),
+        (["--mode=iptables"], Intervals(min_sync=0, retry=30, max_sync=3600)),
+        (["--mode=iptables", "--iptables-sync-period=20s"], Intervals(min_sync=0, retry=20, max_sync=3600)),
+        (["--mode=ipvs"], Intervals(min_sync=0, retry=30, max_sync=3600)),
         (
-            ["--mode=ipvs", "--ipvs-sync-period=20s", "--ipvs-min-sync-period=0", "--iptables-sync-period=9s"],
-            Intervals(min_sync=0, retry=20, max_sync=3600),
+            ["--mode=ipvs", "--ipvs-sync-period=20s", "--ipvs-min-sync-period=2s", "--iptables-sync-period=9s"],
+            Intervals(min_sync=2, retry=20, max_sync=3600),
         ),
     ],
 )

@@ -1,12 +1,11 @@
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from kubeproxy.clock import ManualClock
-from kubeproxy.sync.runner import Runner
+from kubeproxy.sync.runner import Runner, rest_after
 
 pytestmark = pytest.mark.unit
 
@@ -14,14 +13,14 @@ pytestmark = pytest.mark.unit
 class Bench:
     """A runner whose action takes ``takes`` seconds of the manual clock and answers from ``answers``."""
 
-    def __init__(self, clock: ManualClock, rest: float) -> None:
+    def __init__(self, clock: ManualClock, min_interval: float) -> None:
         self.clock = clock
         self.start = clock.now()
         self.takes = 0.0
         self.answers: list[bool] = []
         self.runs: list[float] = []
         self.runner = Runner(
-            self.act, clock=clock, min_interval=1, rest=rest, retry_interval=30, max_interval=3600
+            self.act, clock=clock, min_interval=min_interval, retry_interval=30, max_interval=3600
         )
 
     async def act(self) -> bool:
@@ -32,8 +31,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(rest: float = math.inf) -> AsyncIterator[Bench]:
-    bench = Bench(ManualClock(), rest)
+async def running(min_interval: float = 1) -> AsyncIterator[Bench]:
+    bench = Bench(ManualClock(), min_interval)
     task = asyncio.create_task(bench.runner.run())
     await bench.clock.step(0)
     yield bench
@@ -64,18 +63,32 @@ async def test_the_minimum_counts_from_the_end_of_a_run_to_the_next_start() -> N
         assert bench.runs == [0, 1.5]
 
 
-async def test_a_cheap_run_may_be_followed_sooner_and_a_dear_one_after_the_minimum() -> None:
-    async with running(rest=3) as bench:
-        bench.takes = 0.1
+async def test_without_a_minimum_what_comes_during_a_run_is_the_next_one() -> None:
+    async with running(min_interval=0) as bench:
+        bench.takes = 0.05
         bench.runner.request()
-        await bench.clock.step(0.05)
-        bench.runner.request()
-        await bench.clock.step(0.1)
-        bench.takes = 2
-        await bench.clock.step(0.3)
-        bench.runner.request()
+        await bench.clock.step(0.01)
+        for _ in range(100):
+            bench.runner.request()
         await bench.clock.step(10)
-        assert bench.runs == pytest.approx([0, 0.4, 3.4])
+        assert bench.runs == pytest.approx([0, 0.05])
+
+
+async def test_a_burst_without_an_end_leaves_half_of_the_time_to_others_when_runs_are_long() -> None:
+    async with running(min_interval=0) as bench:
+        bench.takes = 0.2
+        for _ in range(90):
+            bench.runner.request()
+            await bench.clock.step(0.02)
+        assert bench.runs == pytest.approx([0, 0.4, 0.8, 1.2, 1.6])
+
+
+@pytest.mark.parametrize(
+    ("took", "succeeded", "rest"),
+    [(0, True, 0), (0.09, True, 0), (0.1, True, 0.1), (0.7, True, 0.7), (5, True, 1), (0.001, False, 1)],
+)
+def test_the_rest_after_a_run(took: float, succeeded: bool, rest: float) -> None:
+    assert rest_after(took, succeeded=succeeded) == rest
 
 
 async def test_a_failure_is_retried_later() -> None:

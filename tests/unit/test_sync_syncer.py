@@ -165,8 +165,8 @@ async def test_who_acts_on_a_sync_is_told_what_is_in_and_nothing_newer() -> None
         assert it.synced == []
         await it.clock.step(30)
         await it.until_synced(2)
-        it.put(service("api", "10.96.0.2"))
         await it.clock.step(1)
+        it.put(service("api", "10.96.0.2"))
         await it.until_synced(3)
         first, second = it.synced
         assert (first.scope, set(first.world.services)) == (None, {WEB})
