@@ -29,7 +29,7 @@ from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.report import SyncReport
 from kubeproxy.health.service_health import ServiceHealth
-from kubeproxy.health.statusz import AgentStatus
+from kubeproxy.health.statusz import AgentStatus, DroppedHere
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.families import HostFamilies, host_families
@@ -237,12 +237,18 @@ class Agent:
             clock=self._clock.now(),
             informers=self._following.status(),
             families=tuple(syncer.status for syncer in self._syncers),
+            dropped_here=tuple(map(_dropped_here, self._syncers)),
             not_served=self._host.missing,
             hints=self._host.hints,
             health_checks=tuple(check for each in self._checks.values() for check in each.status()),
             leftovers=self._sweeper.complaints,
             waiting=self._sweeper.waiting,
         )
+
+
+def _dropped_here(syncer: Syncer) -> DroppedHere:
+    cluster_ip, external = syncer.without_local()
+    return DroppedHere(family=syncer.status.family, cluster_ip=cluster_ip, external=external)
 
 
 async def run_agent(options: Options, access: Access) -> None:

@@ -20,7 +20,7 @@ from kubeproxy.config.types import METRICS_PORT
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean, integer, number
 from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.health.service_health import HealthCheckStatus
-from kubeproxy.health.statusz import AgentStatus, InformerStatus
+from kubeproxy.health.statusz import AgentStatus, DroppedHere, InformerStatus
 from kubeproxy.logs import one_line
 from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
@@ -201,7 +201,7 @@ def show(status: AgentStatus, console: Console) -> int:
     if status.health_checks:
         console.print(_health_checks(status.health_checks), "", sep="\n")
     absent = [f"{family.label} is not served: {why}" for family, why in status.not_served]
-    for line in (*absent, *status.hints, *status.waiting, *_no_local(status.families)):
+    for line in (*absent, *status.hints, *status.waiting, *_dropped(status.dropped_here)):
         console.print(Text(one_line(line)), soft_wrap=True)
     complaints = list(dict.fromkeys(_complaints(status)))  # what is wrong with a Service is so in both families
     for line in complaints:
@@ -247,10 +247,10 @@ def _health_checks(checks: tuple[HealthCheckStatus, ...]) -> Table:
     return table
 
 
-def _no_local(families: tuple[SyncStatus, ...]) -> Iterator[str]:
+def _dropped(families: tuple[DroppedHere, ...]) -> Iterator[str]:
     """Say what is dropped here on purpose: it is as the policy wants it, and looks like a fault to a client."""
     for family in families:
-        for traffic, ports in (("cluster IP", family.no_local_internal), ("external", family.no_local_external)):
+        for traffic, ports in (("cluster IP", family.cluster_ip), ("external", family.external)):
             if ports:
                 more = f" and {len(ports) - SHOWN} more" if len(ports) > SHOWN else ""
                 listed = ", ".join(ports[:SHOWN])

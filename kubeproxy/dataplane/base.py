@@ -9,7 +9,7 @@ a failure is a `SyncFailed`, after which it does not trust its own memory any mo
 full one; when to try again is the syncer's business.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -30,6 +30,11 @@ class SyncFailed(Exception):
     def __init__(self, message: str, culprits: Collection[ServicePortName] = ()) -> None:
         super().__init__(message)
         self.culprits = tuple(culprits)
+
+
+LacksLocal = tuple[bool, bool]
+"""Whether a port's cluster IP, and its traffic from outside, is dropped here: policy Local, and every endpoint is
+on another node."""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -69,14 +74,13 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """Service ports written or removed."""
     ports: int
     endpoints: int
-    quarantined: dict[ServicePortName, str]
+    quarantined: Mapping[ServicePortName, str]
     """Ports that are left out, each with the kernel's or the renderer's complaint."""
-    notes: dict[ServicePortName, str] = {}
-    """Ports that are served otherwise than was asked, and why."""
-    no_local_internal: tuple[str, ...] = ()
-    """Ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
-    no_local_external: tuple[str, ...] = ()
-    """Ports whose traffic from outside is."""
+    notes: Mapping[ServicePortName, str] = {}
+    """Ports that are served otherwise than was asked, and why. This and ``quarantined`` are the same objects as
+    before when they say the same: a sync pays for what is new (`remarks`)."""
+    lacks_local: Mapping[ServicePortName, LacksLocal] = {}
+    """Ports of which this differs from before; of a full plan, all of which any of it holds."""
     rules: tuple[RuleCount, ...] = ()
     """By table; none for a backend that has no tables of rules."""
 

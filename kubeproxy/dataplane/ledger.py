@@ -4,9 +4,9 @@ Fragments are not kept: rendering is pure and cheap, so the old one is made agai
 and 10,000 Services cost no second copy of themselves.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
-from kubeproxy.dataplane.base import Change, Plan
+from kubeproxy.dataplane.base import Change, LacksLocal, Plan
 from kubeproxy.model.desired import Refusal, ServiceState, Wanted
 from kubeproxy.model.diff import diff
 from kubeproxy.model.ident import Key, ServicePortName
@@ -20,15 +20,13 @@ class Ledger:
         self.endpoints = 0
         """How many endpoints all ports have together."""
         self._ports_of: dict[Key, set[ServicePortName]] = {}
-        self._no_local: tuple[set[ServicePortName], set[ServicePortName]] = (set(), set())
-        self._no_local_names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._turned: dict[ServicePortName, LacksLocal] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self.states.clear()
         self._ports_of.clear()
-        self._no_local = (set(), set())
-        self._no_local_names = None
+        self._turned.clear()
         self.endpoints = 0
 
     def plan(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
@@ -47,7 +45,8 @@ class Ledger:
     def enter(self, change: Change) -> None:
         """Record that a change is in the kernel."""
         name, before, after = change.name, self.states.pop(change.name, None), change.after
-        self._note_no_local(name, before, after)
+        if (lacks := _lacks_local(after)) != _lacks_local(before):
+            self._turned[name] = lacks
         if before is not None:
             self.endpoints -= len(before.reachable)
             if after is None:
@@ -58,22 +57,13 @@ class Ledger:
             if before is None:
                 self._ports_of.setdefault(name.key, set()).add(name)
 
-    def no_local(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the ports that drop internal, and external, traffic because every endpoint is on another node."""
-        if self._no_local_names is None:
-            internal, external = (tuple(sorted(f"{n}/{n.protocol}" for n in ports)) for ports in self._no_local)
-            self._no_local_names = (internal, external)
-        return self._no_local_names
+    def turned(self) -> Mapping[ServicePortName, LacksLocal]:
+        """Return which ports drop traffic for want of an endpoint here, or do no more, since this was last asked.
 
-    def _note_no_local(
-        self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None
-    ) -> None:
-        was, has = _lacks_local(before), _lacks_local(after)
-        if was == has:
-            return
-        self._no_local_names = None
-        for ports, lacks in zip(self._no_local, has, strict=True):
-            (ports.add if lacks else ports.discard)(name)
+        After `clear` and a full plan these are all that do.
+        """
+        turned, self._turned = self._turned, {}
+        return turned
 
     def _forget(self, name: ServicePortName) -> None:
         ports = self._ports_of[name.key]
@@ -86,7 +76,7 @@ class Ledger:
         return iter(self.states.values())
 
 
-def _lacks_local(state: ServiceState | None) -> tuple[bool, bool]:
+def _lacks_local(state: ServiceState | None) -> LacksLocal:
     """Return whether internal, and external, traffic is dropped for want of an endpoint here."""
     if state is None or not (state.internal_local or state.external_local):
         return False, False

@@ -38,6 +38,10 @@ class Changes:
     def __init__(self, families: Iterable[Family], began: float) -> None:
         self._began = began
         self._steps: deque[_Step] = deque()
+        self.pending_services = 0
+        """How many changes of Services some family's kernel state lacks."""
+        self.pending_slices = 0
+        """How many changes of EndpointSlices some family's kernel state lacks."""
         self._synced = dict.fromkeys(families, float("-inf"))
         self._times: dict[Family, dict[Key, list[tuple[float, float]]]] = {family: {} for family in self._synced}
         """By the Service: when (Clock.now) it came and when (Unix time) it happened."""
@@ -46,6 +50,7 @@ class Changes:
         """Note that so many Services differ."""
         if count:
             self._step(now).services += count
+            self.pending_services += count
 
     def slices_changed(self, changes: Iterable[SliceChange], now: float) -> None:
         """Note slices; what is the same before and after is no change."""
@@ -53,6 +58,7 @@ class Changes:
         if not differing:
             return
         self._step(now).slices += len(differing)
+        self.pending_slices += len(differing)
         for before, after in differing:
             if after is not None:
                 self._note_time(after, now)
@@ -64,7 +70,9 @@ class Changes:
         self._synced[family] = started
         oldest = min(self._synced.values())
         while self._steps and self._steps[0].at <= oldest:
-            self._steps.popleft()
+            step = self._steps.popleft()
+            self.pending_services -= step.services
+            self.pending_slices -= step.slices
         took = []
         waiting = self._times[family]
         for key, times in list(waiting.items()):
@@ -73,16 +81,6 @@ class Changes:
             if not waiting[key]:
                 del waiting[key]
         return took
-
-    @property
-    def pending_services(self) -> int:
-        """How many changes of Services some family's kernel state lacks."""
-        return sum(step.services for step in self._steps)
-
-    @property
-    def pending_slices(self) -> int:
-        """How many changes of EndpointSlices some family's kernel state lacks."""
-        return sum(step.slices for step in self._steps)
 
     def _step(self, now: float) -> _Step:
         if self._steps and (self._steps[-1].at == now or len(self._steps) >= MOST_STEPS):

@@ -83,8 +83,8 @@ class SyncReport:
         metrics = self._metrics
         self._health.updated(status.family, self._clock.wall())
         metrics.last_sync.labels(label).set(status.last_success or 0)
-        metrics.no_local_endpoints.labels("internal", label).set(len(status.no_local_internal))
-        metrics.no_local_endpoints.labels("external", label).set(len(status.no_local_external))
+        for policy, ports in zip(("internal", "external"), status.no_local, strict=True):
+            metrics.no_local_endpoints.labels(policy, label).set(ports)
         for count in status.rules:
             metrics.rules.labels(count.table, label).set(count.standing)
             metrics.rules_written.labels(count.table, label).set(count.written)

@@ -72,23 +72,31 @@ class ServiceHealth:
         self._checks: dict[Key, HealthCheck] = {}
         self._cidrs: tuple[str, ...] = ()
         self._open: dict[Key, _Open] = {}
+        self._holders: dict[int, Key] = {}
+        """Whose each open port is."""
         self._trouble: dict[Key, str] = {}
+        self._where: tuple[tuple[str, ...], str] = ((), "")
+        """Where all ports listen, or why there is nowhere."""
+        self._moved: set[Key] = set()
+        """Services whose port has come, gone or changed."""
         self._wake = asyncio.Event()
 
     def take(self, changes: Mapping[Key, HealthCheck | None], cidrs: tuple[str, ...], *, full: bool) -> None:
         """Take over checks (None: none any more), all of them if ``full``; ``cidrs`` is where node ports answer.
 
-        Answers on ports that are open change at once; which ports are open follows.
+        Answers on ports that are open change at once; which ports are open follows. Costs what has changed.
         """
         if full:
-            self._checks.clear()
+            changes = {**dict.fromkeys(self._checks), **changes}
         for key, check in changes.items():
-            if check is None:
-                self._checks.pop(key, None)
-            else:
+            before = self._checks.pop(key, None)
+            if check is not None:
                 self._checks[key] = check
-        self._cidrs = cidrs
-        self._wake.set()
+            if (before.port if before else 0) != (check.port if check else 0):
+                self._moved.add(key)
+        if self._moved or cidrs != self._cidrs:
+            self._cidrs = cidrs
+            self._wake.set()
 
     def status(self) -> tuple[HealthCheckStatus, ...]:
         """Return every check, by the Service's name."""
@@ -132,26 +140,34 @@ class ServiceHealth:
                 each.cancel()
 
     async def _reconcile(self) -> None:
-        trouble: dict[Key, str] = {}
-        addresses: tuple[str, ...] = ()
-        missing = ""
-        if self._checks:
-            try:
-                addresses = self._addresses()
-                missing = "" if addresses else f"no address of this node is in {', '.join(self._cidrs)}"
-            except (KernelError, OSError) as error:
-                missing = f"cannot tell this node's addresses: {error}"
-        wanted = {} if missing else {key: (check.port, addresses) for key, check in self._checks.items()}
-        stale = [key for key, opened in self._open.items() if wanted.get(key) != (opened.port, opened.addresses)]
+        """Look after the ports that moved and those that are missing; after all when addresses have changed."""
+        keys, self._moved = self._moved | self._trouble.keys(), set()
+        before, self._where = self._where, self._whereabouts()
+        addresses, missing = self._where
+        if self._where != before:
+            keys |= self._checks.keys() | self._open.keys()
+        wanted = {key: self._checks[key].port for key in keys if key in self._checks}
+        stale = [
+            key
+            for key in keys & self._open.keys()
+            if missing or (self._open[key].port, self._open[key].addresses) != (wanted.get(key), addresses)
+        ]
         await self._close(stale)
-        for key, check in sorted(self._checks.items()):
-            if missing:
-                trouble[key] = missing
-            elif key not in self._open:
-                failure = await self._listen(key, check.port, addresses)
-                if failure:
-                    trouble[key] = failure
+        trouble = {key: missing for key in wanted if missing}
+        for key, port in sorted(wanted.items()):
+            if not missing and key not in self._open and (failure := await self._listen(key, port, addresses)):
+                trouble[key] = failure
         self._complain(trouble)
+
+    def _whereabouts(self) -> tuple[tuple[str, ...], str]:
+        """Return where to listen, and why nowhere; neither while nobody listens."""
+        if not self._checks:
+            return (), ""
+        try:
+            addresses = self._addresses()
+        except (KernelError, OSError) as error:
+            return (), f"cannot tell this node's addresses: {error}"
+        return addresses, "" if addresses else f"no address of this node is in {', '.join(self._cidrs)}"
 
     def _addresses(self) -> tuple[str, ...]:
         """Return where to listen. Raises KernelError, OSError."""
@@ -165,7 +181,7 @@ class ServiceHealth:
 
     async def _listen(self, key: Key, port: int, addresses: tuple[str, ...]) -> str:
         """Open a port; return why not, "" when it is open."""
-        holder = next((other for other, opened in self._open.items() if opened.port == port), None)
+        holder = self._holders.get(port)
         if holder is not None:
             return f"Service {'/'.join(holder)} has this port"
         if len(addresses) * (len(self._open) + 1) > self._most:
@@ -180,11 +196,14 @@ class ServiceHealth:
         door = Door(web.Server(self._handler(key), access_log=None, logger=HTTP_LOG))
         await door.open(*sockets)
         self._open[key] = _Open(port, addresses, door)
+        self._holders[port] = key
         return ""
 
     async def _close(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            await self._open.pop(key).door.close()
+            opened = self._open.pop(key)
+            del self._holders[opened.port]
+            await opened.door.close()
 
     def _complain(self, trouble: dict[Key, str]) -> None:
         for key, why in trouble.items():

@@ -21,6 +21,16 @@ class InformerStatus(Record, frozen=True, kw_only=True):
     """Objects that could not be decoded, and why."""
 
 
+class DroppedHere(Record, frozen=True, kw_only=True):
+    """One family's Service ports whose traffic is dropped: policy Local, and every endpoint is on another node."""
+
+    family: Family
+    cluster_ip: tuple[str, ...] = ()
+    """Those whose cluster IP is."""
+    external: tuple[str, ...] = ()
+    """Those whose traffic from outside is."""
+
+
 class AgentStatus(Record, frozen=True, kw_only=True):
     """Everything that an agent tells about itself."""
 
@@ -37,6 +47,7 @@ class AgentStatus(Record, frozen=True, kw_only=True):
     """Families that this host cannot do, and why."""
     hints: tuple[str, ...] = ()
     """What is likely to be wrong with the host, and is not ours to change."""
+    dropped_here: tuple[DroppedHere, ...] = ()
     health_checks: tuple[HealthCheckStatus, ...] = ()
     leftovers: tuple[str, ...] = ()
     """What another proxy left on the node and could not be removed, and what to do."""

@@ -65,6 +65,8 @@ class Claims:
         self._waiting: dict[Place, set[Claim]] = {}
         """Claims that do not own their place."""
         self.lost: dict[Key, set[tuple[int, Place]]] = {}
+        self.disputes = 0
+        """Counts the changes of what is contested; while it stands still, so does whatever is told of that."""
 
     def owner(self, place: Place) -> Claim:
         """Return whose a place is that somebody claims."""
@@ -97,6 +99,7 @@ class Claims:
         if owner is None:
             self._owners[place] = claim
             return set()
+        self.disputes += 1
         waiting = self._waiting.setdefault(place, set())
         if owner < claim:
             waiting.add(claim)
@@ -113,6 +116,7 @@ class Claims:
         if waiting is None:
             del self._owners[place]
             return set()
+        self.disputes += 1
         if self._owners[place] != claim:
             waiting.discard(claim)
             self._note_won(place, claim)

@@ -56,6 +56,9 @@ class World:
         self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
         self._loops: dict[Key, tuple[str, ...]] = {}
         self._kept_clear: tuple[Place, str] | None = None
+        self._told: tuple[Rejection, ...] | None = None
+        """What `rejections` returns for as long as nothing of it may differ."""
+        self._told_disputes = 0
 
     def keep_clear(self, place: Place, why: str) -> None:
         """Let no Service have the address of a place, at any port.
@@ -82,7 +85,7 @@ class World:
                     "Service", key, service, lambda each: admissible_service(each, self._kept_clear)
                 )
             else:
-                self.rejected.pop(("Service", *key), None)
+                self._note_rejected("Service", key, ())
             before = self.services.get(key)
             if before == service:
                 continue
@@ -102,7 +105,7 @@ class World:
             if piece is not None:
                 piece = self._admit("EndpointSlice", key, piece, admissible_slice)
             else:
-                self.rejected.pop(("EndpointSlice", *key), None)
+                self._note_rejected("EndpointSlice", key, ())
             before = self.slices.get(key)
             if before == piece:
                 continue
@@ -121,13 +124,18 @@ class World:
             found = [e.address for piece in pieces for e in piece.endpoints if e.address in own]
             if found:
                 self._loops[key] = tuple(dict.fromkeys(found))
+                self._told = None
                 return
-        self._loops.pop(key, None)
+        if self._loops.pop(key, None):
+            self._told = None
 
     def apply_node(self, node: Node | None) -> bool:
         """Take over this machine's own Node; return whether what forwarding depends on differs."""
         before, self.node = self.node, node
-        return _node_facts(before) != _node_facts(node)
+        differs = _node_facts(before) != _node_facts(node)
+        if differs:
+            self._told = None
+        return differs
 
     def apply_service_cidrs(self, batch: Mapping[Key, ServiceCIDR | None]) -> bool:
         """Take over ServiceCIDRs (None: deleted; keys are ("", name)); return whether any differs."""
@@ -137,6 +145,7 @@ class World:
                 self.service_cidrs.pop(name, None)
             else:
                 self.service_cidrs[name] = entry.cidrs
+        self._told = None
         return before != self.service_cidrs
 
     def part(self, keys: Iterable[Key] | None) -> "World":
@@ -180,7 +189,15 @@ class World:
                 yield name, cidr, held and f"not for Services alone: {held} is the node's or its pods'"
 
     def rejections(self) -> tuple[Rejection, ...]:
-        """Return what is left out at present, sorted by object: up to `MOST_TOLD`, `MOST_TOLD_OF` of each."""
+        """Return what is left out at present, sorted by object: up to `MOST_TOLD`, `MOST_TOLD_OF` of each.
+
+        The same tuple until something of it may differ: most changes have nothing to do with what is left out.
+        """
+        if self._told is None or self._told_disputes != self.claims.disputes:
+            self._told, self._told_disputes = self._rejections(), self.claims.disputes
+        return self._told
+
+    def _rejections(self) -> tuple[Rejection, ...]:
         objects = sorted({*self.rejected, *(("Service", *key) for key in (*self.claims.lost, *self._loops))})
         found = [
             Rejection(kind="ServiceCIDR", namespace="", name=name, field="spec.cidrs", value=cidr, reason=why)
@@ -227,11 +244,17 @@ class World:
 
     def _admit(self, kind: str, key: Key, value: T, check: Callable[[T], tuple[T, list[Rejection]]]) -> T:
         admitted, rejections = check(value)
-        if rejections:
-            self.rejected[kind, *key] = tuple(rejections)
-        else:
-            self.rejected.pop((kind, *key), None)
+        self._note_rejected(kind, key, tuple(rejections))
         return admitted
+
+    def _note_rejected(self, kind: str, key: Key, rejections: tuple[Rejection, ...]) -> None:
+        if rejections == self.rejected.get((kind, *key), ()):
+            return
+        self._told = None
+        if rejections:
+            self.rejected[kind, *key] = rejections
+        else:
+            del self.rejected[kind, *key]
 
     def _drop_slice(self, key: Key, piece: EndpointSlice) -> set[Key]:
         del self.slices[key]

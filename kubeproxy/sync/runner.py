@@ -1,8 +1,8 @@
 """When to sync: upstream's BoundedFrequencyRunner, single-threaded and fed a Clock.
 
 Requests coalesce. A run starts at once when the last one ended long enough ago (``min_interval``, or what that
-run's length asks for, see `rest_after`), else when that time is over; what is requested while a run is in flight is
-the next one. After a failure it is tried again after ``retry_interval`` unless a request comes first; and it
+run's length asks for, see `rest_after`), else when that time is over; what is requested while a run is in flight
+is the next one. After a failure it is tried again after ``retry_interval`` unless a request comes first; and it
 happens at least every ``max_interval``, so that nothing stays wrong for ever.
 """
 
@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from kubeproxy.clock import Clock
-
 
 LONG_SECONDS = 0.1
 """A run that takes longer is followed by a rest."""

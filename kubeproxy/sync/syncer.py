@@ -71,10 +71,9 @@ class SyncStatus(Record, frozen=True, kw_only=True):
     """Service ports that are left out, and why."""
     notes: tuple[tuple[str, str], ...] = ()
     """Service ports that are served otherwise than was asked, and why."""
-    no_local_internal: tuple[str, ...] = ()
-    """Service ports whose cluster IP is dropped here: policy Local, and every endpoint is on another node."""
-    no_local_external: tuple[str, ...] = ()
-    """Service ports whose traffic from outside is."""
+    no_local: tuple[int, int] = (0, 0)
+    """Of how many Service ports the cluster IP, and traffic from outside, is dropped here: policy Local, and every
+    endpoint is on another node. Which they are, `Syncer.without_local` knows."""
     rules: tuple[RuleCount, ...] = ()
     """After the last sync that wrote any."""
     flows: FlowStatus = FlowStatus()
@@ -120,7 +119,9 @@ class Syncer:
         self._on_result = on_result
         self._on_synced = on_synced
         self._flows = flows
-        self._left_out: frozenset[ServicePortName] = frozenset()
+        self._left_out: Collection[ServicePortName] = frozenset()
+        self._quarantined, self._notes = _Listing(), _Listing()
+        self._without_local = _WithoutLocal()
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
         self._node: NodeState | None = None
@@ -137,6 +138,10 @@ class Syncer:
             retry_interval=self._intervals.retry,
             max_interval=self._intervals.max_sync,
         )
+
+    def without_local(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the ports that `SyncStatus.no_local` counts, by name."""
+        return self._without_local.names()
 
     def touch(self, keys: Collection[Key]) -> None:
         """Note that these Services may have changed in the World."""
@@ -260,7 +265,8 @@ class Syncer:
         if full:
             self._last_full = self._clock.now()
         if applied:
-            self._left_out = frozenset(applied.quarantined)
+            self._without_local.take(applied)
+            self._left_out = applied.quarantined.keys()
         self._publish(
             synced=True,
             queued_since=self._clock.now() if self._touched else None,
@@ -274,10 +280,9 @@ class Syncer:
             changed=applied.changed if applied else 0,
             ports=applied.ports if applied else status.ports,
             endpoints=applied.endpoints if applied else status.endpoints,
-            quarantined=_listed(applied.quarantined) if applied else status.quarantined,
-            notes=_listed(applied.notes) if applied else status.notes,
-            no_local_internal=applied.no_local_internal if applied else status.no_local_internal,
-            no_local_external=applied.no_local_external if applied else status.no_local_external,
+            quarantined=self._quarantined.of(applied.quarantined) if applied else status.quarantined,
+            notes=self._notes.of(applied.notes) if applied else status.notes,
+            no_local=self._without_local.count,
             rules=applied.rules if applied else status.rules,
         )
 
@@ -298,5 +303,39 @@ class Syncer:
         self._on_result(self.status)
 
 
-def _listed(ports: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((f"{name}/{name.protocol}", why) for name, why in ports.items()))
+class _WithoutLocal:
+    """The ports that drop what comes to the cluster IP, and from outside, for want of an endpoint here."""
+
+    def __init__(self) -> None:
+        self._ports: tuple[set[ServicePortName], set[ServicePortName]] = (set(), set())
+
+    def take(self, applied: Applied) -> None:
+        """Take in what a sync has changed."""
+        for which, ports in enumerate(self._ports):
+            if applied.full:
+                ports.clear()
+            for name, lacks in applied.lacks_local.items():
+                (ports.add if lacks[which] else ports.discard)(name)
+
+    @property
+    def count(self) -> tuple[int, int]:
+        internal, external = self._ports
+        return len(internal), len(external)
+
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        internal, external = (tuple(sorted(f"{n}/{n.protocol}" for n in ports)) for ports in self._ports)
+        return internal, external
+
+
+class _Listing:
+    """Remarks as a status has them; written anew only for another object (`Applied.notes`)."""
+
+    def __init__(self) -> None:
+        self._source: Mapping[ServicePortName, str] = {}
+        self._listed: tuple[tuple[str, str], ...] = ()
+
+    def of(self, ports: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
+        if ports is not self._source:
+            self._source = ports
+            self._listed = tuple(sorted((f"{name}/{name.protocol}", why) for name, why in ports.items()))
+        return self._listed

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from kubeproxy.clock import ManualClock
-from kubeproxy.dataplane.base import Change
+from kubeproxy.dataplane.base import Change, LacksLocal
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.health.changes import Changes
 from kubeproxy.health.metrics import Metrics
@@ -176,19 +176,19 @@ def test_ports_without_a_local_endpoint_while_others_have_some(
 ) -> None:
     web = service("web", "10.96.0.1", node_port=30080, internal_policy=internal, external_policy=external)
     found = no_local(web, *([endpoint_slice("web", "80", endpoints)] if endpoints else []))
-    assert found == tuple(("default/web/TCP",) if lacks else () for lacks in lacking)
+    assert found == ([lacking] if any(lacking) else [])
 
 
-def no_local(*objects: Service | EndpointSlice) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def no_local(*objects: Service | EndpointSlice) -> list[LacksLocal]:
     ledger = Ledger()
     for name, state in desired(world(*objects), SETTINGS, Family.V4).items():
         ledger.enter(Change(name, None, state))
-    return ledger.no_local()
+    return list(ledger.turned().values())
 
 
 def test_an_external_policy_without_external_addresses_lacks_nothing() -> None:
     web = service("web", "10.96.0.1", external_policy=LOCAL)
-    assert no_local(web, endpoint_slice("web", "80", [REMOTE])) == ((), ())
+    assert no_local(web, endpoint_slice("web", "80", [REMOTE])) == []
 
 
 def test_the_ports_that_lack_local_endpoints_follow_every_change() -> None:
@@ -201,20 +201,22 @@ def test_the_ports_that_lack_local_endpoints_follow_every_change() -> None:
     seen = []
     for before, after in ((None, lacking), (lacking, served), (served, lacking), (lacking, None)):
         ledger.enter(Change(name, before, after))
-        seen.append(ledger.no_local()[0])
-    assert seen == [("default/web/TCP",), (), ("default/web/TCP",), ()]
-    ledger.enter(Change(name, None, lacking))
+        seen.append(dict(ledger.turned()))
+    assert seen == [{name: (True, False)}, {name: (False, False)}] * 2
+    ledger.enter(Change(name, None, served))
+    assert ledger.turned() == {}
+    ledger.enter(Change(name, served, lacking))
     ledger.clear()
-    assert ledger.no_local() == ((), ())
+    assert ledger.turned() == {}
 
 
 def test_they_are_gauges_by_policy() -> None:
     it = Rig()
-    it.publish(syncs=1, no_local_internal=("a", "b"), no_local_external=("c",))
+    it.publish(syncs=1, no_local=(2, 1))
     name = "sync_proxy_rules_no_local_endpoints_total"
     assert it.value(name, traffic_policy="internal", **FAMILY) == 2
     assert it.value(name, traffic_policy="external", **FAMILY) == 1
-    it.publish(syncs=2, no_local_internal=(), no_local_external=())
+    it.publish(syncs=2, no_local=(0, 0))
     assert it.value(name, traffic_policy="internal", **FAMILY) == 0
 
 

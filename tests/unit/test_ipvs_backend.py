@@ -260,7 +260,7 @@ def test_what_is_applied_is_told() -> None:
     node = Node(web(), web_slice(), lonely, endpoint_slice("lonely", "80", ["10.244.1.5@node2"]))
     applied = node.full()
     assert (applied.full, applied.ports, applied.endpoints) == (True, 2, 2)
-    assert applied.no_local_internal == ("default/lonely/TCP",)
+    assert {str(name): lacks for name, lacks in applied.lacks_local.items()} == {"default/lonely": (True, False)}
     assert {each.table for each in applied.rules} == {"mangle", "filter", "nat"}
     assert all(each.standing == each.written > 3 for each in applied.rules)
     changed = node.put(web_slice("10.244.1.1@node2"))

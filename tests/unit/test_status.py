@@ -16,7 +16,7 @@ from kubeproxy.health.debug import About, metrics_app
 from kubeproxy.health.http import WHERE_TO_LOOK
 from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.service_health import HealthCheckStatus
-from kubeproxy.health.statusz import AgentStatus, InformerStatus
+from kubeproxy.health.statusz import AgentStatus, DroppedHere, InformerStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection
 from kubeproxy.sync.flows import FlowStatus
@@ -113,8 +113,8 @@ def test_a_health_check_port_that_is_not_open_is_a_complaint() -> None:
 
 def test_what_is_dropped_for_want_of_local_endpoints_is_said_and_no_complaint() -> None:
     many = tuple(f"ns/svc-{i:02}/TCP" for i in range(status.SHOWN + 5))
-    family = msgspec.structs.replace(SYNCED, no_local_internal=("ns/web/TCP",), no_local_external=many)
-    code, text = shown(agent(family=family))
+    dropped = DroppedHere(family=Family.V4, cluster_ip=("ns/web/TCP",), external=many)
+    code, text = shown(msgspec.structs.replace(agent(), dropped_here=(dropped,)))
     assert code == 0
     assert "IPv4 cluster IP traffic is dropped, no local endpoints: ns/web/TCP\n" in text
     assert "no local endpoints: ns/svc-00/TCP, " in text
@@ -139,10 +139,9 @@ def test_a_hostile_name_is_only_text() -> None:
 
 
 async def test_what_the_agent_serves_is_what_the_command_reads() -> None:
-    family = msgspec.structs.replace(
-        SYNCED, rejected=(REJECTION,), quarantined=(("a", "b"),), no_local_external=("ns/web/TCP",)
-    )
-    what = msgspec.structs.replace(agent(family=family), health_checks=(CHECK,))
+    family = msgspec.structs.replace(SYNCED, rejected=(REJECTION,), quarantined=(("a", "b"),))
+    dropped = DroppedHere(family=Family.V4, external=("ns/web/TCP",))
+    what = msgspec.structs.replace(agent(family=family), health_checks=(CHECK,), dropped_here=(dropped,))
     async with TestServer(metrics_app(Metrics(), lambda: what, About(mode="iptables"), ManualClock())) as server:
         assert await status.fetch(str(server.make_url("/statusz.json")), AgentStatus) == what
 

@@ -28,13 +28,14 @@ from kubeproxy.dataplane.iptables.tables import CHAINS, Skeleton, saved_in
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
+from kubeproxy.dataplane.remarks import Quarantine
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState, Wanted
+from kubeproxy.model.desired import Wanted
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
 
@@ -98,8 +99,7 @@ class IptablesBackend:
         self._hairpin = SharedSet(sets, names.LOCAL_ENDPOINTS[family], SetType.ENDPOINTS, hairpin_entries)
         self._cluster_ips = SharedSet(sets, names.CLUSTER_IPS[family], SetType.ADDRESSES, cluster_ips)
         self._clients = ClientSets(sets)
-        self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
-        """States that no rules stand for. The ledger has them, so they are left alone until they change."""
+        self._quarantine = Quarantine()
         self._crowded: set[ServicePortName] = set()
         """Those of them that a full plan tries again."""
         self._canary = Canary(tables, CHAINS)
@@ -127,17 +127,14 @@ class IptablesBackend:
             if plan.full and not _is_transient(refused.error):
                 self._isolate(refused, plan.node)
             raise SyncFailed(f"{refused.error}; a full sync will follow") from refused.error
-        self._release()
-        no_local_internal, no_local_external = self._ledger.no_local()
-        left_out = [state for state, _ in self._quarantine.values()]
+        self._release(changes, full=plan.full)
         return Applied(
             full=plan.full,
             changed=len(changes),
-            ports=len(self._ledger.states) - len(left_out),
-            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state in left_out),
-            quarantined={name: why for name, (_, why) in self._quarantine.items()},
-            no_local_internal=no_local_internal,
-            no_local_external=no_local_external,
+            ports=len(self._ledger.states) - len(self._quarantine),
+            endpoints=self._ledger.endpoints - self._quarantine.endpoints,
+            quarantined=self._quarantine.told(),
+            lacks_local=self._ledger.turned(),
             rules=self._rules,
         )
 
@@ -160,12 +157,10 @@ class IptablesBackend:
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
 
-    def _release(self) -> None:
+    def _release(self, changes: list[Change], *, full: bool) -> None:
         """Let go of ports in quarantine that have changed, or are not wanted any more."""
-        states = self._ledger.states
-        for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
-            del self._quarantine[name]
-            self._crowded.discard(name)
+        gone = self._quarantine.keep(self._ledger.states) if full else self._quarantine.settle(changes)
+        self._crowded.difference_update(gone)
 
     def _route_localnet(self, node: NodeState, saved: Saved) -> None:
         """Let 127.0.0.1 be translated, or not any more; after the rules, which keep the wire out of it."""
@@ -235,14 +230,13 @@ class IptablesBackend:
         renderer = Renderer(plan.node)
         if plan.full:
             self._make_room()
-        held = {name: state for name, (state, _) in self._quarantine.items()}
         fill = partial(
             Script,
             renderer=renderer,
             skeleton=skeleton,
             dispatch=Dispatch(self._family) if plan.full else self._dispatch,
             observed=observer.saved,
-            held=held,
+            held=self._quarantine.states,
             prepare=self._clients.make,
         )
         script = fill(plan, on_change=on_change, before_commit=fill_sets)
@@ -263,7 +257,7 @@ class IptablesBackend:
     def _make_room(self) -> None:
         """Let those try again for which there was no room."""
         for name in self._crowded:
-            self._quarantine.pop(name, None)
+            self._quarantine.release(name)
         self._crowded.clear()
 
     def _blame(self, error: RestoreFailed, script: Script, changes: list[Change]) -> None:
@@ -276,7 +270,7 @@ class IptablesBackend:
 
     def _hold(self, change: Change, why: str) -> None:
         if change.after is not None:
-            self._quarantine[change.name] = (change.after, why)
+            self._quarantine.hold(change.name, change.after, why)
 
     def _isolate(self, refused: "_Refused", node: NodeState) -> None:
         """Find, by halving, which ports make a full plan fail when the complaint names no line of theirs.

@@ -32,12 +32,15 @@ class ClientSets:
         self._needed: set[str] = set()
         self._kept: set[str] = set()
         """Those that were there before a full plan and that it has not come to yet: their owners go first."""
+        self._doubtful: set[str] = set()
+        """Those that perhaps nobody needs; the next sweep looks at them."""
 
     def adopt(self) -> None:
         """Learn which sets there are; forget every need. A set that is needed again keeps its clients."""
         self._present = self._sets.named(names.ENDPOINT_PREFIX)
         self._needed.clear()
         self._kept = set(self._present)
+        self._doubtful = set(self._present)
 
     def make(self, change: Change) -> str:
         """Make the sets that a change's new rules will name; return why not, "" when all are there.
@@ -56,6 +59,7 @@ class ClientSets:
             if not self._sets.create(name, SetType.CLIENTS):
                 return _no_room("the kernel allows this node no more", len(wanted))
             self._present.add(name)
+            self._doubtful.add(name)
         self._needed |= missing
         self._kept -= wanted
         return ""
@@ -63,15 +67,17 @@ class ClientSets:
     def change(self, change: Change) -> None:
         """Give up the sets that only the old rules of a change name."""
         if old := _sets_of(change.before):
-            self._needed -= old - _sets_of(change.after)
+            gone = old - _sets_of(change.after)
+            self._needed -= gone
+            self._doubtful |= gone
 
     def sweep(self) -> bool:
         """Destroy the sets that no rule names any more; return whether room was kept for some in vain."""
         in_vain = bool(self._kept)
         self._kept.clear()
-        for name in self._present - self._needed:
-            if self._sets.destroy(name):
-                self._present.discard(name)
+        idle = self._doubtful - self._needed
+        self._doubtful = {name for name in idle & self._present if not self._sets.destroy(name)}
+        self._present -= idle - self._doubtful
         return in_vain
 
 

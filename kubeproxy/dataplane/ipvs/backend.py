@@ -15,13 +15,13 @@ from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
 from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.quarantine import Quarantine
-from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.sysctls import ensure_family, ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
 from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.dataplane.remarks import Joined
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
 from kubeproxy.kernel.ipvs_types import ServerKey, VirtualServers, mark_key
@@ -68,7 +68,7 @@ class IpvsBackend:
         self._lacking: set[str] = set()
         """Schedulers that the kernel was found not to have."""
         self._quarantine = Quarantine()
-        """The ledger has these states too, so they are left alone."""
+        self._left_out, self._notes = Joined(), Joined()
         self._rule_counts: tuple[RuleCount, ...] = ()
         self._needs_full = True
 
@@ -139,7 +139,7 @@ class IpvsBackend:
             self._quarantine.hold(name, state, f"there is no room for it in {full}", needs)
             parts |= self._translator.parts({name: state})
         self._perform(self._books.change(parts, self._state.destinations), states)
-        self._enter(changes)
+        self._enter(changes, full=False)
 
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
@@ -156,7 +156,7 @@ class IpvsBackend:
                     raise
                 self._lacking |= found
         self._ledger.clear()
-        self._enter(changes)
+        self._enter(changes, full=True)
 
     def _correct_once(self, node: NodeState, changes: list[Change]) -> None:
         ground = self._state.ground(node)
@@ -202,17 +202,20 @@ class IpvsBackend:
         fitting = self._quarantine.fitting(self._books)
         if fitting:
             for name in fitting:
-                del self._quarantine.held[name]
+                self._quarantine.release(name)
             parts = self._translator.parts(fitting)
             self._perform(self._books.change(parts, self._state.destinations), fitting)
 
-    def _enter(self, changes: Iterable[Change]) -> None:
+    def _enter(self, changes: Iterable[Change], *, full: bool) -> None:
         """Record what is in the kernel, and let go of ports in quarantine that have changed or are gone."""
         assert self._translator is not None
         for change in changes:
             self._ledger.enter(change)
             self._translator.settled(change.name, change.after)
-        self._quarantine.keep(self._ledger.states)
+        if full:
+            self._quarantine.keep(self._ledger.states)
+        else:
+            self._quarantine.settle(changes)
 
     def _blame(self, refused: Refused, changes: Iterable[Change]) -> SyncFailed:
         """Put ports into quarantine; return what to raise."""
@@ -231,31 +234,14 @@ class IpvsBackend:
 
     def _applied(self, full: bool, changed: int) -> Applied:
         assert self._translator is not None
-        no_local_internal, no_local_external = self._ledger.no_local()
-        left_out = {
-            **{name: (held.state, held.why) for name, held in self._quarantine.held.items()},
-            **self._translator.too_large,
-        }
+        held, too_large = self._quarantine, self._translator.too_large
         return Applied(
             full=full,
             changed=changed,
-            ports=len(self._ledger.states) - len(left_out),
-            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state, _ in left_out.values()),
-            quarantined={name: why for name, (_, why) in left_out.items()},
-            notes={**self._translator.notes, **_notes_on_foreign(self._books)},
-            no_local_internal=no_local_internal,
-            no_local_external=no_local_external,
+            ports=len(self._ledger.states) - len(held) - len(too_large),
+            endpoints=self._ledger.endpoints - held.endpoints - too_large.endpoints,
+            quarantined=self._left_out.of(held.told(), too_large.told()),
+            notes=self._notes.of(self._translator.notes.told(), self._books.foreign_notes()),
+            lacks_local=self._ledger.turned(),
             rules=self._rule_counts,
         )
-
-
-def _notes_on_foreign(books: Books) -> dict[ServicePortName, str]:
-    notes = {}
-    for key in sorted(books.foreign, key=key_text):
-        owned = books.unions.virtuals.get(key)
-        if owned is not None:
-            notes[owned.owner] = (
-                f"virtual server {key_text(key)} is not served: somebody else's is there, and it leads elsewhere; "
-                "delete it with ipvsadm if nobody needs it"
-            )
-    return notes

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from kubeproxy.dataplane.ipvs.draining import Draining, is_used
 from kubeproxy.dataplane.ipvs.names import MARK_BASE, MARK_MASK, Set
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
+from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, making, spot, steps
 from kubeproxy.dataplane.ipvs.survey import Ground, Survey
 from kubeproxy.dataplane.ipvs.unions import Owned, Unions
@@ -21,6 +22,11 @@ from kubeproxy.model.objects import Protocol
 Parts = Mapping[ServicePortName, Part | None]
 Look = Callable[[ServerKey], list[Found]]
 """Lists the destinations of a virtual server."""
+
+_IN_THE_WAY = (
+    "virtual server {} is not served: somebody else's is there, and it leads elsewhere; "
+    "delete it with ipvsadm if nobody needs it"
+)
 
 
 class Books:
@@ -36,6 +42,9 @@ class Books:
         """Virtual addresses that are local."""
         self.foreign: set[ServerKey] = set()
         """Places of ours where somebody else's virtual server is."""
+        self._foreign_notes: Mapping[ServicePortName, str] | None = None
+        self._by_address = 0
+        """How many of ``servers`` are known by an address and not by a mark."""
         self.elsewhere = elsewhere
 
     def change(self, parts: Parts, look: Look) -> Work:
@@ -46,6 +55,7 @@ class Books:
         work.remove_all(delta.removed)
         for key, turn in delta.virtuals.items():
             if key in self.foreign:
+                self._foreign_notes = None
                 if turn.after is None:
                     self.foreign.discard(key)
                 continue
@@ -64,6 +74,7 @@ class Books:
     def correct(self, survey: Survey, parts: Parts, source: str) -> Work:
         """Open the books: from all that the kernel holds to all that is wanted; ``source`` is every route's."""
         work = Work()
+        self._foreign_notes = None
         self.unions.open(parts)
         standing = survey.ground.servers
         for key, owned in self.unions.virtuals.items():
@@ -81,6 +92,7 @@ class Books:
             if not _is_known_for_ever(key):
                 found = Standing(found.server, found.weights, is_used=False)
             self._move(work, key, found, None, protocol)
+        self._by_address = sum(1 for key in self.servers if key.address)
         self._correct_addresses(work, survey.ground, source)
         self._correct_entries(work, survey.ground)
         return work
@@ -98,6 +110,16 @@ class Books:
         owned = self.unions.virtuals.get(key)
         return _weights(owned.virtual if owned else None, self.draining.spots.get(key, ()))
 
+    def foreign_notes(self) -> Mapping[ServicePortName, str]:
+        """Return what to say of the ports at whose places somebody else is; the same object until it differs."""
+        if self._foreign_notes is None:
+            self._foreign_notes = {
+                self.unions.virtuals[key].owner: _IN_THE_WAY.format(key_text(key))
+                for key in sorted(self.foreign, key=key_text)
+                if key in self.unions.virtuals
+            }
+        return self._foreign_notes
+
     def has_entry(self, which: Set, member: Member) -> bool:
         """Return whether a set has an entry, or never will because its address is elsewhere."""
         return self.wants_entry(which, member) or (which is Set.ADDRESSES and member in self.elsewhere)
@@ -113,8 +135,7 @@ class Books:
 
     def sizes(self) -> dict[Set, int]:
         """Return how many entries each set should have."""
-        by_address = sum(1 for key in self.servers if key.address)
-        ours = {Set.SERVERS: by_address, Set.ADDRESSES: len(self.routed)}
+        ours = {Set.SERVERS: self._by_address, Set.ADDRESSES: len(self.routed)}
         return {**dict.fromkeys(Set, 0), **self.unions.sizes, **ours}
 
     def _standing(self, key: ServerKey, before: Owned | None) -> Standing | None:
@@ -138,6 +159,7 @@ class Books:
         found = steps(standing, wanted.virtual if wanted else None, drain=drains(protocol, server))
         if found.draining or standing is not None:
             self.draining.note(key, found.draining, None if wanted else server)
+        self._by_address += key not in self.servers and bool(key.address)
         self.servers[key] = server
         if wanted:
             work.commands += found.commands
@@ -151,6 +173,7 @@ class Books:
     def _delete(self, work: Work, key: ServerKey) -> None:
         work.farewells.append(Command(Verb.DELETE_SERVER, self.servers.pop(key)))
         if key.address:
+            self._by_address -= 1
             work.remove(Set.SERVERS, server_member(key))
 
     def _route(self, work: Work, address: str) -> None:

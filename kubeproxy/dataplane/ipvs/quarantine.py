@@ -7,52 +7,42 @@ there is none, whoever comes next waits as well, and no sync fails for it.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from kubeproxy.dataplane import remarks
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.work import entries_of
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
-from kubeproxy.model.objects import Record
 
 Room = Mapping[Set, int]
 """How many entries are wanted of sets, or may come into them."""
 
 
-class Held(Record, frozen=True):
-    """A port in quarantine."""
-
-    state: ServiceState
-    why: str
-    needs: Room
-    """How many entries it needs room for in sets that were full; empty when that was not the matter."""
-
-
-class Quarantine:
+class Quarantine(remarks.Quarantine):
     """The ports of one family."""
 
     def __init__(self) -> None:
-        self.held: dict[ServicePortName, Held] = {}
+        super().__init__()
+        self._waiting: dict[ServicePortName, Room] = {}
+        """Ports that wait for room in sets that were full, and what they need."""
         self._capacities: dict[Set, int] = {}
         """How many entries a set had when it was full."""
 
-    def hold(self, name: ServicePortName, state: ServiceState, why: str, needs: Room) -> None:
-        """Leave a port out; ``needs``: see `Held`."""
-        self.held[name] = Held(state, why, needs)
+    def hold(self, name: ServicePortName, state: ServiceState, why: str, needs: Room | None = None) -> None:
+        """Leave a port out; ``needs``: how many entries it needs room for in sets that were full, if it does."""
+        super().hold(name, state, why)
+        if needs:
+            self._waiting[name] = needs
 
-    def holds(self, name: ServicePortName, state: ServiceState) -> bool:
-        """Return whether nothing may stand for this state of a port."""
-        held = self.held.get(name)
-        return held is not None and held.state == state
-
-    def keep(self, states: Mapping[ServicePortName, ServiceState]) -> None:
-        """Let go of all ports that have changed since or are gone: ``states`` are those of now."""
-        for name in [name for name, held in self.held.items() if states.get(name) != held.state]:
-            del self.held[name]
+    def release(self, name: ServicePortName) -> bool:
+        """See `remarks.Quarantine.release`."""
+        self._waiting.pop(name, None)
+        return super().release(name)
 
     def clear(self) -> None:
         """Have everything tried again."""
-        self.held.clear()
+        self.keep({})
         self._capacities.clear()
 
     def note_full(self, sizes: Room) -> None:
@@ -61,9 +51,10 @@ class Quarantine:
 
     def fitting(self, books: Books) -> dict[ServicePortName, ServiceState]:
         """Return ports that there is room for now, as many as fit together."""
-        room = self._room(books) if any(held.needs for held in self.held.values()) else {}
-        waiting = ((name, held) for name, held in self.held.items() if held.needs)
-        return {name: held.state for name, held in waiting if _take(room, held.needs)}
+        room = self._room(books) if self._waiting else {}
+        if not any(left > 0 for left in room.values()):
+            return {}
+        return {name: self.states[name] for name, needs in self._waiting.items() if _take(room, needs)}
 
     def crowded(
         self, parts: Mapping[ServicePortName, Part | None], books: Books

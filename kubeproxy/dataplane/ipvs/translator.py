@@ -9,6 +9,7 @@ from kubeproxy.dataplane.ipvs.marks import Marks
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark
 from kubeproxy.dataplane.ipvs.substitutes import COSTLY, MOST_COSTS, costs, saving, served
+from kubeproxy.dataplane.remarks import Quarantine, Remarks
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
@@ -45,10 +46,10 @@ class Translator:
         self._found = found
         self._remembered = previous.marks() if previous else {}
         self._marks = Marks(node.masquerade_bit, is_occupied)
-        self.notes: dict[ServicePortName, str] = {}
+        self.notes = Remarks()
         """How ports are served otherwise than was asked."""
-        self.too_large: dict[ServicePortName, tuple[ServiceState, str]] = {}
-        """Ports that are left out for it."""
+        self.too_large = Quarantine()
+        """Ports that are left out for `MOST_DESTINATIONS`."""
         self._no_hosts: dict[str, str] = {}
         """Addresses of endpoints that the kernel refuses, and why. IPVS looks at no more of an endpoint."""
         self._destinations = Budget(MOST_DESTINATIONS, lambda name: name.key)
@@ -59,15 +60,19 @@ class Translator:
     def parts(self, states: Mapping[ServicePortName, ServiceState | None]) -> dict[ServicePortName, Part | None]:
         """Return the Part of each port, None for no port. Raises OverflowError when there is no mark for one."""
         for name in states:
-            self.notes.pop(name, None)
-            self.too_large.pop(name, None)
+            self.too_large.release(name)
             self._destinations.give_back(name)
             self._costs.give_back(name)
-        return {name: self._part(name, state) if state else None for name, state in states.items()}
+        found: dict[ServicePortName, Part | None] = {}
+        for name, state in states.items():
+            found[name], note = self._part(name, state) if state else (None, "")
+            self.notes.say(name, note)
+        return found
 
-    def _part(self, name: ServicePortName, state: ServiceState) -> Part:
+    def _part(self, name: ServicePortName, state: ServiceState) -> tuple[Part, str]:
+        """Return a port's Part, and how it is served otherwise than was asked."""
         if self._is_held(name, state):
-            return NOTHING
+            return NOTHING, ""
         kept = without(state, self._no_hosts) if self._no_hosts else state
         mark = self._marks.of(name, self._found_marks(kept)) if wants_mark(kept) else 0
         part, note = self._renderer.render(kept, mark), ""
@@ -75,14 +80,12 @@ class Translator:
             part, note = served(part, self._lacking)
         count = sum([len(each.destinations) for each in part.virtuals])
         if not self._destinations.take(name, count):
-            self.too_large[name] = state, _excess(count)
-            return NOTHING
+            self.too_large.hold(name, state, _excess(count))
+            return NOTHING, ""
         if (cost := costs(part)) and not self._is_chosen and not self._costs.take(name, cost):
             part, note = saving(part, self._lacking)
         notes = [*([note] if note else []), *self._on_endpoints(state, kept)]
-        if notes:
-            self.notes[name] = "; ".join(notes)
-        return part
+        return part, "; ".join(notes)
 
     def leave_out(self, no_hosts: Mapping[str, str]) -> None:
         """From now on, leave out endpoints that have these addresses, each with the kernel's reason."""

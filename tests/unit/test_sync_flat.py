@@ -1,0 +1,210 @@
+"""One change of one in thousands of Services goes through nothing that is as large as the cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from kubeproxy.clock import ManualClock, settle
+from kubeproxy.following import Following
+from kubeproxy.health.announce import Announcer
+from kubeproxy.health.changes import Changes
+from kubeproxy.health.metrics import Metrics
+from kubeproxy.health.proxy import ProxyHealth
+from kubeproxy.health.report import SyncReport
+from kubeproxy.health.service_health import ServiceHealth
+from kubeproxy.kernel.fake_conntrack import FakeConntrack
+from kubeproxy.model.addresses import Family
+from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
+from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES, Resource
+from kubeproxy.sync.flows import FlowReconciler
+from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from tests import iptables_node, ipvs_node
+from tests.sealed import Walked, seal
+
+pytestmark = pytest.mark.unit
+
+SERVICES_IN_ALL = 5000
+STICKY, LOCAL, CONTESTED = range(500, 1000), range(1000, 1500), range(1500, 2000)
+"""Which of them are out of the ordinary, each kind in a number that would be noticed."""
+
+
+def service(number: int, **spec: object) -> dict[str, Any]:
+    ports = [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]
+    whole: dict[str, Any] = {"clusterIP": _address("10.96", number), "ports": ports, **spec}
+    if number in STICKY:
+        whole["sessionAffinity"] = "ClientIP"
+    elif number in LOCAL:
+        ports[0]["nodePort"] = 30000 + number
+        whole |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
+        whole |= {"healthCheckNodePort": 40000 + number}
+    elif number in CONTESTED:
+        whole["externalIPs"] = ["192.0.2.1", "127.0.0.1"]  # all want the same, and none may have the other
+    whole["clusterIPs"] = [whole["clusterIP"]]
+    return {"metadata": {"namespace": "crowd", "name": f"svc-{number}"}, "spec": whole}
+
+
+def endpoints(number: int, *, turn: int = 0) -> dict[str, Any]:
+    owner = {"kubernetes.io/service-name": f"svc-{number}"}
+    ports = [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]
+    first = _address("10.244", number)
+    return {
+        "metadata": {"namespace": "crowd", "name": f"svc-{number}-1", "labels": owner},
+        "addressType": "IPv4",
+        "ports": ports,
+        "endpoints": [
+            {"addresses": [first], "nodeName": "elsewhere"},
+            {"addresses": [_address("10.245", number + turn)], "nodeName": "node1" if turn else "elsewhere"},
+        ],
+    }
+
+
+def _address(net: str, number: int) -> str:
+    return f"{net}.{number // 200}.{number % 200 + 1}"
+
+
+class Server:
+    """An API server with a crowd of Services, which tells of changes."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, asyncio.Queue[WatchEvent]] = {"services": asyncio.Queue()}
+        self.events["endpointslices"] = asyncio.Queue()
+        self._revision = 1
+
+    def tell(self, resource: Resource, kind: str, thing: dict[str, Any]) -> None:
+        self._revision += 1
+        thing["metadata"]["resourceVersion"] = str(self._revision)
+        self.events[resource.plural].put_nowait(WatchEvent(type=kind, object=msgspec.json.encode(thing)))
+
+    async def pages(self, resource: Resource, **_: Any) -> AsyncIterator[Page]:
+        make = {SERVICES.plural: service, ENDPOINT_SLICES.plural: endpoints}.get(resource.plural)
+        everything = [make(number) for number in range(SERVICES_IN_ALL)] if make else []
+        yield Page(
+            items=tuple(msgspec.Raw(msgspec.json.encode(each)) for each in everything), revision="1", more=""
+        )
+
+    async def watch(self, resource: Resource, revision: str, **_: Any) -> AsyncIterator[WatchEvent]:
+        if not revision:
+            raise StreamingUnsupported("lists only")
+        while resource.plural not in self.events:
+            await asyncio.Event().wait()
+        while True:
+            yield await self.events[resource.plural].get()
+
+
+class Path:
+    """All that a change passes, from the watch to a model kernel."""
+
+    def __init__(self, node: iptables_node.Node | ipvs_node.Node) -> None:
+        self.clock, self.server = ManualClock(), Server()
+        self.world, self.kernel = node.world, node
+        self.conntrack = FakeConntrack()
+        self.tasks: list[asyncio.Task[None]] = []
+        health = ProxyHealth([Family.V4], 30)
+        self.announcer = Announcer(lambda note: None, "node1")
+        self.checks = ServiceHealth(Family.V4, self.clock, lambda: True, lambda *trouble: None)
+        changes = Changes([Family.V4], self.clock.wall())
+        self.report = SyncReport(Metrics([Family.V4]), health, changes, {Family.V4: self.checks}, self.clock)
+        settings = node.settings
+        self.syncer = Syncer(
+            self.world,
+            node.backend,
+            settings,
+            Family.V4,
+            self.clock,
+            self._ended,
+            Intervals(),
+            self.report.synced,
+            FlowReconciler(self.conntrack, lambda: (), settings, Family.V4, self.clock),
+        )
+        self.following = Following(
+            self.server,  # type: ignore[arg-type]
+            self.clock,
+            "node1",
+            self.world,
+            [self.syncer],
+            self.report,
+            health,
+            self.announcer,
+            self.syncer.synced,
+        )
+
+    def _ended(self, status: SyncStatus) -> None:
+        self.report.note(status)
+        self.announcer.note(status)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(20_000):
+            await settle(2)
+            if condition():
+                return
+            for task in self.tasks:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"never came: {self.syncer.status.last_error}")
+
+    async def until_synced(self, syncs: int) -> None:
+        await self.until(lambda: self.syncer.status.syncs >= syncs or self.syncer.status.failures > 0)
+        assert not self.syncer.status.last_error
+
+    def seal(self) -> int:
+        """Seal everything but the model of the kernel, and what only describes."""
+        fakes = [
+            value for value in vars(self.kernel).values() if type(value).__name__.startswith(("Fake", "Servers"))
+        ]
+        return seal([self.following, self.syncer, self.report, self.announcer], but=[*fakes, self.server])
+
+
+@asynccontextmanager
+async def path(node: iptables_node.Node | ipvs_node.Node) -> AsyncIterator[Path]:
+    built = Path(node)
+    built.tasks = [asyncio.create_task(each.run()) for each in built.following.informers.values()]
+    built.tasks.append(asyncio.create_task(built.syncer.run()))
+    await built.clock.step(1)
+    yield built
+    for task in built.tasks:
+        task.cancel()
+
+
+@pytest.mark.parametrize("node", [iptables_node.Node, ipvs_node.Node])
+async def test_one_change_of_one_service_goes_through_nothing_large(node: Callable[[], Any]) -> None:
+    async with path(node()) as it:
+        await it.until_synced(1)
+        await it.until(lambda: it.syncer.status.flows.runs == 1)  # of all flows, once
+        await it.clock.step(2)  # the rest after a long sync
+        assert it.seal() > 15
+        server, syncs = it.server, it.syncer.status.syncs
+        steps: list[tuple[Resource, str, dict[str, Any]]] = []
+        for number in (0, STICKY[0], LOCAL[0], CONTESTED[1]):
+            steps.append((ENDPOINT_SLICES, "MODIFIED", endpoints(number, turn=number + 3)))
+        steps.append((SERVICES, "ADDED", service(SERVICES_IN_ALL)))
+        steps.append((ENDPOINT_SLICES, "ADDED", endpoints(SERVICES_IN_ALL)))
+        steps.append((SERVICES, "MODIFIED", service(0, sessionAffinity="ClientIP")))
+        steps.append((SERVICES, "DELETED", service(1)))
+        steps.append((ENDPOINT_SLICES, "DELETED", endpoints(1)))
+        for resource, kind, thing in steps:
+            server.tell(resource, kind, thing)
+            syncs += 1
+            await it.until_synced(syncs)
+        await settle()
+        assert not it.syncer.status.flows.error
+        assert it.syncer.status.full_syncs == 1
+
+
+def test_the_seal_catches_who_goes_through_all() -> None:
+    class Holder:
+        __module__ = "tests.unit"
+
+        def __init__(self) -> None:
+            self.things = dict.fromkeys(range(1000))
+
+    holder = Holder()
+    assert seal([holder]) == 1
+    assert holder.things[5] is None
+    for walk in (list, sorted, dict, set, lambda things: things | {}, lambda things: {**things}):
+        with pytest.raises(Walked):
+            walk(holder.things)
