@@ -80,11 +80,14 @@ class FakeSets:
             for entry in adds:
                 if why := self._complaint(kind, entry):
                     refused[name, entry] = why
-                elif kind and len(members | {entry}) > self.most_entries.get(name, kind.max_elements):
+                elif kind and len(members) + (entry not in members) > self.most_entries.get(
+                    name, kind.max_elements
+                ):
                     refused[name, entry] = REASONS[FULL]
                     full.add(name)
                 else:
-                    members -= {each for each in members if kind is SetType.MARKS and _same_place(each, entry)}
+                    if kind is SetType.MARKS:
+                        members -= {each for each in members if _same_place(each, entry)}
                     members.add(entry)
             if kind is SetType.MARKS:
                 gone = {each for each in members for entry in gone if _same_place(each, entry)}

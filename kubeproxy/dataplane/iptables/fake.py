@@ -174,7 +174,7 @@ class FakeTables:
             raise Refusal(f"unknown command {verb}")
 
     def _check(self, chains: Chains, rule: str) -> None:
-        words = shlex.split(rule)
+        words = shlex.split(rule) if '"' in rule or "'" in rule or "\\" in rule else rule.split()
         if self.refuse and self.refuse in rule:
             raise Refusal(f"refused: {rule}")
         targets = [after for word, after in itertools.pairwise(words) if word in ("-j", "-g")]
