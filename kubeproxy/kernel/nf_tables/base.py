@@ -9,17 +9,20 @@ from kubeproxy.model.addresses import Family
 
 
 class Refused(KernelError):
-    """The kernel did nothing of a transaction."""
+    """The kernel did nothing of a transaction, or refused a question."""
 
-    def __init__(self, code: int, what: str, change: int | None = None) -> None:
-        """See the class.
-
-        ``change`` is the index of the step that was refused, None when it was the transaction as such.
-        """
+    def __init__(
+        self, code: int, what: str, change: int | None = None, element: int | None = None, done: int = 0
+    ) -> None:
         super().__init__(what)
         self.code = code
         """The error number."""
         self.change = change
+        """Index of the step that was refused, None when it was the transaction as such."""
+        self.element = element
+        """Index of the step's element that was refused, None when it is not known or was none."""
+        self.done = done
+        """How many steps have been done nevertheless: those before a `Split` that was made use of."""
 
 
 class NfTable(Protocol):
@@ -30,8 +33,13 @@ class NfTable(Protocol):
         """The family whose packets it sees."""
         ...
 
-    def commit(self, changes: Iterable[Change]) -> None:
-        """Do all of it at one moment, or nothing. Raises Refused, OSError."""
+    def commit(self, changes: Iterable[Change], after: int | None = None) -> int:
+        """Do all of it at one moment, or nothing; return how many transactions it took.
+
+        That is one (none for no steps), unless there are steps `Split` and all of it does not fit into one; then
+        each of several is done or not. With ``after`` nothing is done (ERESTART) unless that is the generation,
+        that is, unless nobody has changed anything since it was read. Raises Refused, OSError.
+        """
         ...
 
     def exists(self) -> bool:
@@ -39,21 +47,27 @@ class NfTable(Protocol):
         ...
 
     def chains(self) -> dict[str, Chain]:
-        """Return the chains, by name; their comments are not read."""
+        """Return the chains, by name; none when there is no table."""
         ...
 
     def rules(self, chain: str) -> list[Rule]:
-        """Return the rules of a chain, in order."""
+        """Return the rules of a chain, in order; none when there is no such chain."""
         ...
 
     def sets(self) -> dict[str, SetSpec]:
-        """Return the sets and maps, by name; their comments are not read."""
+        """Return the sets and maps, by name; none when there is no table."""
         ...
 
     def elements(self, name: str) -> Iterator[Element]:
-        """Yield what is in a set. Raises netlink.DumpInterrupted when it changed meanwhile."""
+        """Yield what is in a set.
+
+        Raises netlink.DumpInterrupted when anything changed meanwhile, Refused when there is no such set (ENOENT).
+        """
         ...
 
     def generation(self) -> int:
-        """Return the number that every transaction of anybody in this network namespace raises by one."""
+        """Return the number that every transaction of anybody in this network namespace raises by one.
+
+        One that changes nothing (flushes what is empty, adds elements that are there) leaves it.
+        """
         ...

@@ -22,7 +22,11 @@ class Meta(IntEnum):
     PRIORITY = 2
     MARK = 3
     IIFNAME = 6
+    OIFNAME = 7
+    NFTRACE = 12
+    """One byte, 1 or 0."""
     L4PROTO = 16
+    """One byte."""
 
 
 class Ct(IntEnum):
@@ -176,6 +180,14 @@ class Decide(Record, frozen=True):
     chain: str = ""
 
 
+class Other(Record, frozen=True):
+    """Read from the kernel: an expression that we never write, or one with settings that we never give it."""
+
+    name: str
+    data: bytes
+    """Its attributes as they came."""
+
+
 Expression = (
     Payload
     | LoadMeta
@@ -193,4 +205,5 @@ Expression = (
     | Reject
     | Counter
     | Decide
+    | Other
 )

@@ -22,12 +22,14 @@ class Hook(StrEnum):
 
 
 class Base(Record, frozen=True):
-    """What makes a chain a base chain; its policy is accept."""
+    """What makes a chain a base chain."""
 
     kind: str
     """`filter`, `nat` or `route`."""
     hook: Hook
     priority: int
+    policy: str = "accept"
+    """What becomes of a packet that no rule decides on; ours accept."""
 
 
 class Chain(Record, frozen=True):
@@ -51,12 +53,18 @@ class Field(Enum):
 
     ADDRESS = "ip daddr"
     """Four or sixteen bytes, by the table's family."""
+    SOURCE = "ip saddr"
+    """The same, shown as a source's."""
     PROTOCOL = "meta l4proto"
     PORT = "th dport"
     SLOT = "numgen random mod 2"
     """An index, in the host's byte order."""
     CLASS = "meta priority"
     """32 bits in the host's byte order, which `nft` writes as `major:minor`."""
+    MARK = "meta mark"
+    """32 bits in the host's byte order."""
+    OTHER = "?"
+    """Read from the kernel: something that none of our sets has."""
 
 
 VERDICTS = "verdict"
@@ -76,6 +84,8 @@ class SetSpec(Record, frozen=True, kw_only=True):
     size: int = 0
     """Most elements, 0 without limit."""
     comment: str = ""
+    otherwise: bool = False
+    """Read from the kernel: whether it has what none of our sets has (no name, expressions, ...)."""
 
 
 class Element(Record, frozen=True):
@@ -85,11 +95,19 @@ class Element(Record, frozen=True):
     data: bytes | Decide | None = None
     comment: str = ""
     end: bytes | None = None
-    """The last key of an interval."""
+    """The last key of an interval: all fields of it, of which the last may be greater than the key's."""
+    timeout: int = 0
+    """Milliseconds that it lives (in a dynamic set), 0 without end."""
+    expires: int = 0
+    """Milliseconds that are left of them, 0 when it has no end; what is added without begins with all of them."""
 
 
 class Change(Record, frozen=True):
     """One step of a transaction; its kinds follow."""
+
+
+class Split(Change, frozen=True):
+    """Not a step: should all of it not fit into one transaction, one may end here and the next begin."""
 
 
 class AddTable(Change, frozen=True):
@@ -115,7 +133,7 @@ class FlushChain(Change, frozen=True):
 
 
 class DeleteChain(Change, frozen=True):
-    """Delete a chain that has no rules and that nothing leads to."""
+    """Delete a chain, with its rules; something that leads to it is refused (EBUSY)."""
 
     name: str
 
@@ -145,7 +163,10 @@ class DeleteSet(Change, frozen=True):
 
 
 class AddElements(Change, frozen=True):
-    """Put elements in; one that is there already with other data is refused (EEXIST)."""
+    """Put elements in.
+
+    One that is there already with other data is refused (EEXIST), and one too many for the set's size (ENFILE).
+    """
 
     set: str
     elements: Sequence[Element]

@@ -1,0 +1,174 @@
+"""Elements of sets and maps, to the kernel's attributes and back. Pure.
+
+A full load has a hundred thousand of them. So what an element of usual shape has besides its key and data is made
+once for each pair of lengths: to encode one is to put four pieces together, to decode one is to find the
+same two pieces where they must be. Everything else (comments, ranges, timeouts, verdicts) takes the general way.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, attribute, attribute_map, attributes
+from kubeproxy.kernel.nf_tables import numbers as n
+from kubeproxy.kernel.nf_tables.attributes import Attributes, nested, u64, value, verdict
+from kubeproxy.kernel.nf_tables.expressions import Decide
+from kubeproxy.kernel.nf_tables.object_messages import HEAD_BYTES, Undecodable, encode_elements_of
+from kubeproxy.kernel.nf_tables.types import Element
+from kubeproxy.kernel.nf_tables.userdata import decode_comment, encode_comment
+from kubeproxy.model.addresses import Family
+
+MOST_BYTES = 60_000
+"""Of the elements in one message: the length of a list is a number of 16 bits."""
+
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+def encode_elements(
+    family: Family, table: str, name: str, elements: Iterable[Element], *, keys_only: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the bodies of as many messages as it takes, each after the index of its first element.
+
+    ``keys_only``: as the order to delete them.
+    """
+    front = encode_elements_of(family, table, name)
+    for first, listed in _lists(elements, keys_only):
+        yield first, front + nested(n.ElementList.ELEMENTS, listed)
+
+
+def _lists(elements: Iterable[Element], keys_only: bool) -> Iterator[tuple[int, bytes]]:
+    pieces: list[bytes] = []
+    first = size = 0
+    for count, element in enumerate(elements):
+        piece = _key_only(element) if keys_only else _piece(element)
+        size += len(piece)
+        if size > MOST_BYTES and pieces:
+            yield first, b"".join(pieces)
+            pieces, first, size = [], count, len(piece)
+        pieces.append(piece)
+    if pieces:
+        yield first, b"".join(pieces)
+
+
+@lru_cache(maxsize=64)
+def _frame(key_bytes: int, data_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands before the key, and between key and data, in a list element of usual shape."""
+    key_attribute, data_attribute = 8 + key_bytes, 8 + data_bytes if data_bytes else 0
+    front = _ATTRIBUTE.pack(4 + key_attribute + data_attribute, n.LIST_ELEMENT | NLA_F_NESTED)
+    front += _ATTRIBUTE.pack(key_attribute, n.Element.KEY | NLA_F_NESTED)
+    front += _ATTRIBUTE.pack(4 + key_bytes, n.DATA_VALUE)
+    if not data_bytes:
+        return front, b""
+    middle = _ATTRIBUTE.pack(data_attribute, n.Element.DATA | NLA_F_NESTED)
+    return front, middle + _ATTRIBUTE.pack(4 + data_bytes, n.DATA_VALUE)
+
+
+def _piece(element: Element) -> bytes:
+    key, data = element.key, element.data
+    plain = not (element.comment or element.end or element.timeout)
+    if plain and data.__class__ is bytes and not (len(key) | len(data)) & 3:
+        front, middle = _frame(len(key), len(data))
+        return front + key + middle + data
+    if plain and data is None and not len(key) & 3:
+        return _frame(len(key), 0)[0] + key
+    return nested(n.LIST_ELEMENT, _general(element))
+
+
+def _general(element: Element) -> bytes:
+    parts = [_keys(element)]
+    data = element.data
+    if isinstance(data, Decide):
+        parts.append(verdict(n.Element.DATA, data))
+    elif data is not None:
+        parts.append(value(n.Element.DATA, data))
+    if element.timeout:
+        parts.append(u64(n.Element.TIMEOUT, element.timeout))
+    if element.expires:
+        parts.append(u64(n.Element.EXPIRATION, element.expires))
+    if element.comment:
+        parts.append(attribute(n.Element.USERDATA, encode_comment(element.comment)))
+    return b"".join(parts)
+
+
+def _keys(element: Element) -> bytes:
+    end = value(n.Element.KEY_END, element.end) if element.end is not None else b""
+    return value(n.Element.KEY, element.key) + end
+
+
+def _key_only(element: Element) -> bytes:
+    if element.end is None and not len(element.key) & 3:
+        return _frame(len(element.key), 0)[0] + element.key
+    return nested(n.LIST_ELEMENT, _keys(element))
+
+
+def decode_elements(body: bytes) -> Iterator[Element]:
+    """Yield the elements in an answer to the question for them. Raises Undecodable."""
+    listed = attribute_map(body, HEAD_BYTES).get(n.ElementList.ELEMENTS, b"")
+    offset, end, head_of = 0, len(listed), _ATTRIBUTE.unpack_from
+    # What the last element of usual shape looked like: most look like the one before.
+    usual, front, middle = 0, b"", b""
+    key_at = key_end = data_at = 0
+    while offset + 4 <= end:
+        length, _ = head_of(listed, offset)
+        if length < 4 or offset + length > end:
+            raise Undecodable("an element that is cut short")
+        if (
+            length == usual
+            and listed[offset + 4 : offset + key_at] == front
+            and listed[offset + key_end : offset + data_at] == middle
+        ):
+            data = listed[offset + data_at : offset + length] if middle else None
+            yield Element(listed[offset + key_at : offset + key_end], data)
+            offset += length  # a multiple of four
+            continue
+        element = _decoded(listed[offset + 4 : offset + length])
+        if _is_usual(element):
+            key_at, key_end = 12, 12 + len(element.key)
+            data_at = key_end + 8 if element.data is not None else key_end
+            usual = length
+            front, middle = listed[offset + 4 : offset + key_at], listed[offset + key_end : offset + data_at]
+        yield element
+        offset += (length + 3) & ~3
+
+
+def _is_usual(element: Element) -> bool:
+    data = element.data if element.data is not None else b""
+    others = element.comment or element.end or element.timeout or element.expires
+    return isinstance(data, bytes) and not others and not (len(element.key) | len(data)) & 3
+
+
+def _decoded(body: bytes) -> Element:
+    found = Attributes(body)
+    try:
+        data: bytes | Decide | None = None
+        if n.Element.DATA in found:
+            is_verdict = n.DATA_VERDICT in found.within(n.Element.DATA)
+            data = found.verdict(n.Element.DATA) if is_verdict else found.value(n.Element.DATA)
+        return Element(
+            found.value(n.Element.KEY),
+            data,
+            decode_comment(found.raw(n.Element.USERDATA, b"")),
+            found.value(n.Element.KEY_END) if n.Element.KEY_END in found else None,
+            found.number(n.Element.TIMEOUT, 0),
+            found.number(n.Element.EXPIRATION, 0),
+        )
+    except KeyError as error:
+        raise Undecodable(f"an element without {error}") from error
+
+
+def element_at(body: bytes, offset: int) -> int | None:
+    """Return which element of a message a byte of its body belongs to, None for one of something else."""
+    at = HEAD_BYTES
+    while at + 4 <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if kind & ~NLA_F_NESTED == n.ElementList.ELEMENTS:
+            break
+        at += (length + 3) & ~3
+    else:
+        return None
+    at += 4
+    for index, (_, element) in enumerate(attributes(body[at:])):
+        if at <= offset < at + 4 + len(element):
+            return index
+        at += (4 + len(element) + 3) & ~3
+    return None
