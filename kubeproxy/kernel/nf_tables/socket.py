@@ -1,0 +1,64 @@
+"""A netlink socket for batches: one datagram, and what the kernel says to it. Blocking."""
+
+import errno
+import socket
+
+from kubeproxy.kernel.netlink import NetlinkSocket
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLMSG_ERROR, messages
+from kubeproxy.kernel.nf_tables.refusals import Refusal, decode_refusal
+
+SEND_BYTES = 128 << 20
+"""What a batch may have, as root; without, net.core.wmem_max limits it. Takes no memory until it is sent."""
+RECEIVE_BYTES = 1 << 20
+_SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+class BatchSocket(NetlinkSocket):
+    """Opened in the network namespace of the calling thread."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_NETFILTER, RECEIVE_BYTES)
+        self._resize(_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BYTES)
+        try:
+            # Have errors say which attribute they are about (Linux 4.12).
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+        self.most_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 64
+        """What fits into one datagram; the kernel keeps some of the buffer for itself."""
+
+    def reserve(self, count: int) -> int:
+        """Return the first of so many sequence numbers in a row."""
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    def transact(self, datagram: bytes, first: int, last: int) -> list[Refusal]:
+        """Send a batch whose messages are numbered so; return what was refused of it.
+
+        The kernel is through with it when it has been sent, and its answers lie there. An answer to ``last`` is
+        among them, unless the batch was refused as a whole: one with ``first`` then says why. Raises OSError.
+        """
+        self._socket.send(datagram)
+        found: list[Refusal] = []
+        while True:
+            try:
+                answer = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                # Nothing more, and no answer to the last: it was interrupted on its way.
+                return found or [Refusal(errno.EINTR, first, None)]
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found.append(Refusal(errno.ENOBUFS, first, None))
+                continue
+            for kind, _, sequence, body in messages(answer):
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
+                    continue
+                refusal = decode_refusal(sequence, body)
+                if refusal.code:
+                    found.append(refusal)
+                if sequence == last:
+                    return found
