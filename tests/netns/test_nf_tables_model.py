@@ -1,0 +1,64 @@
+"""The model of nf_tables answers as the real kernel does, whatever transactions there are."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+
+from kubeproxy.kernel.nf_tables import types as t
+from kubeproxy.kernel.nf_tables.base import NfTable, Refused
+from kubeproxy.kernel.nf_tables.fake import FakeTable
+from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.model.addresses import Family
+from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.property.runs import HISTORIES, PATIENCE, runs
+from tests.property.strategies_nf_tables import everything, some_transactions
+
+pytestmark = [pytest.mark.netns, PATIENCE]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[LoneNamespace]:
+    with lone_namespace() as namespace:
+        yield namespace
+
+
+def answer(table: NfTable, changes: list[t.Change]) -> tuple[int, int | None, int | None]:
+    try:
+        table.commit(changes)
+    except Refused as error:
+        return error.code, error.change, error.element
+    return 0, None, None
+
+
+def contents(table: NfTable) -> dict[str, object]:
+    """Return all that a table holds; of elements that end by themselves not when."""
+    found: dict[str, object] = {"there": table.exists(), "chains": table.chains(), "sets": table.sets()}
+    for name in table.chains():
+        found[f"chain {name}"] = table.rules(name)
+    for name in table.sets():
+        found[f"set {name}"] = {
+            (each.key, each.data, each.comment, each.end, each.timeout) for each in table.elements(name)
+        }
+    return found
+
+
+@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("prepared", [True, False])
+def test_the_model_answers_as_the_kernel_does(alone: LoneNamespace, family: Family, prepared: bool) -> None:
+    @runs(HISTORIES)
+    @given(some_transactions(family))
+    def history(transactions: list[list[t.Change]]) -> None:
+        real, model = KernelTable(family), FakeTable(family)
+        try:
+            for changes in [[*everything()], *transactions] if prepared else transactions:
+                before = real.generation(), model.generation()
+                assert answer(real, changes) == answer(model, changes), changes
+                assert real.generation() - before[0] == model.generation() - before[1]
+            assert contents(real) == contents(model)
+        finally:
+            if real.exists():
+                real.commit([t.DeleteTable()])
+            real.close()
+
+    alone.run(history)
