@@ -24,7 +24,7 @@ from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER
 from kubeproxy.model.objects import Record
-from kubeproxy.options import BUILT_MODES, Options, in_mode, settings_of
+from kubeproxy.options import BUILT_MODES, Options, excluded_cidrs, in_mode, settings_of
 from kubeproxy.sync.syncer import Intervals
 
 log = logging.getLogger(__name__)
@@ -68,10 +68,13 @@ class Parts(Record, frozen=True, kw_only=True):
     counters: tuple[PacketCounter, ...] = ()
     """Upstream's, as far as rules of the mode count in them; the kernel has them where it has nfacct."""
 
+    excluded: tuple[str, ...] = ()
+    """See `Kept.excluded`."""
+
     @property
     def kept(self) -> Kept:
         """What stays on the node when leftovers are removed."""
-        return Kept(mode=self.mode, flavour=self.flavour)
+        return Kept(mode=self.mode, flavour=self.flavour, excluded=self.excluded)
 
     def __str__(self) -> str:
         """Name it for a log."""
@@ -137,6 +140,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs),
             locator=IpvsLocator(settings.ipvs, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
+            excluded=settings.ipvs.exclude_cidrs,
         )
     assert flavour is not None, "iptables mode without iptables"
     return Parts(
@@ -145,6 +149,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
         backend=partial(_iptables_backend, flavour),
         locator=IptablesLocator(),
         counters=(_INVALID, _ON_LOOPBACK),
+        excluded=excluded_cidrs(options),
     )
 
 

@@ -154,6 +154,11 @@ def settings_of(options: Options) -> Settings:
     )
 
 
+def excluded_cidrs(options: Options) -> tuple[str, ...]:
+    """Return where virtual servers are none of kube-proxy's, in whichever mode; canonical."""
+    return _canonical(options.configuration.ipvs.exclude_cidrs)
+
+
 def _ipvs_settings(block: Ipvs) -> IpvsSettings:
     return IpvsSettings(
         scheduler=block.scheduler or DEFAULT_SCHEDULER,

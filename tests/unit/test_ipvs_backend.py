@@ -329,6 +329,16 @@ def test_kube_proxys_ipvs_mode_is_taken_over() -> None:
     assert node.weights(gone) is None
 
 
+def test_a_node_ports_number_elsewhere_is_not_taken_over() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    elsewhere = Server(ServerKey(Protocol.TCP, "192.0.2.77", 31111))
+    foreign(node, elsewhere)
+    fill(node.sets, "KUBE-NODE-PORT-TCP", SetType.PORT_NUMBERS, 31111)
+    node.full()
+    node.backend.cleanup()
+    assert node.weights(elsewhere.key) == {"192.0.2.9": 1}
+
+
 def test_what_is_in_an_excluded_cidr_is_not_taken_over() -> None:
     node = Node(web(), web_slice("10.244.1.1@node2"), ipvs=IpvsSettings(exclude_cidrs=("10.96.0.0/28",)))
     near = ServerKey(Protocol.TCP, "10.96.0.5", 80)

@@ -1,6 +1,7 @@
 """Leaving ipvs mode on modelled kernels: what goes at once, what waits, and that nobody else's is touched."""
 
 import errno
+from collections.abc import Collection
 
 import pytest
 
@@ -82,13 +83,36 @@ class Node:
     def connections(self, key: ServerKey, active: int, inactive: int = 0) -> None:
         self.servers.set_connections(key, POD, 8080, active=active, inactive=inactive)
 
-    def leave(self, *, has_device: bool = True, at_once: bool = False) -> Left:
+    def leave(self, *, has_device: bool = True, at_once: bool = False, excluded: Collection[str] = ()) -> Left:
         addresses = FakeVirtualAddresses(V4, self.device)
-        leaving = Leaving(V4, self.sets, self.servers, addresses, self.conntrack)
+        local = NODE_PORT.address, *self.device.foreign
+        leaving = Leaving(V4, self.sets, self.servers, addresses, self.conntrack, lambda: local, excluded)
         return leaving.leave(has_device=has_device, at_once=at_once)
 
     def weights(self, key: ServerKey) -> list[int]:
         return [each.destination.weight for each in self.servers.destinations(key)]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_node_ports_number_elsewhere_is_nobodys_of_kube_proxy(at_once: bool) -> None:
+    node = Node().kube_proxys(WEB, NODE_PORT)
+    elsewhere = ServerKey(Protocol.TCP, "192.0.2.77", NODE_PORT.port)
+    node.serve(elsewhere)
+    node.leave(at_once=at_once)
+    assert set(node.servers.table) == {FOREIGN, FOREIGN_MARK, elsewhere}
+    assert node.weights(elsewhere) == [1]
+
+
+def test_what_is_in_an_excluded_cidr_is_left_to_whoever_has_it() -> None:
+    node = Node().kube_proxys(WEB, IDLE, NODE_PORT)
+    node.leave(excluded=("10.96.0.11/32", "192.0.2.0/24"))
+    assert set(node.servers.table) == {FOREIGN, FOREIGN_MARK, IDLE, NODE_PORT}
+    assert node.device.foreign == {IDLE.address}
+    assert node.device.kind == "dummy"
+    # What our own set names is ours wherever it is.
+    node = Node().ours(IDLE, NODE_PORT)
+    node.leave(excluded=("10.96.0.11/32", "192.0.2.0/24"))
+    assert set(node.servers.table) == {FOREIGN, FOREIGN_MARK}
 
 
 def test_a_node_that_never_had_an_ipvs_mode_is_not_asked_about_ipvs() -> None:

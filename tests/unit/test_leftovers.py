@@ -185,6 +185,7 @@ class Node:
             conntrack=lambda family: FakeConntrack(),
             counters=self,
             sysctls=self.sysctls,
+            local_addresses=lambda family: (),
         )
 
     def delete_table(self, family: Family, name: str) -> bool:

@@ -204,6 +204,8 @@ def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
     parts = parts_of(parse([f"--mode={mode}"]), flavour)
     assert parts.kept == Kept(mode=Mode(mode), flavour=flavour)
     assert str(parts) == f"{mode} ({flavour})"
+    cidrs = ["--ipvs-exclude-cidrs=10.0.0.0/08,FD00::/64"]
+    assert parts_of(parse([f"--mode={mode}", *cidrs]), flavour).kept.excluded == ("10.0.0.0/8", "fd00::/64")
     assert type(parts.locator).__name__.lower().startswith(mode)
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.dataplane.ipvs.refusals import Judgement, judge, undoing
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
-from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, owning, stale_sets, upstream_places
+from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, is_within, owning, stale_sets, upstream_places
 from kubeproxy.dataplane.ipvs.work import Work, server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
@@ -26,7 +26,7 @@ from kubeproxy.kernel.ipvs_types import (
 )
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
-from kubeproxy.model.addresses import Family, within
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import NodeState
 
 DEFAULT_MASQUERADE_BIT = 14
@@ -206,11 +206,12 @@ class KernelState:
             self._addresses.remove_addresses(going)
 
     def _upstream_places(self, present: Collection[str]) -> Callable[[ServerKey], bool]:
-        is_upstreams = upstream_places(self._family, present, self._told.members)
-        return lambda key: is_upstreams(key) and not self._is_excluded(key.address)
+        return upstream_places(
+            self._family, present, self._told.members, frozenset(self._local_addresses()), self._excluded
+        )
 
     def _is_excluded(self, address: str) -> bool:
-        return bool(address) and any(within(address, cidr) for cidr in self._excluded)
+        return bool(address) and is_within(address, self._excluded)
 
     def _change(self, entries: Entries, *, add: bool) -> None:
         if entries:

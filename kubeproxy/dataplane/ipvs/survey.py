@@ -12,7 +12,7 @@ from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Found, Server, ServerKey
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.objects import Protocol, Record
 
 PREFIX = {family: set_name(family, Set.SERVERS).removesuffix(Set.SERVERS) for family in Family}
@@ -71,12 +71,17 @@ class Survey(Record, frozen=True, kw_only=True):
 
 
 def upstream_places(
-    family: Family, present: Collection[str], members: Callable[[str], set[Member]]
+    family: Family,
+    present: Collection[str],
+    members: Callable[[str], set[Member]],
+    local: Collection[str],
+    excluded: Collection[str],
 ) -> Callable[[ServerKey], bool]:
     """Return what tells whether kube-proxy's ipvs mode says that a virtual server is its own.
 
     ``present`` are the sets that there are, ``members`` reads one. One of its sets is ours as well, and tells of
-    its servers only as long as there are others (`leftovers` removes them when all is taken over).
+    its servers only as long as there are others (`leftovers` removes them when all is taken over). Node ports are
+    at the ``local`` addresses of this machine; nothing is its own in the CIDRs ``excluded``.
     """
     if not stale_sets(family, present):
         return lambda key: False
@@ -89,9 +94,17 @@ def upstream_places(
     ports: set[object] = {(protocol, each) for which, protocol in _UPSTREAM_PORTS.items() for each in read(which)}
 
     def is_upstreams(key: ServerKey) -> bool:
-        return bool(key.address) and (server_member(key) in places or (key.protocol, key.port) in ports)
+        if not key.address or is_within(key.address, excluded):
+            return False
+        is_node_port = (key.protocol, key.port) in ports and key.address in local
+        return is_node_port or server_member(key) in places
 
     return is_upstreams
+
+
+def is_within(address: str, cidrs: Collection[str]) -> bool:
+    """Return whether an address is in any of some networks."""
+    return any(within(address, cidr) for cidr in cidrs)
 
 
 def owning(

@@ -10,14 +10,14 @@ mode's, and the virtual servers go at once.
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from kubeproxy.dataplane.iptables import names as iptables_names
 from kubeproxy.dataplane.ipvs.kernel_state import DEFAULT_MASQUERADE_BIT
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.steps import Spot, spot
-from kubeproxy.dataplane.ipvs.survey import PREFIX, owning, upstream_places
+from kubeproxy.dataplane.ipvs.survey import PREFIX, is_within, owning, upstream_places
 from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.kernel.conntrack import Conntrack
@@ -99,13 +99,23 @@ class Leaving:
     """One family's virtual servers, addresses and sets of ipvs mode. Blocking; raises KernelError, OSError."""
 
     def __init__(
-        self, family: Family, sets: Sets, servers: VirtualServers, addresses: Addresses, conntrack: Conntrack
+        self,
+        family: Family,
+        sets: Sets,
+        servers: VirtualServers,
+        addresses: Addresses,
+        conntrack: Conntrack,
+        local_addresses: Callable[[], Collection[str]],
+        excluded: Collection[str] = (),
     ) -> None:
+        """See the class; in the CIDRs ``excluded``, what kube-proxy's sets name and its device has is nobody's."""
         self._family = family
         self._sets = sets
         self._servers = servers
         self._addresses = addresses
         self._conntrack = conntrack
+        self._local_addresses = local_addresses
+        self._excluded = excluded
 
     def leave(self, *, has_device: bool, at_once: bool) -> Left:
         """Take away what nobody passes any more; ``has_device``: whether the mode's own device is there."""
@@ -118,7 +128,7 @@ class Leaving:
             for name in [set_name(self._family, which)]
         }
         plan = self._plan(members, present, at_once=at_once)
-        local = self._addresses.held().keys() | self._addresses.foreign_addresses() if has_device else frozenset()
+        local = self._addresses.held().keys() | self._on_device() if has_device else frozenset()
         needed = frozenset(_addresses(plan.staying, members)) & local
         entries = frozenset(server_member(key) for key in plan.staying if key.address)
         if plan.staying:
@@ -136,7 +146,8 @@ class Leaving:
     def _plan(
         self, members: Mapping[Set, Collection[Member]], present: Collection[str], *, at_once: bool
     ) -> Farewell:
-        is_upstreams = upstream_places(self._family, present, self._sets.members)
+        local = frozenset(self._local_addresses())
+        is_upstreams = upstream_places(self._family, present, self._sets.members, local, self._excluded)
         is_ours = owning(members, is_upstreams, (), DEFAULT_MASQUERADE_BIT)
         servers = self._servers.servers(self._family) if self._servers.available() else {}
         owned = {key: server for key, server in servers.items() if is_ours(key)}
@@ -166,10 +177,15 @@ class Leaving:
     def _unroute(self, needed: frozenset[str]) -> None:
         if gone := sorted(self._addresses.held().keys() - needed):
             self._addresses.remove(gone)
-        if gone := sorted(self._addresses.foreign_addresses() - needed):
+        if gone := sorted(self._on_device() - needed):
             self._addresses.remove_addresses(gone)
         if not needed:
             self._addresses.remove_device()
+
+    def _on_device(self) -> frozenset[str]:
+        """Return kube-proxy's addresses."""
+        found = self._addresses.foreign_addresses()
+        return frozenset(each for each in found if not is_within(each, self._excluded))
 
     def _enter(self, which: Set, kind: SetType, missing: Collection[Member]) -> None:
         name = set_name(self._family, which)

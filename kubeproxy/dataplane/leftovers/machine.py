@@ -10,6 +10,7 @@ from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.nft_sets import NftProgram, NftSets
 from kubeproxy.kernel.nftables import Nftables
@@ -31,6 +32,7 @@ def whole_kernel() -> Kernel:
         conntrack=KernelConntrack,
         counters=Nfacct(),
         sysctls=ProcSysctls(),
+        local_addresses=local_addresses,
         nft_sets=_nft_sets if NftProgram(SystemExec()).is_installed() else None,
     )
 

@@ -8,7 +8,8 @@ What cannot be removed is told in words, each with what to do, and is worth tryi
 is no fault. Blocking.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
@@ -81,6 +82,8 @@ class Kernel(Record, frozen=True, kw_only=True):
     conntrack: Callable[[Family], Conntrack]
     counters: Counters
     sysctls: Sysctls
+    local_addresses: Callable[[Family], Collection[str]]
+    """This machine's."""
     nft_sets: Callable[[Family], Sets] | None = None
     """Those of ipvs mode on a node without iptables."""
 
@@ -91,6 +94,8 @@ class Kept(Record, frozen=True, kw_only=True):
     mode: Mode
     flavour: Flavour | None = None
     """Where its iptables rules are, if it has any."""
+    excluded: tuple[str, ...] = ()
+    """In these CIDRs no virtual server is kube-proxy's (`--ipvs-exclude-cidrs`)."""
 
 
 class Removed(Record, frozen=True, kw_only=True):
@@ -110,7 +115,7 @@ def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> Rem
         left: Left | None = None if kept is None or kept.mode is not Mode.IPVS else NOTHING_LEFT
         if left is None:
             try:
-                left = _leave(kernel, family, complaints, at_once=kept is None)
+                left = _leave(kernel, family, complaints, kept)
             except (KernelError, OSError) as error:
                 complaints.append(f"IPVS, {family.label}: {error}")
         if left is not None and left.waits:
@@ -224,7 +229,7 @@ def _nft(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -
     yield from ()
 
 
-def _leave(kernel: Kernel, family: Family, complaints: list[str], *, at_once: bool) -> Left:
+def _leave(kernel: Kernel, family: Family, complaints: list[str], kept: Kept | None) -> Left:
     name, kind = upstream.IPVS_DEVICE, kernel.devices.kind(upstream.IPVS_DEVICE)
     has_device = kind == upstream.IPVS_DEVICE_KIND
     if kind is not None and not has_device:
@@ -237,8 +242,16 @@ def _leave(kernel: Kernel, family: Family, complaints: list[str], *, at_once: bo
     sets = kernel.sets(family)
     if kernel.nft_sets is not None:
         sets = AlsoRead(sets, kernel.nft_sets(family))
-    leaving = Leaving(family, sets, kernel.servers, kernel.addresses(family), kernel.conntrack(family))
-    return leaving.leave(has_device=has_device, at_once=at_once)
+    leaving = Leaving(
+        family,
+        sets,
+        kernel.servers,
+        kernel.addresses(family),
+        kernel.conntrack(family),
+        partial(kernel.local_addresses, family),
+        kept.excluded if kept else (),
+    )
+    return leaving.leave(has_device=has_device, at_once=kept is None)
 
 
 def _in_words(family: Family, left: Left) -> str:
