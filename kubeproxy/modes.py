@@ -13,6 +13,7 @@ from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.ipvs import needs
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
 from kubeproxy.dataplane.ipvs.machine import ipvs_backend
+from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.dataplane.locate import Locator
@@ -134,11 +135,12 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
     """Return what the mode that was chosen is made of; ``flavour`` as `flavour_of` has it."""
     settings = settings_of(options)
     if settings.ipvs is not None:
+        replaced = Replaced()  # the backends tell the locator
         return Parts(
             mode=Mode.IPVS,
             flavour=flavour,
-            backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs),
-            locator=IpvsLocator(settings.ipvs, by_iptables=flavour is not None),
+            backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs, replaced=replaced),
+            locator=IpvsLocator(settings.ipvs, replaced, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
             excluded=settings.ipvs.exclude_cidrs,
         )

@@ -5,6 +5,7 @@ from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
+from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
 from kubeproxy.kernel.fake_virtual_addresses import FakeVirtualAddresses
@@ -56,6 +57,7 @@ class Node:
         self.addresses = FakeVirtualAddresses(Family.V4)
         self.sysctls = FakeSysctls()
         self.local = ["127.0.0.1", NODE_IP]
+        self.replaced = Replaced()
         self.restart()
 
     def restart(self) -> None:
@@ -70,6 +72,7 @@ class Node:
             Family.V4,
             self.settings.ipvs,
             lambda: (*self.local, *self.addresses.on.foreign),
+            replaced=self.replaced,
         )
 
     def full(self) -> Applied:

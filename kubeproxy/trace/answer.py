@@ -93,7 +93,7 @@ class PortAnswer(Record, frozen=True, kw_only=True):
     objects: tuple[str, ...] = ()
     """What is programmed for it."""
     left_out: tuple[str, ...] = ()
-    """Claims lost, quarantine."""
+    """Claims lost, quarantine, what is served otherwise than was asked."""
 
 
 class ServiceAnswer(Record, frozen=True, kw_only=True):

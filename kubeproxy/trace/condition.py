@@ -14,4 +14,4 @@ def condition_of(status: SyncStatus, now: float) -> Condition:
     if status.queued_since is not None:
         waited = max(now - status.queued_since, 0.0)
         warnings.append(f"not in sync: a change has waited {waited:.1f} s for the kernel")
-    return Condition(warnings=tuple(warnings), quarantined=status.quarantined)
+    return Condition(warnings=tuple(warnings), quarantined=status.quarantined, notes=status.notes)

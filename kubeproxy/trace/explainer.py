@@ -30,6 +30,8 @@ class Condition(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     quarantined: tuple[tuple[str, str], ...] = ()
     """`ns/name:port/PROTOCOL`, and why."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """The same of ports that are served otherwise than was asked."""
 
 
 class Explainer:
@@ -71,7 +73,7 @@ class Explainer:
         local = frozenset(self._local_addresses(family))
         only = concerned(self._world, destination, port)
         condition = self._condition(family)
-        quarantined = dict(self._quarantined(only, condition))
+        quarantined = dict(self._among(only, condition.quarantined))
         table = Table(
             self._world, self._settings, family, local_addresses=local, only=only, quarantined=quarantined
         )
@@ -84,6 +86,8 @@ class Explainer:
             interface=question.interface,
         )
         verdict = judge(table, packet)
+        notes = dict(self._among(only, condition.notes))
+        note = notes.get(verdict.state.name, "") if verdict.state else ""
         node = table.node
         return Answer(
             node=node.name,
@@ -102,7 +106,7 @@ class Explainer:
             service=str(verdict.state.name) if verdict.state else "",
             steps=tuple(self._said(node, packet, verdict)),
             endpoints=self._candidates(node, verdict),
-            warnings=condition.warnings,
+            warnings=(*condition.warnings, *([f"served otherwise than was asked: {note}"] if note else [])),
             pods_by=node.local.kind.value,
             pods_interface=node.local.value if node.local.kind in (LocalKind.PREFIX, LocalKind.INTERFACE) else "",
         )
@@ -138,15 +142,18 @@ class Explainer:
         known = any(each.address == source for piece in pieces for each in piece.endpoints)
         return Origin.POD if known else Origin.OUTSIDE
 
-    def _quarantined(self, keys: Collection[Key], condition: Condition) -> Iterator[tuple[ServicePortName, str]]:
-        if not condition.quarantined:
+    def _among(
+        self, keys: Collection[Key], listed: Collection[tuple[str, str]]
+    ) -> Iterator[tuple[ServicePortName, str]]:
+        """Yield what is listed of ports of some Services."""
+        if not listed:
             return
-        refused = dict(condition.quarantined)
+        told = dict(listed)
         for key in keys:
             service = self._world.services.get(key)
             for port in service.ports if service else ():
                 name = ServicePortName(*key, port.name, port.protocol)
-                why = refused.get(f"{name}/{name.protocol}")
+                why = told.get(f"{name}/{name.protocol}")
                 if why:
                     yield name, why
 
@@ -195,9 +202,10 @@ class Explainer:
             condition = self._condition(family)
             warnings += [f"{family.label}: {text}" for text in condition.warnings]
             node = node_state(self._world, self._settings, family)
-            refused = dict(self._quarantined([key], condition))
+            refused = dict(self._among([key], condition.quarantined))
+            noted = dict(self._among([key], condition.notes))
             for port, state in desired(self._world, self._settings, family, [key]).items():
-                ports.append(self._port(node, port, state, refused.get(port, "")))
+                ports.append(self._port(node, port, state, refused.get(port, ""), noted.get(port, "")))
                 if state.health_check_node_port:
                     health = f"{state.health_check_node_port}/TCP on every node: this agent answers"
         return ServiceAnswer(
@@ -212,11 +220,14 @@ class Explainer:
             warnings=tuple(warnings),
         )
 
-    def _port(self, node: NodeState, name: ServicePortName, state: ServiceState, refused: str) -> PortAnswer:
+    def _port(
+        self, node: NodeState, name: ServicePortName, state: ServiceState, refused: str, note: str
+    ) -> PortAnswer:
         objects = [] if refused else self._locator.objects(node, state)
         if len(objects) > MOST_OBJECTS:
             objects[MOST_OBJECTS:] = [f"and {len(objects) - MOST_OBJECTS} more"]
         left_out = [f"the kernel interface refused it: {refused}"] if refused else []
+        left_out += [f"served otherwise than was asked: {note}"] if note else []
         for index, place in sorted(self._world.claims.lost.get(name.key, ())):
             owner = self._world.claims.owner(place)
             ports = self._world.services[name.key].ports

@@ -11,6 +11,7 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Protocol, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
@@ -165,17 +166,22 @@ def test_a_costly_scheduler_serves_as_many_as_the_kernels_memory_is_meant_for(
     monkeypatch.setattr(translator, "MOST_COSTS", 25)
     node = Node(*(service(f"s{i}", f"10.96.0.{i}", scheduler="mh") for i in range(1, 4)))
 
+    def name(service: str) -> ServicePortName:
+        return ServicePortName("default", service, "", Protocol.TCP)
+
     def schedulers() -> list[str]:
         return [each.scheduler for _, each in sorted(node.servers.servers(Family.V4).items(), key=str)]
 
     notes = node.full().notes
     assert schedulers() == ["mh", "mh", "sh"]
-    assert [(str(name), "sh serves instead" in why) for name, why in notes.items()] == [("default/s3", True)]
+    assert [(str(each), "sh serves instead" in why) for each, why in notes.items()] == [("default/s3", True)]
+    assert [bool(node.replaced.of(Family.V4, name(f"s{i}"))) for i in range(1, 4)] == [False, False, True]
     # Who comes later has what others give back, when it changes.
     node.remove("s1")
     applied = node.put(endpoint_slice("s3", "80", ["10.244.1.1@node1"]))
     assert applied is not None
     assert (applied.notes, schedulers()) == ({}, ["mh", "mh"])
+    assert node.replaced.of(Family.V4, name("s3")) == ()
     chosen = Node(*(service(f"s{i}", f"10.96.0.{i}") for i in range(3)), ipvs=IpvsSettings(scheduler="mh"))
     assert chosen.full().notes == {}
 

@@ -226,6 +226,10 @@ def test_lost_claims_and_quarantine_are_told() -> None:
     assert whole.ports[0].left_out == ("the kernel interface refused it: line 3 failed",)
     assert whole.ports[0].objects == ()
     assert "IPv4: not in sync" in whole.warnings
+    noted = Condition(notes=(("default/web/TCP", "endpoint 10.0.0.255:80 is left out"),))
+    otherwise = "served otherwise than was asked: endpoint 10.0.0.255:80 is left out"
+    assert about(everywhere(), BOTH, condition=noted).ports[0].left_out == (otherwise,)
+    assert ask(known(everywhere(), BOTH), noted, source=POD, destination=VIP, port="80").warnings == (otherwise,)
     answer = ask(known(everywhere(), BOTH), held, source=POD, destination=VIP, port="80")
     assert "line 3 failed" in answer.steps[0].text
     assert answer.warnings == ("not in sync",)

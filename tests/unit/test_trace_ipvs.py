@@ -4,9 +4,11 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
+from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.ipvs import IpvsSettings
-from kubeproxy.model.objects import EndpointSlice, Service, TrafficPolicy
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint_slice
 from kubeproxy.trace.answer import Answer, ServiceAnswer
@@ -33,13 +35,13 @@ IPVS = IpvsSettings(scheduler="lc")
 ELSEWHERE = endpoint_slice("web", "80", ["10.244.1.11@node2"])
 
 
-def explainer(built: World) -> Explainer:
+def explainer(built: World, replaced: Replaced | None = None) -> Explainer:
     return Explainer(
         built,
         msgspec.structs.replace(SETTINGS, ipvs=IPVS),
         mode="ipvs",
         flavour="legacy",
-        locator=IpvsLocator(IPVS),
+        locator=IpvsLocator(IPVS, replaced),
         families=tuple(Family),
         condition=lambda family: Condition(),
         local_addresses=lambda family: (NODE_IP, "127.0.0.1") if family is Family.V4 else ("::1",),
@@ -109,3 +111,24 @@ def test_everything_about_a_service() -> None:
         f"set KUBE-SHORT-CIRCUIT: {EXTERNAL},tcp:80",
         "set KUBE-HEALTH-CHECK-NODE-PORT: 31000",
     } <= set(port.objects)
+
+
+def test_a_scheduler_that_serves_instead_is_what_is_shown() -> None:
+    sticky = everywhere(session_affinity=True, external_policy=TrafficPolicy.LOCAL, scheduler="nq")
+    replaced = Replaced()
+
+    def shown() -> list[str]:
+        answer = explainer(known(sticky, BOTH), replaced).answer(parse({"service": "default/web"}))
+        assert isinstance(answer, ServiceAnswer)
+        return [
+            each.split()[2 if "FWM" in each else 3].strip(",")
+            for each in answer.ports[0].objects
+            if "IPVS " in each
+        ]
+
+    assert set(shown()) == {"nq", "mh"}
+    name = ServicePortName("default", "web", "", Protocol.TCP)
+    replaced.note(Family.V4, {name: {"mh"}})
+    assert set(shown()) == {"nq", "sh"}
+    replaced.note(Family.V4, {name: {"mh", "sh", "nq"}})
+    assert set(shown()) == {"rr"}

@@ -16,6 +16,7 @@ from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
 from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.quarantine import Quarantine
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
+from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.dataplane.ipvs.sysctls import ensure_family, ensure_sysctls
 from kubeproxy.dataplane.ipvs.translator import Translator
 from kubeproxy.dataplane.ipvs.watch import Watch
@@ -53,13 +54,18 @@ class IpvsBackend:
         settings: IpvsSettings,
         local_addresses: Callable[[], Collection[str]],
         past: Sets | None = None,
+        replaced: Replaced | None = None,
     ) -> None:
-        """See the class; ``past``: where else sets may say which virtual servers are ours, or kube-proxy's."""
+        """See the class; ``past``: where else sets may say which virtual servers are ours, or kube-proxy's.
+
+        ``replaced`` is told which schedulers others serve instead of.
+        """
         self._family = family
         self._settings = settings
         self._sysctls = sysctls
         self._state = KernelState(family, sets, servers, addresses, local_addresses, settings.exclude_cidrs, past)
         self._rules = rules
+        self._replaced = replaced or Replaced()
         self._watch = Watch(family, self._state, self._rules)
         self._ledger = Ledger()
         self._books = Books()
@@ -178,6 +184,7 @@ class IpvsBackend:
         wanted = {each.server.key for each in virtuals} if ground.servers else frozenset[ServerKey]()
         survey = self._state.survey(ground, wanted)
         self._books, self._translator = books, translator
+        self._replaced.note(self._family, translator.replaced)
         work = books.correct(survey, parts, self._state.source)
         self._perform(work, states, lambda: self._write_rules(node))
         self._state.clear_device(ground)

@@ -5,6 +5,7 @@ from kubeproxy.dataplane.ipvs.nft_rules import NftRules
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.dataplane.ipvs.render import Renderer
 from kubeproxy.dataplane.ipvs.rules import Rules
+from kubeproxy.dataplane.ipvs.substitutes import Replaced, served
 from kubeproxy.dataplane.locate import Spot, Subject
 from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.sets import entry_text
@@ -25,9 +26,12 @@ _SHARED = {
 class IpvsLocator:
     """See `Locator`. Cost: that of rendering a port."""
 
-    def __init__(self, settings: IpvsSettings, *, by_iptables: bool = True) -> None:
+    def __init__(
+        self, settings: IpvsSettings, replaced: Replaced | None = None, *, by_iptables: bool = True
+    ) -> None:
         """See the class; ``by_iptables``: where the rules are, else in a table of nftables."""
         self._settings = settings
+        self._replaced = replaced or Replaced()
         self._by_iptables = by_iptables
 
     def locate(self, node: NodeState, state: ServiceState | None, spot: Spot) -> str:
@@ -72,7 +76,9 @@ class IpvsLocator:
         return list(dict.fromkeys(found))
 
     def _part(self, node: NodeState, state: ServiceState) -> Part:
-        return Renderer(node, self._settings, [node.node_ip]).render(state)
+        asked = Renderer(node, self._settings, [node.node_ip]).render(state)
+        part, _ = served(asked, self._replaced.of(node.family, state.name))
+        return part
 
     def _server(self, node: NodeState, state: ServiceState, spot: Spot) -> str:
         """Return the virtual server of the place that a packet is for."""

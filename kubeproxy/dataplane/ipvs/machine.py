@@ -7,6 +7,7 @@ from kubeproxy.dataplane.ipvs.names import NFT_TABLE
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
 from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
+from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -21,8 +22,13 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 
 
-def ipvs_backend(family: Family, flavour: Flavour | None, settings: IpvsSettings) -> IpvsBackend:
-    """Return the backend of one family; ``flavour``: where its rules are, None for a table of nftables."""
+def ipvs_backend(
+    family: Family, flavour: Flavour | None, settings: IpvsSettings, replaced: Replaced | None = None
+) -> IpvsBackend:
+    """Return the backend of one family; ``flavour``: where its rules are, None for a table of nftables.
+
+    ``replaced``: see `IpvsBackend`.
+    """
     rules: Rulebook
     sets: Sets
     past: Sets | None = None
@@ -44,4 +50,5 @@ def ipvs_backend(family: Family, flavour: Flavour | None, settings: IpvsSettings
         settings,
         partial(local_addresses, family),
         past,
+        replaced,
     )

@@ -1,11 +1,13 @@
 """What serves in place of a scheduler that the kernel does not have. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Server
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER
 
 _NEXT_BEST = {"mh": "sh"}
@@ -18,6 +20,21 @@ MOST_COSTS = 20_000
 """How much `costs` all Services together may have: 2,000 virtual servers, 64 MiB, or fewer with more destinations.
 Anybody may ask for this scheduler, by an annotation or by affinity under policy Local."""
 _SERVER_COSTS = 10
+
+
+class Replaced:
+    """Which ports' schedulers others serve instead of, for those who look from other threads. Empty at first."""
+
+    def __init__(self) -> None:
+        self._by_family: dict[Family, Mapping[ServicePortName, Collection[str]]] = {}
+
+    def note(self, family: Family, schedulers: Mapping[ServicePortName, Collection[str]]) -> None:
+        """Take a family's, by port; further changes of the mapping are seen."""
+        self._by_family[family] = schedulers
+
+    def of(self, family: Family, name: ServicePortName) -> Collection[str]:
+        """Return the schedulers that a port cannot have."""
+        return self._by_family.get(family, {}).get(name, ())
 
 
 def substitute(server: Server, lacking: Collection[str]) -> Server:
@@ -53,9 +70,9 @@ def costs(part: Part) -> int:
 
 
 def saving(part: Part, lacking: Collection[str]) -> tuple[Part, str]:
-    """Return a Part without the costly scheduler, and a note on it."""
-    cheap, _ = served(part, {*lacking, COSTLY})
-    instead = substitute(Server(part.virtuals[0].server.key, COSTLY), {*lacking, COSTLY}).scheduler
+    """Return a Part without the costly scheduler, which counts among those ``lacking``, and a note on it."""
+    cheap, _ = served(part, lacking)
+    instead = substitute(Server(part.virtuals[0].server.key, COSTLY), lacking).scheduler
     return cheap, f"so many virtual servers have scheduler {COSTLY} that {instead} serves instead of more of them"
 
 

@@ -48,6 +48,8 @@ class Translator:
         self._marks = Marks(node.masquerade_bit, is_occupied)
         self.notes = Remarks()
         """How ports are served otherwise than was asked."""
+        self.replaced: dict[ServicePortName, Collection[str]] = {}
+        """Schedulers that ports would have, and others serve instead of."""
         self.too_large = Quarantine()
         """Ports that are left out for `MOST_DESTINATIONS`."""
         self._no_hosts: dict[str, str] = {}
@@ -61,6 +63,7 @@ class Translator:
         """Return the Part of each port, None for no port. Raises OverflowError when there is no mark for one."""
         for name in states:
             self.too_large.release(name)
+            self.replaced.pop(name, None)
             self._destinations.give_back(name)
             self._costs.give_back(name)
         found: dict[ServicePortName, Part | None] = {}
@@ -75,15 +78,19 @@ class Translator:
             return NOTHING, ""
         kept = without(state, self._no_hosts) if self._no_hosts else state
         mark = self._marks.of(name, self._found_marks(kept)) if wants_mark(kept) else 0
+        lacking: Collection[str] = self._lacking
         part, note = self._renderer.render(kept, mark), ""
-        if self._lacking:
-            part, note = served(part, self._lacking)
+        if lacking:
+            part, note = served(part, lacking)
         count = sum([len(each.destinations) for each in part.virtuals])
         if not self._destinations.take(name, count):
             self.too_large.hold(name, state, _excess(count))
             return NOTHING, ""
         if (cost := costs(part)) and not self._is_chosen and not self._costs.take(name, cost):
-            part, note = saving(part, self._lacking)
+            lacking = {*lacking, COSTLY}
+            part, note = saving(part, lacking)
+        if note:
+            self.replaced[name] = frozenset(lacking)
         notes = [*([note] if note else []), *self._on_endpoints(state, kept)]
         return part, "; ".join(notes)
 
