@@ -10,6 +10,7 @@ from collections.abc import Collection
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 MAX_TEXT = 64
 """No address or CIDR is longer; anything longer is hostile and not worth parsing."""
@@ -99,6 +100,15 @@ def host_port(host: str, port: int | str) -> str:
 def family_of(address_or_cidr: str) -> Family:
     """Return the family of a canonical address or CIDR."""
     return Family.V6 if ":" in address_or_cidr else Family.V4
+
+
+def without(cidr: str, other: str) -> list[str]:
+    """Return the parts of a network that are none of another one's: the network itself, mostly."""
+    whole: Any = ip_network(cidr)  # of the family of the other one, which its type cannot say
+    hole: Any = ip_network(other)
+    if not whole.overlaps(hole):
+        return [cidr]
+    return [] if whole.subnet_of(hole) else [str(part) for part in sorted(whole.address_exclude(hole))]
 
 
 def outermost(cidrs: Collection[str]) -> tuple[str, ...]:

@@ -1,9 +1,6 @@
 """What tells packets apart whatever the Service: pods' traffic, and addresses that have node ports. Pure."""
 
-from ipaddress import ip_network
-from typing import Any
-
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, without
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 
 LOOPBACK = {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
@@ -33,13 +30,4 @@ def nodeport_matches(node: NodeState) -> tuple[str, ...]:
         return ("",) if node.nodeports_on_loopback else (f"! -d {loopback} ",)
     if node.nodeports_on_loopback:
         return tuple(f"-d {cidr} " for cidr in node.nodeport_cidrs)
-    return tuple(f"-d {each} " for cidr in node.nodeport_cidrs for each in _without(cidr, loopback))
-
-
-def _without(cidr: str, other: str) -> list[str]:
-    """Return the parts of a network that are none of another one's: the network itself, mostly."""
-    whole: Any = ip_network(cidr)  # of the family of the other one, which its type cannot say
-    hole: Any = ip_network(other)
-    if not whole.overlaps(hole):
-        return [cidr]
-    return [] if whole.subnet_of(hole) else [str(part) for part in sorted(whole.address_exclude(hole))]
+    return tuple(f"-d {each} " for cidr in node.nodeport_cidrs for each in without(cidr, loopback))
