@@ -61,6 +61,8 @@ def moments(rows: Sequence[Row], site: str, mode: str, families: Iterable[Family
     place, world = SITES[site], World()
     ipvs = IpvsSettings() if mode == "ipvs" else None
     settings = msgspec.structs.replace(place.settings, ipvs=ipvs)
+    if mode == "nftables":
+        settings = msgspec.structs.replace(settings, localhost_nodeports=False)
     known: dict[str, dict[Key, Service | EndpointSlice]] = {"Service": {}, "EndpointSlice": {}}
     for step in range(max(len(scene.row.steps) for scene in scenes)):
         changed = world.apply_node(place.node(step))

@@ -1,16 +1,20 @@
 """The modes that the table runs in, and how each makes its backend; the words are those of a probe's line."""
 
+import errno
 from collections.abc import Callable
 from functools import partial
 
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.ipvs.machine import ipvs_backend
+from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.netlink import NetlinkError
+from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.xtables import has_nft, nft_has_match
@@ -68,5 +72,20 @@ IPTABLES = {
     )
     for flavour in Flavour
 }
+
+
+def _nftables(family: Family) -> Backend:
+    return NftablesBackend(KernelTable(family), ProcSysctls(), family)
+
+
+def _has_nf_tables() -> bool:
+    try:
+        KernelTable(Family.V4).exists()
+    except Refused as refused:
+        return refused.code == errno.EPERM  # who may not ask may not run it either, and is told so then
+    return True
+
+
 IPVS = Mode(word="ipvs", backend=_ipvs, close=_closed(Flavour.LEGACY), exists=lambda: Ipvs().available())
-MODES = IPTABLES | {"ipvs": IPVS}
+NFTABLES = Mode(word="nftables", backend=_nftables, close=_closed(Flavour.LEGACY), exists=_has_nf_tables)
+MODES = IPTABLES | {"ipvs": IPVS, "nftables": NFTABLES}

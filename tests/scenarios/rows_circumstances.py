@@ -108,6 +108,7 @@ ROWS = [
         """
         outside,pod external,balancer,nodeport:80 -> be1,be3 masq | iptables ipvs
         outside cluster:80 -> be1,be3 masq | iptables ipvs
+        outside,pod external,balancer,nodeport,cluster:80 -> BLOCKED | nftables
         node cluster,nodeport:80 -> be1,be3 masq
         """,
         site="closed",
@@ -126,6 +127,7 @@ ROWS = [
         [LOCAL, eps("be1")],
         """
         outside health:80 -> IGNORED | iptables ipvs
+        outside health:80 -> BLOCKED | nftables
         outside node:8088 -> BLOCKED
         """,
         [svc("80", WAYS), eps("be1")],
@@ -133,6 +135,7 @@ ROWS = [
         [LOCAL],
         """
         outside health:80 -> IGNORED | iptables ipvs
+        outside health:80 -> BLOCKED | nftables
         localhost localhost:8088 -> node same
         """,
         [svc("80", "nodeport", externalTrafficPolicy="Local", healthCheckNodePort="$health"), eps("be1")],

@@ -1,0 +1,1 @@
+"""ServiceStates → nf_tables by netlink: few chains, large maps; README.md has the picture."""

@@ -1,0 +1,258 @@
+"""The nftables backend: Plans become one transaction of nf_tables each, and failures become state.
+
+What is to be done is decided in the pure modules beside this one (`books` knows what stands); here is the rim that
+has it done. A change is some elements of maps, however many Services there are. A full sync reads what the table
+holds and corrects what differs, so nothing is missing for a moment: at a restart, after a failure, and when
+kube-proxy's own table is taken over.
+"""
+
+import errno
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
+from kubeproxy.dataplane.ledger import Ledger
+from kubeproxy.dataplane.nftables.books import Books, without_chains
+from kubeproxy.dataplane.nftables.layout import Layout
+from kubeproxy.dataplane.nftables.render import Sheet, Unrenderable
+from kubeproxy.dataplane.nftables.survey import Correction, skeleton, survey
+from kubeproxy.dataplane.nftables.watch import Commits, Watch
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.nf_tables.base import NfTable, Refused
+from kubeproxy.kernel.nf_tables.types import Change as Step
+from kubeproxy.kernel.nf_tables.types import DeleteTable, Split
+from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import ServiceState, Wanted
+from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.node import NodeState
+from kubeproxy.model.objects import Record
+
+log = logging.getLogger(__name__)
+
+TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+
+PORTS_A_PIECE = 500
+"""A full sync is one transaction; where a socket may not send that much, it may be split between so many ports."""
+
+_MOMENTARY = frozenset((errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.EPERM))
+"""Refusals that are about the moment, or the agent's rights, and no port's fault."""
+
+
+class Piece(Record, frozen=True):
+    """Steps that belong together."""
+
+    owner: ServicePortName | None
+    """Whose they are, when they are one port's."""
+    steps: list[Step]
+
+
+class NftablesBackend:
+    """See `dataplane.base.Backend`."""
+
+    def __init__(self, table: NfTable, sysctls: Sysctls, family: Family, commits: Commits | None = None) -> None:
+        """See the class; ``commits`` is shared by all backends of a process."""
+        self._table = table
+        self._sysctls = sysctls
+        self._family = family
+        self._commits = commits or Commits()
+        self._watch = Watch(table, self._commits)
+        self._ledger = Ledger()
+        self._books: Books | None = None
+        """None until everything was looked at."""
+        self._stale_chains: set[str] = set()
+        """Chains that nothing leads to any more."""
+        self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
+        """States that nothing stands for. The ledger has them, so they are left alone until they change."""
+        self._needs_full = True
+
+    @property
+    def needs_full(self) -> bool:
+        """See `Backend.needs_full`."""
+        return self._needs_full
+
+    def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        """See `Backend.diff`."""
+        if scope is not None and self._needs_full:
+            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
+        return self._ledger.plan(wanted, scope)
+
+    def apply(self, plan: Plan) -> Applied:
+        """See `Backend.apply`."""
+        self._needs_full = True  # until it is in
+        changes = list(plan.changes)
+        try:
+            if plan.full:
+                self._correct(plan.node, changes)
+            else:
+                self._change(changes)
+        except (KernelError, OSError, OverflowError) as error:
+            raise SyncFailed(f"nftables mode: {error}; a full sync will follow") from error
+        self._needs_full = False
+        return self._applied(plan.full, len(changes))
+
+    def observe(self) -> str:
+        """See `Backend.observe`; chains that no Service needs any more are deleted too."""
+        if self._needs_full or self._books is None:
+            return ""
+        standing = (state for state in self._ledger if not self._is_held(state))
+        try:
+            drift = self._watch.drift(self._books, standing)
+            if not drift:
+                self._sweep(self._books)
+        except (KernelError, OSError) as error:
+            drift = f"table could not be looked at: {error}"
+        self._needs_full = bool(drift)
+        return drift
+
+    def cleanup(self) -> None:
+        """See `Backend.cleanup`."""
+        self._needs_full = True
+        self._ledger.clear()
+        self._books = None
+        self._stale_chains.clear()
+        self._quarantine.clear()
+        try:
+            if self._table.exists():
+                self._commit([DeleteTable()])
+        except (KernelError, OSError) as error:
+            log.warning("the nftables table could not be deleted: %s", error)
+
+    def _commit(self, steps: Sequence[Step]) -> None:
+        self._commits.add(self._family, self._table.commit(steps))
+
+    def _change(self, changes: list[Change]) -> None:
+        """Bring some ports in."""
+        books = self._books
+        assert books is not None, "a partial plan needs a full one before it"
+        before, after = Sheet(), Sheet()
+        for change in changes:
+            if change.before is not None and not self._is_held(change.before):
+                books.render(change.before, before)
+            if change.after is not None:
+                self._render(books, change.after, after)
+        self._commit(list(books.change(before, after)))
+        self._enter(changes)
+
+    def _correct(self, node: NodeState, changes: list[Change]) -> None:
+        """Bring everything in, whatever stands there."""
+        try:
+            self._commit(_steps(self._pieces(node, changes, PORTS_A_PIECE)))
+        except Refused as refused:
+            if refused.code in _MOMENTARY:
+                raise
+            self._correct_by_port(node, changes)
+        self._ledger.clear()
+        self._enter(changes)
+
+    def _correct_by_port(self, node: NodeState, changes: list[Change]) -> None:
+        """Try again with each port's steps apart, so that a refusal names whose they are."""
+        pieces = self._pieces(node, changes, 1)
+        try:
+            self._commit(_steps(pieces))
+        except Refused as refused:
+            owner = _owner(pieces, refused.change)
+            state = next((change.after for change in changes if change.name == owner), None)
+            if owner is None or state is None or refused.code in _MOMENTARY:
+                raise
+            self._quarantine[owner] = (state, str(refused))
+            raise SyncFailed(f"{owner}: {refused}; left out until it changes", [owner]) from refused
+
+    def _pieces(self, node: NodeState, changes: list[Change], ports: int) -> list[Piece]:
+        """Return the steps from all that the kernel holds to all that is wanted, so many ports in a piece.
+
+        The books are those of the end.
+        """
+        self._watch.begin()
+        found = survey(self._table)
+        liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
+        layout = Layout(node, drop_invalid=not liberal)
+        books = self._books = Books(node, layout, found.codes())
+        correction = Correction(found)
+        first = list(skeleton(found, layout))
+        pieces = [Piece(None, first)]
+        for some in _chunks(changes, ports):
+            sheet = Sheet()
+            for change in some:
+                if change.after is not None:
+                    self._render(books, change.after, sheet)
+            for which in books.enter(sheet):
+                first += books.chain_of(which)
+            pieces.append(Piece(some[0].name if ports == 1 else None, list(correction.towards(sheet))))
+        pieces.append(Piece(None, list(correction.rest())))
+        self._stale_chains = set(found.class_chains())
+        return pieces
+
+    def _render(self, books: Books, state: ServiceState, sheet: Sheet) -> None:
+        """Add a port to a sheet, unless it is in quarantine, or comes there now."""
+        if self._quarantine and self._is_held(state):
+            return
+        try:
+            books.render(state, sheet)
+        except Unrenderable as why:
+            self._quarantine[state.name] = (state, str(why))
+
+    def _is_held(self, state: ServiceState) -> bool:
+        held = self._quarantine.get(state.name)
+        return held is not None and held[0] == state
+
+    def _enter(self, changes: Iterable[Change]) -> None:
+        """Record what is in the kernel, and let go of ports in quarantine that have changed or are gone."""
+        for change in changes:
+            self._ledger.enter(change)
+        states = self._ledger.states
+        for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
+            del self._quarantine[name]
+
+    def _sweep(self, books: Books) -> None:
+        """Delete the chains of classes that no place has: first what leads to them, as old kernels want it."""
+        unused = books.classes.unused()
+        if unused:
+            self._commit(books.unpick(unused))
+            for which in unused:
+                books.classes.drop(which)
+                self._stale_chains.add(which.chain)
+        self._stale_chains -= {which.chain for which in books.classes.standing}
+        if self._stale_chains:
+            stale = sorted(self._stale_chains)
+            try:
+                self._commit(without_chains(stale))
+            except Refused as refused:
+                if refused.code != errno.EBUSY:
+                    raise
+                return  # packets are on their way through one; the next look finds it idle
+            self._watch.forget(stale)
+            self._stale_chains.clear()
+
+    def _applied(self, full: bool, changed: int) -> Applied:
+        no_local_internal, no_local_external = self._ledger.no_local()
+        left_out = [state for state, _ in self._quarantine.values()]
+        return Applied(
+            full=full,
+            changed=changed,
+            ports=len(self._ledger.states) - len(left_out),
+            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state in left_out),
+            quarantined={name: why for name, (_, why) in self._quarantine.items()},
+            no_local_internal=no_local_internal,
+            no_local_external=no_local_external,
+        )
+
+
+def _chunks(changes: Sequence[Change], size: int) -> Iterator[Sequence[Change]]:
+    for start in range(0, len(changes), size or 1):
+        yield changes[start : start + size]
+
+
+def _steps(pieces: Iterable[Piece]) -> list[Step]:
+    return [step for piece in pieces for step in (*piece.steps, Split())]
+
+
+def _owner(pieces: Iterable[Piece], index: int | None) -> ServicePortName | None:
+    """Return whose step has this number among all."""
+    if index is None:
+        return None
+    for piece in pieces:
+        if index < len(piece.steps):
+            return piece.owner
+        index -= len(piece.steps) + 1  # what may be split there is counted too
+    return None

@@ -1,0 +1,138 @@
+"""What stands in the table and what is wanted there, for one family; every change of it becomes steps. Pure.
+
+Elements are not kept: rendering is cheap, so a port's old ones are made again when a change needs them. Only what
+several ports may ask for is counted.
+
+Cost of a change: that of the ports that it concerns. Whoever cannot carry out the steps throws the books away and
+opens new ones.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from kubeproxy.dataplane.nftables.classes import Classes, pick_of
+from kubeproxy.dataplane.nftables.layout import Layout
+from kubeproxy.dataplane.nftables.names import Class
+from kubeproxy.dataplane.nftables.render import Renderer, Sheet
+from kubeproxy.dataplane.nftables.sets import SHARED
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddElements,
+    AddRule,
+    Chain,
+    Change,
+    DeleteChain,
+    DeleteElements,
+    Element,
+    FlushChain,
+)
+from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.node import NodeState
+
+
+class Books:
+    """One family's state."""
+
+    def __init__(self, node: NodeState, layout: Layout, codes: Mapping[str, bytes]) -> None:
+        """See the module; ``codes``: those that classes have in the kernel, by their chains."""
+        self.classes = Classes(codes)
+        self._layout = layout
+        self._renderer = Renderer(node, self.classes)
+        self._uses: dict[str, Counter[bytes]] = {name: Counter() for name in SHARED}
+        """How many ports need each element that is in the kernel."""
+
+    def render(self, state: ServiceState, sheet: Sheet) -> None:
+        """See `Renderer.render`."""
+        self._renderer.render(state, sheet)
+
+    def enter(self, sheet: Sheet) -> list[Class]:
+        """Take in ports that were not there; leave in the sheet what they add to the kernel.
+
+        Returns the classes whose chains are wanted now.
+        """
+        fresh = self.classes.count(sheet.classes)
+        for which in fresh:
+            self._add_pick(which, sheet)
+        for name, uses in self._uses.items():
+            asked = sheet.elements[name]
+            sheet.elements[name] = [each for each in _once(asked) if not uses[each.key]]
+            uses.update([each.key for each in asked])
+        return fresh
+
+    def change(self, before: Sheet, after: Sheet) -> Iterator[Change]:
+        """Yield the steps from what some ports asked for to what they ask for now."""
+        fresh = self.classes.count(after.classes, before.classes)
+        for which in fresh:
+            yield from self.chain_of(which)
+            self._add_pick(which, after)
+        for name, uses in self._uses.items():
+            self._share(uses, name, before, after)
+        for name, come in after.elements.items():
+            gone = before.elements[name]
+            if gone or come:
+                yield from _moved(name, gone, come)
+
+    def chain_of(self, which: Class) -> Iterator[Change]:
+        """Yield the steps that make a class's chain, whatever there is of its name."""
+        yield AddChain(Chain(which.chain))
+        yield FlushChain(which.chain)
+        for rule in self._layout.rules_of(which):
+            yield AddRule(rule)
+
+    def standing(self, states: Iterable[ServiceState]) -> Sheet:
+        """Return all that should be in the kernel, if ``states`` are those of all ports."""
+        sheet = Sheet()
+        for state in states:
+            self._renderer.render(state, sheet)
+        for name in SHARED:
+            sheet.elements[name] = _once(sheet.elements[name])
+        for which in self.classes.standing:
+            self._add_pick(which, sheet)
+        return sheet
+
+    def unpick(self, unused: Iterable[Class]) -> list[Change]:
+        """Return the steps after which nothing leads to the chains of classes that no place has."""
+        return [DeleteElements(name, [pick]) for name, pick in map(self._pick, unused)]
+
+    def _pick(self, which: Class) -> tuple[str, Element]:
+        return pick_of(which, self.classes[which])
+
+    def _add_pick(self, which: Class, sheet: Sheet) -> None:
+        name, pick = self._pick(which)
+        sheet.elements[name].append(pick)
+
+    def _share(self, uses: Counter[bytes], name: str, before: Sheet, after: Sheet) -> None:
+        """Leave of what is shared what nobody had, and what nobody has any more."""
+        gone, come = before.elements[name], after.elements[name]
+        if not gone and not come:
+            return
+        touched = {each.key: each for each in (*gone, *come)}
+        had = {key for key in touched if uses[key]}
+        uses.subtract([each.key for each in gone])
+        uses.update([each.key for each in come])
+        has = {key for key in touched if uses[key]}
+        before.elements[name] = [touched[key] for key in had - has]
+        after.elements[name] = [touched[key] for key in has - had]
+        for key in touched.keys() - has:
+            del uses[key]
+
+
+def without_chains(names: Iterable[str]) -> list[Change]:
+    """Return the steps that delete chains that nothing leads to."""
+    return [step for name in names for step in (FlushChain(name), DeleteChain(name))]
+
+
+def _once(elements: Iterable[Element]) -> list[Element]:
+    return list({each.key: each for each in elements}.values())
+
+
+def _moved(name: str, gone: list[Element], come: list[Element]) -> Iterator[Change]:
+    """Yield the steps that replace some elements of a set with others; what is in both stays."""
+    if gone and come:
+        old, new = {each.key: each for each in gone}, {each.key: each for each in come}
+        gone = [each for key, each in old.items() if new.get(key) != each]
+        come = [each for key, each in new.items() if old.get(key) != each]
+    if gone:
+        yield DeleteElements(name, gone)
+    if come:
+        yield AddElements(name, come)

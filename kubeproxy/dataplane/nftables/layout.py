@@ -1,0 +1,170 @@
+"""The chains of the table and their rules, for one node: README.md has the picture. Pure.
+
+Base chains stand one before the usual priorities, so that a packet is translated, or told that nobody is there,
+before another table's rules for the same hook have a say, whichever was loaded first.
+"""
+
+from collections.abc import Iterator
+
+from kubeproxy.dataplane.iptables.matches import LOOPBACK
+from kubeproxy.dataplane.nftables import names
+from kubeproxy.dataplane.nftables.names import Class, Kind, Way
+from kubeproxy.dataplane.nftables.phrases import (
+    ACCEPT,
+    DROP,
+    FORGET_CODE,
+    FROM_HERE,
+    HAS_OUR_CODE,
+    INVALID,
+    MASQUERADE,
+    NEW,
+    REJECT,
+    TO_HERE,
+    Phrase,
+    Phrases,
+    by_class,
+    go,
+    has_mark,
+    jump,
+    mark,
+    toggle_mark,
+)
+from kubeproxy.kernel.nf_tables.types import Base, Chain, Hook, Rule
+from kubeproxy.model.addresses import without
+from kubeproxy.model.node import NodeState
+
+CHAINS: dict[str, Chain] = {
+    chain.name: chain
+    for chain in (
+        Chain(names.FILTER_PREROUTING, Base("filter", Hook.PREROUTING, -111)),
+        Chain(names.FILTER_OUTPUT_PRE_DNAT, Base("filter", Hook.OUTPUT, -111)),
+        Chain(names.FILTER_INPUT, Base("filter", Hook.INPUT, -1)),
+        Chain(names.FILTER_FORWARD, Base("filter", Hook.FORWARD, -1)),
+        Chain(names.FILTER_OUTPUT, Base("filter", Hook.OUTPUT, -1)),
+        Chain(names.NAT_PREROUTING, Base("nat", Hook.PREROUTING, -101)),
+        Chain(names.NAT_OUTPUT, Base("nat", Hook.OUTPUT, -101)),
+        Chain(names.NAT_POSTROUTING, Base("nat", Hook.POSTROUTING, 99)),
+        Chain(names.SERVICES),
+        Chain(names.NODEPORTS),
+        Chain(names.MASQUERADING),
+        Chain(names.SERVICE_CHECK),
+        Chain(names.NODEPORT_CHECK),
+        Chain(names.CLUSTER_IPS_CHECK),
+        Chain(names.FIREWALL_CHECK),
+        *(Chain(way.value.short_circuit) for way in Way),
+    )
+}
+"""Every chain that is always there, by name."""
+
+
+class Layout:
+    """The rules for one node and one family."""
+
+    def __init__(self, node: NodeState, *, drop_invalid: bool = True) -> None:
+        """See the module; ``drop_invalid``: whether what connection tracking cannot place is not forwarded."""
+        self._node = node
+        self._drop_invalid = drop_invalid
+        self._words = Phrases(node.family)
+        self._mark = mark(node.mark)
+        self._pods = self._words.pods(node.local)
+        self._masqueraded = () if node.masquerade_all else self._words.pods(node.local, strangers=True)
+        """Whose traffic to a cluster IP is masqueraded; None is nobody's."""
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of `CHAINS`."""
+        yield from self._hooks()
+        yield from self._services()
+        yield from self._masquerading()
+        yield from self._checks()
+
+    def rules_of(self, which: Class) -> list[Rule]:
+        """Return the rules of a class's chain."""
+        return [Rule(which.chain, phrase) for phrase in self._serve(which)]
+
+    def _hooks(self) -> Iterator[Rule]:
+        for chain in (names.FILTER_PREROUTING, names.FILTER_OUTPUT_PRE_DNAT):
+            yield Rule(chain, (*NEW, jump(names.FIREWALL_CHECK)))
+        for chain in (names.NAT_PREROUTING, names.NAT_OUTPUT):
+            yield Rule(chain, (jump(names.SERVICES),))
+        yield Rule(names.NAT_POSTROUTING, (jump(names.MASQUERADING),))
+        # An address of a Service comes before a node port of that number, here as in `services`.
+        yield Rule(names.FILTER_INPUT, (*NEW, jump(names.SERVICE_CHECK)))
+        for match in self._answering():
+            yield Rule(names.FILTER_INPUT, (*NEW, *TO_HERE, *match, jump(names.NODEPORT_CHECK)))
+        if self._drop_invalid:
+            # A packet outside the window is not translated back; its sender would be reset by the client.
+            yield Rule(names.FILTER_FORWARD, (*INVALID, *DROP))
+        for chain in (names.FILTER_FORWARD, names.FILTER_OUTPUT):
+            yield Rule(chain, (*NEW, jump(names.SERVICE_CHECK)))
+            yield Rule(chain, (*NEW, jump(names.CLUSTER_IPS_CHECK)))
+
+    def _services(self) -> Iterator[Rule]:
+        words = self._words
+        yield Rule(names.SERVICES, words.find_class(Way.ADDRESS, Way.ADDRESS.value.services))
+        yield Rule(names.SERVICES, by_class(names.PICKS))
+        for match in self._answering():
+            yield Rule(names.SERVICES, (*TO_HERE, *match, go(names.NODEPORTS)))
+        yield Rule(names.NODEPORTS, words.find_class(Way.NODE_PORT, Way.NODE_PORT.value.services))
+        yield Rule(names.NODEPORTS, by_class(names.PICKS))
+        for way in Way:
+            yield Rule(way.value.short_circuit, words.find_class(way, way.value.short_circuits))
+            yield Rule(way.value.short_circuit, by_class(names.SHORT_CIRCUIT_PICKS))
+
+    def _answering(self) -> Iterator[Phrase]:
+        """Yield the matches for where node ports answer, beside "a local address"; a packet passes one of them."""
+        loopback = LOOPBACK[self._node.family]
+        if not self._node.nodeport_cidrs:
+            yield self._words.to_network(loopback, outside=True)
+        for cidr in self._node.nodeport_cidrs:
+            for part in without(cidr, loopback):
+                yield self._words.to_network(part)
+
+    def _masquerading(self) -> Iterator[Rule]:
+        chain, bit = names.MASQUERADING, self._node.mark
+        # Queues on the way out would take a class for a band of theirs.
+        yield Rule(chain, (*HAS_OUR_CODE, *FORGET_CODE))
+        # The mark goes, lest a packet that passes the stack again (a VXLAN's) be masqueraded twice.
+        yield Rule(chain, (*has_mark(bit), *toggle_mark(bit), MASQUERADE))
+        # An endpoint that reaches itself through its Service must not see its own address as the client's.
+        yield Rule(chain, (*self._words.hairpin(), MASQUERADE))
+
+    def _checks(self) -> Iterator[Rule]:
+        words = self._words
+        for way, chain in ((Way.ADDRESS, names.SERVICE_CHECK), (Way.NODE_PORT, names.NODEPORT_CHECK)):
+            yield Rule(chain, (*words.at(way, way.value.no_endpoints), *REJECT))
+            yield Rule(chain, (*words.at(way, way.value.no_local), *DROP))
+        yield Rule(
+            names.CLUSTER_IPS_CHECK,
+            (*words.is_cluster_ip(names.CLUSTER_IPS), *REJECT),
+            "Reject traffic to invalid ports of ClusterIPs",
+        )
+        for cidr in self._node.service_cidrs:
+            why = "Drop traffic to unallocated ClusterIPs"
+            yield Rule(names.CLUSTER_IPS_CHECK, (*words.to_network(cidr), *DROP), why)
+        guarded = words.at(Way.ADDRESS, names.FIREWALL_IPS)
+        yield Rule(names.FIREWALL_CHECK, (*guarded, *words.not_admitted(names.FIREWALL_SOURCES), *DROP))
+
+    def _serve(self, which: Class) -> Iterator[Phrase]:
+        way, kind = which.way, which.kind
+        if kind is Kind.UNTRANSLATED:
+            yield (ACCEPT,)
+            return
+        if kind is Kind.CLUSTER and self._masqueraded is not None:
+            yield (*self._masqueraded, *self._mark)
+        if kind is Kind.MASQUERADE:
+            yield self._mark
+        if kind is Kind.LOCAL:
+            # Pods, and the node itself, are no traffic from outside: for them the policy is Cluster.
+            if self._pods is not None:
+                yield (*self._pods, go(way.value.short_circuit))
+            yield (*FROM_HERE, *self._mark, go(way.value.short_circuit))
+        yield from self._choose(which)
+
+    def _choose(self, which: Class) -> Iterator[Phrase]:
+        maps = which.way.value.local if which.kind is Kind.LOCAL else which.way.value.cluster
+        if not which.size:
+            yield (ACCEPT,)
+        elif which.seconds:
+            yield from self._words.sticky(which.way, maps, which.size, which.seconds)
+        else:
+            yield self._words.pick(which.way, maps, which.size)

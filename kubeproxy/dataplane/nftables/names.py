@@ -1,0 +1,145 @@
+"""Every name that nftables mode gives to a kernel object stands here, once.
+
+Where upstream's nftables mode has the same thing, it has the same name. The table's name is upstream's too: one
+takes over from the other in one transaction.
+"""
+
+from enum import Enum, StrEnum
+from typing import NamedTuple
+
+from kubeproxy.model.objects import Record
+
+TABLE = "kube-proxy"
+COMMENT = "rules for kube-proxy"
+
+# Sets and maps that both ways of addressing a Service share.
+PICKS = "picks"  # class → goto the chain that serves it
+SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local does not bind
+CLUSTER_IPS = "cluster-ips"
+HAIRPIN = "hairpin-connections"
+FIREWALL_IPS = "firewall-ips"
+FIREWALL_SOURCES = "firewall-sources"
+
+# Chains that are always there; what hooks the base ones have is in `layout`.
+FILTER_PREROUTING = "filter-prerouting-pre-dnat"
+FILTER_OUTPUT_PRE_DNAT = "filter-output-pre-dnat"
+FILTER_INPUT = "filter-input"
+FILTER_FORWARD = "filter-forward"
+FILTER_OUTPUT = "filter-output"
+NAT_PREROUTING = "nat-prerouting"
+NAT_OUTPUT = "nat-output"
+NAT_POSTROUTING = "nat-postrouting"
+SERVICES = "services"
+NODEPORTS = "nodeports"
+MASQUERADING = "masquerading"
+SERVICE_CHECK = "service-endpoints-check"
+NODEPORT_CHECK = "nodeport-endpoints-check"
+CLUSTER_IPS_CHECK = "cluster-ips-check"
+FIREWALL_CHECK = "firewall-check"
+
+
+class ListMaps(Record, frozen=True):
+    """Where one of a place's lists of endpoints is."""
+
+    endpoints: str
+    """Map of place and slot: address and port."""
+    slots: str
+    """With affinity: map of place and slot: the endpoint's number."""
+    sticky: str
+    """With affinity: map of place and number: address and port."""
+
+
+def _lists(prefix: str) -> ListMaps:
+    return ListMaps(f"{prefix}endpoints", f"{prefix}sticky-slots", f"{prefix}sticky-endpoints")
+
+
+class WayNames(Record, frozen=True, kw_only=True):
+    """What belongs to one way of addressing a Service."""
+
+    prefix: str
+    """Of the chains of its classes."""
+    services: str
+    """Map of place: class."""
+    cluster: ListMaps
+    """The cluster's endpoints, or internally under policy Local this node's: whatever a place has one list of."""
+    local: ListMaps
+    """This node's endpoints, of places under externalTrafficPolicy Local."""
+    short_circuits: str
+    """Map of place: class for whom policy Local does not bind."""
+    short_circuit: str
+    """The chain that looks there."""
+    affinity: str
+    """Dynamic map of client and place: the endpoint's number."""
+    no_endpoints: str
+    no_local: str
+
+
+class Way(Enum):
+    """How a packet addresses a Service: by an address of its own, or by a node port."""
+
+    ADDRESS = WayNames(
+        prefix="",
+        services="service-ips",
+        cluster=_lists(""),
+        local=_lists("local-"),
+        short_circuits="short-circuit-ips",
+        short_circuit="short-circuit",
+        affinity="affinity",
+        no_endpoints="no-endpoint-services",
+        no_local="no-local-endpoint-services",
+    )
+    NODE_PORT = WayNames(
+        prefix="nodeport-",
+        services="service-nodeports",
+        cluster=_lists("nodeport-"),
+        local=_lists("nodeport-local-"),
+        short_circuits="short-circuit-nodeports",
+        short_circuit="nodeport-short-circuit",
+        affinity="nodeport-affinity",
+        no_endpoints="no-endpoint-nodeports",
+        no_local="no-local-endpoint-nodeports",
+    )
+
+    __hash__ = object.__hash__
+    """An Enum's own is Python code, and ways are part of keys."""
+
+
+class Kind(StrEnum):
+    """What becomes of packets to a place, beside which endpoint they get."""
+
+    PICK = "pick"
+    """Nothing: an endpoint of the cluster's list."""
+    CLUSTER = "cluster"
+    """The same for a cluster IP: whoever is no pod is masqueraded."""
+    MASQUERADE = "masquerade"
+    """Everybody is: external addresses under policy Cluster."""
+    LOCAL = "local"
+    """Policy Local: this node's endpoints; pods and the node itself are sent to the cluster's."""
+    UNTRANSLATED = "untranslated"
+    """No endpoint, and no later rule may have it either: the address comes before a node port of that number."""
+
+
+class Class(NamedTuple):
+    """Places that one chain serves."""
+
+    way: Way
+    kind: Kind
+    size: int = 0
+    """Endpoints to choose from."""
+    seconds: int = 0
+    """How long a client stays with its endpoint; 0 without affinity."""
+
+    @property
+    def chain(self) -> str:
+        """Return the name of its chain."""
+        name = f"{self.way.value.prefix}{self.kind}"
+        if self.kind is Kind.UNTRANSLATED:
+            return name
+        return f"{name}-{self.size}-sticky-{self.seconds}" if self.seconds else f"{name}-{self.size}"
+
+
+CODE_MASK, CODE_BASE = 0xFF000000, 0x6B000000
+"""What the numbers that we write into a packet's priority have in common; `nft` shows `6b00:0`."""
+FIRST_CLASS, MAX_CLASSES = CODE_BASE + 1, 0x800000 - 1
+FIRST_ENDPOINT, ENDPOINT_NUMBERS = CODE_BASE + 0x800000, 0x800000
+"""Classes have the lower half of the numbers, endpoints under affinity the upper one."""

@@ -1,0 +1,155 @@
+"""What the kernel holds of the table, and the way from there to what is wanted.
+
+A table that is not as ours would be (kube-proxy's own has the same name; somebody may have put something into it)
+is replaced as a whole, in the transaction that fills the new one: no connection meets a moment without rules.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from kubeproxy.dataplane.nftables import names
+from kubeproxy.dataplane.nftables.classes import codes_in
+from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
+from kubeproxy.dataplane.nftables.names import Kind, Way
+from kubeproxy.dataplane.nftables.render import Sheet
+from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS, VERDICT_MAPS
+from kubeproxy.kernel.netlink import DumpInterrupted
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddElements,
+    AddRule,
+    AddSet,
+    AddTable,
+    Chain,
+    Change,
+    DeleteElements,
+    DeleteTable,
+    Element,
+    Field,
+    FlushChain,
+    SetSpec,
+)
+from kubeproxy.model.objects import Record
+
+PATIENCE = 8
+"""How often a dump is begun anew because others have changed something meanwhile."""
+
+_PREFIXES = "|".join(way.value.prefix for way in Way)
+_KINDS = "|".join(kind for kind in Kind if kind is not Kind.UNTRANSLATED)
+_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-\d+(?:-sticky-\d+)?|{Kind.UNTRANSLATED}")
+
+
+class Survey(Record, frozen=True, kw_only=True):
+    """The table as it is."""
+
+    stands: bool
+    """Whether there is one."""
+    strange: str = ""
+    """Why it has to be replaced."""
+    chains: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    elements: Mapping[str, Mapping[bytes, Element]] = {}
+    """By set and key; none of dynamic sets."""
+
+    def codes(self) -> dict[str, bytes]:
+        """Return the codes of classes, by their chains."""
+        return codes_in(each for name in VERDICT_MAPS for each in self.elements.get(name, {}).values())
+
+    def class_chains(self) -> frozenset[str]:
+        """Return the chains of classes."""
+        return self.chains - CHAINS.keys()
+
+
+def survey(table: NfTable, *, deep: bool = True) -> Survey:
+    """Read the table; ``deep``: with its elements. Raises KernelError, OSError."""
+    if not table.exists():
+        return Survey(stands=False)
+    chains, sets = table.chains(), table.sets()
+    strange = _strange(chains, sets)
+    if strange:
+        return Survey(stands=True, strange=strange)
+    return Survey(
+        stands=True,
+        chains=frozenset(chains),
+        sets=frozenset(sets),
+        elements={name: read(table, name) for name in sets if name not in DYNAMIC} if deep else {},
+    )
+
+
+def read(table: NfTable, name: str) -> dict[bytes, Element]:
+    """Return the elements of a set, by key. Raises DumpInterrupted when others leave no time for that."""
+    return _patiently(lambda: {each.key: each for each in table.elements(name)})
+
+
+def _patiently(look: Callable[[], dict[bytes, Element]]) -> dict[bytes, Element]:
+    for _ in range(PATIENCE - 1):
+        try:
+            return look()
+        except DumpInterrupted:
+            continue
+    return look()
+
+
+def _strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
+    """Return what is there that is none of ours, "" when nothing is."""
+    for name, found in sets.items():
+        if name not in SPECS or _shape(SPECS[name]) != _shape(found):
+            return f"set {name} is not ours"
+    for name, chain in chains.items():
+        known = CHAINS[name].base == chain.base if name in CHAINS else _CLASS.fullmatch(name) and not chain.base
+        if not known:
+            return f"chain {name} is not ours"
+    return ""
+
+
+def _shape(spec: SetSpec) -> SetSpec:
+    """Return what makes a set another one: the kernel tells neither comments nor whose an address is."""
+
+    def plain(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+        return tuple(Field.ADDRESS if each is Field.SOURCE else each for each in fields)
+
+    return msgspec.structs.replace(spec, comment="", key=plain(spec.key))
+
+
+class Correction:
+    """The difference between what a survey found and what is asked for, piece by piece."""
+
+    def __init__(self, found: Survey) -> None:
+        self._left = {name: dict(elements) for name, elements in found.elements.items()}
+
+    def towards(self, sheet: Sheet) -> Iterator[Change]:
+        """Yield the steps that bring in what a sheet asks for."""
+        for name, come in sheet.elements.items():
+            left = self._left.get(name)
+            stale: list[Element] = []
+            if left:
+                found = [left.pop(each.key, None) for each in come]
+                stale = [was for each, was in zip(come, found, strict=True) if was is not None and was != each]
+                come = [each for each, was in zip(come, found, strict=True) if was != each]
+            if stale:
+                yield DeleteElements(name, stale)
+            if come:
+                yield AddElements(name, come)
+
+    def rest(self) -> Iterator[Change]:
+        """Yield the steps that take out what no sheet asked for."""
+        for name, left in self._left.items():
+            if left:
+                yield DeleteElements(name, list(left.values()))
+
+
+def skeleton(found: Survey, layout: Layout) -> Iterator[Change]:
+    """Yield the steps that make the table with its sets and its fixed chains, whatever there is."""
+    if found.strange:
+        yield DeleteTable()
+    yield AddTable(names.COMMENT)
+    for name, spec in SPECS.items():
+        if name not in found.sets:
+            yield AddSet(spec)
+    for name, chain in CHAINS.items():
+        yield FlushChain(name) if name in found.chains else AddChain(chain)
+    for rule in layout.rules():
+        yield AddRule(rule)

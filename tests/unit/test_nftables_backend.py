@@ -1,0 +1,198 @@
+"""The nftables backend when all goes well: what a change costs, what a restart finds, what is removed."""
+
+import msgspec
+import pytest
+
+from kubeproxy.dataplane.base import SyncFailed
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddElements,
+    AddRule,
+    AddSet,
+    AddTable,
+    Base,
+    Chain,
+    DeleteElements,
+    DeleteTable,
+    Field,
+    Hook,
+    SetSpec,
+)
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import wanted
+from tests.nftables_node import Node, sizes, web, web_slice
+
+pytestmark = pytest.mark.unit
+
+HTTP = "10.96.0.1 . tcp . 80"
+
+
+def test_an_endpoint_that_is_replaced_moves_one_element_and_nothing_else() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
+    node.full()
+    node.put(web_slice("10.244.1.1@node2", "10.244.1.3@node2"))
+    assert sizes(node.table.commits[-1]) == {"-endpoints": 1, "endpoints": 1}
+    assert len(node.table.commits[-1]) == 2
+
+
+def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_there() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.put(web("api", "10.96.0.2"), web_slice("10.244.1.5@node2", "10.244.1.6@node2", name="api"))
+    assert sizes(node.table.commits[-1]) == {"service-ips": 1, "endpoints": 2, "cluster-ips": 1}
+    node.delete("api")
+    assert sizes(node.table.commits[-1]) == {"-service-ips": 1, "-endpoints": 2, "-cluster-ips": 1}
+
+
+def test_another_number_of_endpoints_is_another_class() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    node.full()
+    node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
+    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert {"cluster-1", "cluster-2"} <= node.chains()
+    node.backend.observe()
+    assert "cluster-1" not in node.chains()
+    assert set(node.held("picks").values()) == {"cluster-2"}
+    node.put(web_slice("10.244.1.1@node2"))
+    assert node.held("service-ips") == {HTTP: "cluster-1"}
+    assert not node.backend.observe()
+
+
+def test_what_two_services_share_stays_until_both_are_gone() -> None:
+    shared = ("10.244.1.1@node1",)
+    node = Node(web(), web_slice(*shared), web("api", "10.96.0.2"), web_slice(*shared, name="api"))
+    node.full()
+    hairpin = node.held("hairpin-connections")
+    assert len(hairpin) == 1
+    node.delete("api")
+    assert node.held("hairpin-connections") == hairpin
+    node.delete("web")
+    assert node.held("hairpin-connections") == {}
+    assert node.held("cluster-ips") == {}
+
+
+def test_a_place_goes_from_one_service_to_another_in_one_transaction() -> None:
+    node = Node(web(), web_slice(), web("api", "10.96.0.2"), web_slice("10.244.2.9@node2", name="api"))
+    node.full()
+    commits = len(node.table.commits)
+    node.put(web(ip="10.96.0.3"), web("api", "10.96.0.1"))
+    assert len(node.table.commits) == commits + 1
+    assert node.held("service-ips") == {HTTP: "cluster-1", "10.96.0.3 . tcp . 80": "cluster-2"}
+    assert node.held("endpoints")[f"{HTTP} . 0"] == "10.244.2.9 . 8080"
+
+
+def test_a_restart_finds_everything_and_moves_no_element() -> None:
+    node = Node(
+        web(node_port=30080), web_slice(), web("api", "10.96.0.2", session_affinity=True, affinity_seconds=9)
+    )
+    node.full()
+    before = {name: node.held(name) for name in ("service-ips", "picks", "endpoints")}
+    node.restart()
+    node.full()
+    assert sizes(node.table.commits[-1]) == {}
+    assert before == {name: node.held(name) for name in before}
+    assert not any(isinstance(step, DeleteTable | AddSet) for step in node.table.commits[-1])
+
+
+def test_a_restart_corrects_what_changed_meanwhile_in_one_transaction() -> None:
+    node = Node(web(), web_slice(), web("api", "10.96.0.2"))
+    node.full()
+    node.restart()
+    commits = len(node.table.commits)
+    node.world.apply_services({("default", "api"): None})
+    gone = web_slice()
+    node.world.apply_slices({(gone.namespace, gone.name): None})
+    node.full()
+    assert len(node.table.commits) == commits + 1
+    assert node.held("service-ips") == {HTTP: "untranslated"}
+    assert set(node.held("no-endpoint-services")) == {HTTP}
+
+
+def test_clients_that_affinity_remembers_survive_a_restart() -> None:
+    node = Node(web(session_affinity=True, affinity_seconds=60), web_slice())
+    node.full()
+    remembered = node.element("sticky-endpoints", next(iter(node.held("sticky-endpoints"))))
+    client = bytes((198, 51, 100, 7)) + remembered.key[:12]
+    node.table.learn("affinity", msgspec.structs.replace(remembered, key=client, data=remembered.key[12:]))
+    node.restart()
+    node.full()
+    assert node.table.contents is not None
+    assert [each.key for each in node.table.contents.elements["affinity"].values()] == [client]
+
+
+def test_a_table_of_kube_proxys_own_is_replaced_in_the_same_transaction() -> None:
+    node = Node(web(), web_slice())
+    node.table.commit(
+        [
+            AddTable("rules for kube-proxy"),
+            AddChain(Chain("service-ULMVA6XW-ns1/svc1/tcp/p80")),
+            AddSet(SetSpec(name="service-ips", key=(Field.ADDRESS, Field.PROTOCOL, Field.PORT), data="verdict")),
+        ]
+    )
+    node.full()
+    assert len(node.table.commits) == 2
+    assert isinstance(node.table.commits[-1][0], DeleteTable)
+    assert node.held("service-ips") == {HTTP: "cluster-2"}
+
+
+def test_a_base_chain_with_another_priority_is_replaced() -> None:
+    node = Node(web(), web_slice())
+    node.table.commit([AddTable(), AddChain(Chain("nat-prerouting", Base("nat", Hook.PREROUTING, -100)))])
+    node.full()
+    found = node.table.chains()["nat-prerouting"].base
+    assert found is not None
+    assert found.priority == -101
+
+
+def test_a_partial_plan_needs_a_full_one_before_it() -> None:
+    node = Node(web())
+    with pytest.raises(SyncFailed, match="full sync"):
+        node.put(web_slice())
+
+
+def test_nothing_to_do_is_no_plan() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    scope = {("default", "web")}
+    assert node.backend.diff(wanted(node.world, node.settings, Family.V4, scope), scope) is None
+
+
+def test_cleanup_leaves_nothing_and_may_come_twice() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.backend.cleanup()
+    assert not node.table.exists()
+    node.backend.cleanup()
+    assert node.backend.needs_full
+
+
+def test_no_packet_is_called_invalid_where_connection_tracking_is_liberal() -> None:
+    strict, liberal = Node(), Node()
+    liberal.sysctls.values["net/netfilter/nf_conntrack_tcp_be_liberal"] = "1"
+    strict.full()
+    liberal.full()
+    assert len(strict.table.rules("filter-forward")) == len(liberal.table.rules("filter-forward")) + 1
+
+
+def test_applied_counts_ports_and_endpoints() -> None:
+    node = Node(web(), web_slice())
+    applied = node.full()
+    assert (applied.full, applied.ports, applied.endpoints, applied.changed) == (True, 1, 2, 1)
+    applied = node.put(web("api", "10.96.0.2"))
+    assert (applied.full, applied.ports, applied.endpoints, applied.changed) == (False, 2, 2, 1)
+
+
+def test_only_changed_elements_are_in_a_transaction_that_many_services_share() -> None:
+    node = Node(*(web(f"web{i}", f"10.96.1.{i}") for i in range(50)))
+    node.full()
+    node.put(web_slice("10.244.1.1@node2", name="web7"))
+    moved = sizes(node.table.commits[-1])
+    assert moved == {
+        "picks": 1,
+        "-service-ips": 1,
+        "service-ips": 1,
+        "endpoints": 1,
+        "-no-endpoint-services": 1,
+    }
+    kinds = {type(step) for step in node.table.commits[-1]}
+    assert {AddElements, DeleteElements, AddRule, AddChain} <= kinds

@@ -1,0 +1,109 @@
+"""What nftables mode makes of a Service port: places, classes, endpoints. Packets are the scenario table's."""
+
+import pytest
+
+from kubeproxy.model.objects import ServiceType, TrafficPolicy
+from tests.nftables_node import Node, web, web_slice
+
+pytestmark = pytest.mark.unit
+
+HTTP = "10.96.0.1 . tcp . 80"
+EXTERNAL = "203.0.113.1 . tcp . 80"
+
+
+def test_a_place_has_a_class_and_its_endpoints_have_slots() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("endpoints") == {
+        f"{HTTP} . 0": "10.244.1.1 . 8080",
+        f"{HTTP} . 1": "10.244.2.1 . 8080",
+    }
+    assert node.held("cluster-ips") == {"10.96.0.1": ""}
+    assert node.held("hairpin-connections") == {"10.244.1.1 . 10.244.1.1 . tcp . 8080": ""}
+    assert node.element("service-ips", HTTP).comment == "default/web:http"
+
+
+def test_the_number_of_chains_is_that_of_classes_not_of_services() -> None:
+    many = [web(f"web{i}", f"10.96.1.{i}") for i in range(100)]
+    slices = [web_slice(name=f"web{i}") for i in range(100)]
+    one, all_of_them = Node(many[0], slices[0]), Node(*many, *slices)
+    one.full()
+    all_of_them.full()
+    assert one.chains() == all_of_them.chains()
+
+
+def test_under_policy_local_a_place_has_two_lists() -> None:
+    node = Node(
+        web(node_port=30080, external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL), web_slice()
+    )
+    node.full()
+    assert node.held("service-ips") == {HTTP: "cluster-2", EXTERNAL: "local-1"}
+    assert node.held("service-nodeports") == {"tcp . 30080": "nodeport-local-1"}
+    assert node.held("short-circuit-ips") == {EXTERNAL: "pick-2"}
+    assert node.held("short-circuit-nodeports") == {"tcp . 30080": "nodeport-pick-2"}
+    assert node.held("local-endpoints") == {f"{EXTERNAL} . 0": "10.244.1.1 . 8080"}
+    assert len(node.held("nodeport-endpoints")) == 2
+
+
+def test_nobody_there_is_refused_and_no_node_port_of_that_number_has_it() -> None:
+    node = Node(web(node_port=30080, external_ips=("203.0.113.1",)))
+    node.full()
+    assert node.held("service-ips") == {HTTP: "untranslated", EXTERNAL: "untranslated"}
+    assert set(node.held("no-endpoint-services")) == {HTTP, EXTERNAL}
+    assert set(node.held("no-endpoint-nodeports")) == {"tcp . 30080"}
+    assert node.held("service-nodeports") == {}
+
+
+def test_nobody_here_is_dropped_from_outside() -> None:
+    service = web(external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL)
+    node = Node(service, web_slice("10.244.2.1@node2"))
+    node.full()
+    assert node.held("service-ips") == {HTTP: "cluster-1", EXTERNAL: "local-0"}
+    assert node.held("short-circuit-ips") == {EXTERNAL: "pick-1"}
+    assert set(node.held("no-local-endpoint-services")) == {EXTERNAL}
+    assert node.held("no-endpoint-services") == {}
+
+
+def test_endpoints_under_affinity_keep_their_numbers_when_others_go() -> None:
+    sticky = web(session_affinity=True, affinity_seconds=60)
+    node = Node(sticky, web_slice("10.244.1.1@node1", "10.244.2.1@node2", "10.244.2.2@node2"))
+    node.full()
+    assert node.held("service-ips") == {HTTP: "cluster-3-sticky-60"}
+    before = set(node.held("sticky-endpoints").items())
+    assert len(before) == 3
+    node.put(web_slice("10.244.2.1@node2", "10.244.2.2@node2"))
+    after = set(node.held("sticky-endpoints").items())
+    assert after < before
+    assert node.held("endpoints") == {}
+
+
+def test_source_ranges_guard_a_load_balancers_address() -> None:
+    service = web(
+        type=ServiceType.LOAD_BALANCER,
+        load_balancer_ips=("203.0.113.1",),
+        source_ranges=("198.51.100.0/24", "198.51.100.128/25", "192.168.0.0/24"),
+    )
+    node = Node(service, web_slice())
+    node.full()
+    assert set(node.held("firewall-ips")) == {EXTERNAL}
+    assert set(node.held("firewall-sources")) == {
+        f"{EXTERNAL} . 198.51.100.0 to {EXTERNAL} . 198.51.100.255",
+        f"{EXTERNAL} . 192.168.0.0 to {EXTERNAL} . 192.168.0.255",
+        f"{EXTERNAL} . 203.0.113.1 to {EXTERNAL} . 203.0.113.1",
+    }
+
+
+def test_an_address_that_a_service_names_twice_is_one_place() -> None:
+    node = Node(web(external_ips=("10.96.0.1", "203.0.113.1"), load_balancer_ips=("203.0.113.1",)), web_slice())
+    node.full()
+    assert node.held("service-ips") == {HTTP: "cluster-2", EXTERNAL: "masquerade-2"}
+
+
+def test_a_name_too_long_for_a_comment_is_cut() -> None:
+    name = f"{'n' * 63}/{'s' * 63}"
+    node = Node(web(name), web_slice(name=name))
+    node.full()
+    comment = node.element("service-ips", HTTP).comment
+    assert len(comment) == 128
+    assert comment.startswith("n" * 63 + "/" + "s" * 40)
