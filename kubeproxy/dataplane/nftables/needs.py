@@ -1,0 +1,71 @@
+"""Whether a kernel can do what nftables mode asks of it: it is asked, in a transaction that does nothing.
+
+The last step of that transaction is one that no kernel takes. When it is the first that is refused, the kernel
+would have taken everything else, and has loaded the modules for it; nothing of it was ever there to be seen.
+"""
+
+import errno
+from collections.abc import Iterator
+
+from kubeproxy.dataplane.nftables.classes import Classes, pick_of
+from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
+from kubeproxy.dataplane.nftables.names import Class, Kind, Way
+from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.nf_tables.base import NfTable, Refused
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddElements,
+    AddRule,
+    AddSet,
+    AddTable,
+    Chain,
+    Change,
+    DeleteChain,
+)
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
+
+PROBE_TABLE = "kube-proxy-probe"
+_NOT_THERE = "nobody-has-such-a-chain"
+
+
+def trouble(table: NfTable) -> str:
+    """Return why nftables mode cannot run here, "" when it can. Blocking; ``table`` is called `PROBE_TABLE`."""
+    steps = list(probe(table.family))
+    try:
+        table.commit(steps)
+    except Refused as refused:
+        if refused.change == len(steps) - 1 and refused.code == errno.ENOENT:
+            return ""
+        if refused.code == errno.EPERM:
+            return f"{refused}; it takes root, or CAP_NET_ADMIN"
+        return f"this kernel's nf_tables cannot do it (5.13 and newer can, with their modules): {refused}"
+    except (KernelError, OSError) as error:
+        return f"the kernel does not tell whether it can: {error}"
+    return "the kernel did what cannot be done"
+
+
+def probe(family: Family) -> Iterator[Change]:
+    """Yield steps that have all that the mode's have, for some node, and one that is refused. Pure."""
+    node = NodeState(
+        family=family,
+        name="probe",
+        local=LocalTraffic(LocalKind.PREFIX, "probe"),
+        service_cidrs=("198.51.100.0/24" if family is Family.V4 else "2001:db8::/64",),
+    )
+    layout, codes = Layout(node), Classes()
+    yield AddTable("whether this kernel has what nftables mode needs")
+    for spec in SPECS.values():
+        yield AddSet(spec)
+    for chain in CHAINS.values():
+        yield AddChain(chain)
+    for rule in layout.rules():
+        yield AddRule(rule)
+    for which in (Class(way, kind, 2, seconds) for way in Way for kind in Kind for seconds in (0, 60)):
+        yield AddChain(Chain(which.chain))
+        for rule in layout.rules_of(which):
+            yield AddRule(rule)
+        name, pick = pick_of(which, codes[which])
+        yield AddElements(name, [pick])
+    yield DeleteChain(_NOT_THERE)
