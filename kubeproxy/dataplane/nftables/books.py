@@ -38,8 +38,7 @@ class Books:
         self.classes = Classes(codes)
         self._layout = layout
         self._renderer = Renderer(node, self.classes)
-        self._uses: dict[str, Counter[bytes]] = {name: Counter() for name in SHARED}
-        """How many ports need each element that is in the kernel."""
+        self._shared = [_Shared(name) for name in sorted(SHARED)]
 
     def render(self, state: ServiceState, sheet: Sheet) -> None:
         """See `Renderer.render`."""
@@ -53,10 +52,8 @@ class Books:
         fresh = self.classes.count(sheet.classes)
         for which in fresh:
             self._add_pick(which, sheet)
-        for name, uses in self._uses.items():
-            asked = sheet.elements[name]
-            sheet.elements[name] = [each for each in _once(asked) if not uses[each.key]]
-            uses.update([each.key for each in asked])
+        for each in self._shared:
+            each.enter(sheet)
         return fresh
 
     def change(self, before: Sheet, after: Sheet) -> Iterator[Change]:
@@ -65,8 +62,8 @@ class Books:
         for which in fresh:
             yield from self.chain_of(which)
             self._add_pick(which, after)
-        for name, uses in self._uses.items():
-            self._share(uses, name, before, after)
+        for each in self._shared:
+            each.change(before, after)
         for name, come in after.elements.items():
             gone = before.elements[name]
             if gone or come:
@@ -101,20 +98,36 @@ class Books:
         name, pick = self._pick(which)
         sheet.elements[name].append(pick)
 
-    def _share(self, uses: Counter[bytes], name: str, before: Sheet, after: Sheet) -> None:
-        """Leave of what is shared what nobody had, and what nobody has any more."""
-        gone, come = before.elements[name], after.elements[name]
+
+class _Shared:
+    """A set whose elements several ports may ask for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._uses: Counter[bytes] = Counter()
+        """How many ports need each element that is in the kernel."""
+
+    def enter(self, sheet: Sheet) -> None:
+        """Count what a sheet asks for; leave there what is new."""
+        asked, uses = sheet.elements[self._name], self._uses
+        sheet.elements[self._name] = [each for each in _once(asked) if each.key not in uses]
+        uses.update([each.key for each in asked])
+
+    def change(self, before: Sheet, after: Sheet) -> None:
+        """Count; leave in the sheets what nobody needs any more, and what nobody needed."""
+        gone, come = before.elements[self._name], after.elements[self._name]
         if not gone and not come:
             return
+        uses = self._uses
         touched = {each.key: each for each in (*gone, *come)}
-        had = {key for key in touched if uses[key]}
+        had = {key for key in touched if key in uses}
         uses.subtract([each.key for each in gone])
         uses.update([each.key for each in come])
         has = {key for key in touched if uses[key]}
-        before.elements[name] = [touched[key] for key in had - has]
-        after.elements[name] = [touched[key] for key in has - had]
         for key in touched.keys() - has:
             del uses[key]
+        before.elements[self._name] = [touched[key] for key in had - has]
+        after.elements[self._name] = [touched[key] for key in has - had]
 
 
 def without_chains(names: Iterable[str]) -> list[Change]:
