@@ -10,10 +10,13 @@ import pytest
 
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
+from kubeproxy.dataplane.locate import Locator
+from kubeproxy.kernel import tracing_nft
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.tracing import Tracer
@@ -39,6 +42,8 @@ pytestmark = pytest.mark.netns
 
 HERE = [name for name, mode in MODES.items() if mode.exists()]
 
+FLAVOURS = {"ipvs": Flavour.LEGACY}
+LOCATORS: dict[str, Locator] = {"ipvs": IpvsLocator(IpvsSettings())}
 LOCAL = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
 WAYS = "nodeport external balancer"
 DNS = "dns=53/UDP,dns-sctp=53/SCTP"
@@ -86,16 +91,15 @@ class Scene:
     def __init__(self, place: Lab, moment: Moment, name: str) -> None:
         self.place = place
         self.cases = moment.cases
-        ipvs = name == "ipvs"
-        self.comes_in = "INPUT" if ipvs else "FORWARD"
+        self.comes_in = "INPUT" if name == "ipvs" else "FORWARD"
         """Where the filter table meets what others send to a Service."""
-        self._flavour = Flavour.LEGACY if ipvs else Flavour(name.removeprefix("iptables-"))
+        self._flavour = FLAVOURS.get(name) or Flavour(name.removeprefix("iptables-"))
         self._explainer = Explainer(
             moment.world,
             moment.settings,
             mode=MODES[name].word,
             flavour=self._flavour,
-            locator=IpvsLocator(IpvsSettings()) if ipvs else IptablesLocator(),
+            locator=LOCATORS.get(name) or IptablesLocator(),
             families=tuple(Family),
             condition=lambda _: Condition(),
             local_addresses=lambda family: place.run("node", lambda: local_addresses(family)),
@@ -171,6 +175,7 @@ def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Sce
     for family in Family:
         raw = scene.place.run("node", lambda family=family: scene.tables(family).save("raw"))  # type: ignore[misc]
         assert "TRACE" not in raw
+        assert not scene.place.run("node", KernelTable(family, tracing_nft.TABLE).exists)
     left = scene.place.run("node", lambda: subprocess.run(["ip", "-br", "link"], capture_output=True, text=True))
     assert "kptrace" not in left.stdout
     logger = scene.place.run("node", lambda: Path("/proc/thread-self/net/netfilter/nf_log").read_text())
@@ -257,11 +262,17 @@ def test_two_traces_do_not_disturb_each_other(scene: Scene) -> None:
     assert scene.live(case).differences == ()
 
 
-def test_a_killed_predecessors_rule_is_removed(scene: Scene) -> None:
-    comment = ("-m", "comment", "--comment", "kubeproxy trace")
-    scene.iptables("-t", "raw", "-A", "PREROUTING", "-s", "192.0.2.1", *comment, "-j", "TRACE")
+def test_what_a_killed_predecessor_left_is_removed(scene: Scene) -> None:
+    flow = TracedFlow(protocol=Protocol.TCP, source="192.0.2.1", source_port=1, destination="192.0.2.2", port=2)
+    tables, table = scene.tables(Family.V4), KernelTable(Family.V4, tracing_nft.TABLE)
+    if tables.flavour is Flavour.NFT:
+        scene.place.run("node", lambda: table.commit(list(tracing_nft.asking(Family.V4, flow))))
+    else:
+        comment = ("-m", "comment", "--comment", "kubeproxy trace")
+        scene.iptables("-t", "raw", "-A", "PREROUTING", "-s", "192.0.2.1", *comment, "-j", "TRACE")
     scene.live(scene.case("pod,outside,node cluster:80"))
-    assert "TRACE" not in scene.place.run("node", lambda: scene.tables(Family.V4).save("raw"))
+    assert "TRACE" not in scene.place.run("node", lambda: tables.save("raw"))
+    assert not scene.place.run("node", table.exists)
 
 
 @pytest.mark.parametrize("value", ["1", "2"])
