@@ -9,13 +9,14 @@ import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, attribute, attribute_map, attributes
+from kubeproxy.kernel.netlink_messages import NLA_F_NESTED, attribute, attribute_map, attributes, decode_text
 from kubeproxy.kernel.nf_tables import numbers as n
 from kubeproxy.kernel.nf_tables.attributes import Attributes, nested, u64, value, verdict
 from kubeproxy.kernel.nf_tables.expressions import Decide
+from kubeproxy.kernel.nf_tables.fields import clipped
 from kubeproxy.kernel.nf_tables.object_messages import HEAD_BYTES, Undecodable, encode_elements_of
 from kubeproxy.kernel.nf_tables.types import Element
-from kubeproxy.kernel.nf_tables.userdata import decode_comment, encode_comment
+from kubeproxy.kernel.nf_tables.userdata import COMMENT, decode_comment, encode_comment
 from kubeproxy.model.addresses import Family
 
 MOST_BYTES = 60_000
@@ -50,28 +51,42 @@ def _lists(elements: Iterable[Element], keys_only: bool) -> Iterator[tuple[int, 
         yield first, b"".join(pieces)
 
 
-@lru_cache(maxsize=64)
-def _frame(key_bytes: int, data_bytes: int) -> tuple[bytes, bytes]:
-    """Return what stands before the key, and between key and data, in a list element of usual shape."""
-    key_attribute, data_attribute = 8 + key_bytes, 8 + data_bytes if data_bytes else 0
-    front = _ATTRIBUTE.pack(4 + key_attribute + data_attribute, n.LIST_ELEMENT | NLA_F_NESTED)
-    front += _ATTRIBUTE.pack(key_attribute, n.Element.KEY | NLA_F_NESTED)
-    front += _ATTRIBUTE.pack(4 + key_bytes, n.DATA_VALUE)
-    if not data_bytes:
-        return front, b""
-    middle = _ATTRIBUTE.pack(data_attribute, n.Element.DATA | NLA_F_NESTED)
-    return front, middle + _ATTRIBUTE.pack(4 + data_bytes, n.DATA_VALUE)
+_TAIL = struct.Struct("=HHBB")
+"""What stands before a comment: the attribute's head, and that of the value in it."""
+
+
+@lru_cache(maxsize=1024)
+def _frame(key_bytes: int, data_bytes: int, comment_bytes: int = 0) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what stands before the key, the data and the comment, and behind it, in an element of usual shape."""
+    key_length, data_length = 8 + key_bytes, 8 + data_bytes if data_bytes else 0
+    kept_length = _TAIL.size + comment_bytes + 1 if comment_bytes else 0
+    padding = -kept_length % 4
+    front = _ATTRIBUTE.pack(4 + key_length + data_length + kept_length + padding, n.LIST_ELEMENT | NLA_F_NESTED)
+    front += _ATTRIBUTE.pack(key_length, n.Element.KEY | NLA_F_NESTED) + _ATTRIBUTE.pack(
+        4 + key_bytes, n.DATA_VALUE
+    )
+    middle = back = end = b""
+    if data_bytes:
+        middle = _ATTRIBUTE.pack(data_length, n.Element.DATA | NLA_F_NESTED)
+        middle += _ATTRIBUTE.pack(4 + data_bytes, n.DATA_VALUE)
+    if comment_bytes:
+        back = _TAIL.pack(kept_length, n.Element.USERDATA, COMMENT, comment_bytes + 1)
+        end = b"\0" * (1 + padding)
+    return front, middle, back, end
 
 
 def _piece(element: Element) -> bytes:
     key, data = element.key, element.data
-    plain = not (element.comment or element.end or element.timeout)
-    if plain and data.__class__ is bytes and not (len(key) | len(data)) & 3:
-        front, middle = _frame(len(key), len(data))
+    if data is None:
+        data = b""
+    if data.__class__ is not bytes or element.end or element.timeout or (len(key) | len(data)) & 3:
+        return nested(n.LIST_ELEMENT, _general(element))
+    if not element.comment:
+        front, middle, _, _ = _frame(len(key), len(data))
         return front + key + middle + data
-    if plain and data is None and not len(key) & 3:
-        return _frame(len(key), 0)[0] + key
-    return nested(n.LIST_ELEMENT, _general(element))
+    comment = clipped(element.comment).encode()
+    front, middle, back, end = _frame(len(key), len(data), len(comment))
+    return b"".join((front, key, middle, data, back, comment, end))
 
 
 def _general(element: Element) -> bytes:
@@ -105,35 +120,49 @@ def decode_elements(body: bytes) -> Iterator[Element]:
     """Yield the elements in an answer to the question for them. Raises Undecodable."""
     listed = attribute_map(body, HEAD_BYTES).get(n.ElementList.ELEMENTS, b"")
     offset, end, head_of = 0, len(listed), _ATTRIBUTE.unpack_from
-    # What the last element of usual shape looked like: most look like the one before.
-    usual, front, middle = 0, b"", b""
-    key_at = key_end = data_at = 0
+    # What the last element of usual shape looked like: most look like the one before, but for their comments.
+    front = middle = b""
+    key_at, key_end, data_at, data_end = 12, 0, 0, 1 << 16
     while offset + 4 <= end:
         length, _ = head_of(listed, offset)
         if length < 4 or offset + length > end:
             raise Undecodable("an element that is cut short")
+        after = offset + length
         if (
-            length == usual
+            length >= data_end
             and listed[offset + 4 : offset + key_at] == front
             and listed[offset + key_end : offset + data_at] == middle
         ):
-            data = listed[offset + data_at : offset + length] if middle else None
-            yield Element(listed[offset + key_at : offset + key_end], data)
-            offset += length  # a multiple of four
-            continue
-        element = _decoded(listed[offset + 4 : offset + length])
+            comment = _comment(listed, offset + data_end, after) if length > data_end else ""
+            if comment is not None:
+                data = listed[offset + data_at : offset + data_end] if middle else None
+                yield Element(listed[offset + key_at : offset + key_end], data, comment)
+                offset = after  # a multiple of four
+                continue
+        element = _decoded(listed[offset + 4 : after])
         if _is_usual(element):
-            key_at, key_end = 12, 12 + len(element.key)
+            key_end = key_at + len(element.key)
             data_at = key_end + 8 if element.data is not None else key_end
-            usual = length
+            data_end = data_at + len(element.data) if isinstance(element.data, bytes) else data_at
             front, middle = listed[offset + 4 : offset + key_at], listed[offset + key_end : offset + data_at]
         yield element
         offset += (length + 3) & ~3
 
 
+def _comment(listed: bytes, offset: int, end: int) -> str | None:
+    """Return the comment that fills this part of a list, None when it is something else."""
+    if end - offset < _TAIL.size:
+        return None
+    length, kind, what, size = _TAIL.unpack_from(listed, offset)
+    ends = offset + _TAIL.size + size
+    if (kind, what, length) != (n.Element.USERDATA, COMMENT, _TAIL.size + size) or (ends + 3) & ~3 != end:
+        return None
+    return decode_text(listed[offset + _TAIL.size : ends])
+
+
 def _is_usual(element: Element) -> bool:
     data = element.data if element.data is not None else b""
-    others = element.comment or element.end or element.timeout or element.expires
+    others = element.end or element.timeout or element.expires
     return isinstance(data, bytes) and not others and not (len(element.key) | len(data)) & 3
 
 

@@ -91,7 +91,7 @@ def endpoint(address: str, port: int) -> bytes:
 
 def clipped(comment: str) -> str:
     """Return a comment as it is written: no longer than `nft` reads back, and without what it could not."""
-    if len(comment) <= COMMENT_BYTES // 4 and comment.isalnum():
+    if comment.isascii() and comment.isprintable() and len(comment) <= COMMENT_BYTES and '"' not in comment:
         return comment
     plain = "".join("'" if each == '"' else each if each.isprintable() else "?" for each in comment)
     return plain.encode(errors="replace")[:COMMENT_BYTES].decode(errors="ignore")

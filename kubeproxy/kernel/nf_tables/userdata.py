@@ -14,7 +14,7 @@ from kubeproxy.kernel.nf_tables.fields import clipped, fields_of_type
 from kubeproxy.kernel.nf_tables.types import VERDICTS, Field, SetSpec
 from kubeproxy.model.addresses import Family
 
-_COMMENT = 0
+COMMENT = 0
 """Of a table, a chain, a rule and an element."""
 _KEY_ORDER, _DATA_ORDER, _KEY_TYPE, _DATA_TYPE, _DATA_INTERVAL, _SET_COMMENT = 0, 1, 3, 4, 6, 7
 """Of a set."""
@@ -24,14 +24,14 @@ _VERDICT, _PAYLOAD, _META, _CONCATENATION, _NUMBERS = 1, 7, 9, 13, 23
 """nft's kinds of expressions (enum expr_types)."""
 
 _Header = tuple[int, int]
-_IP4_SOURCE, _IP4_DESTINATION, _IP6_SOURCE, _IP6_DESTINATION, _DESTINATION_PORT = (
-    (12, 11),
-    (12, 12),
-    (13, 8),
-    (13, 9),
-    (11, 2),
-)
-"""A protocol (enum proto_desc_id) and the number of a field of its header."""
+_IP4_SOURCE, _IP4_DESTINATION, _IP6_SOURCE, _IP6_DESTINATION = (12, 11), (12, 12), (13, 8), (13, 9)
+_DESTINATION_PORT = 11, 2
+"""A protocol (enum proto_desc_id) and the number of a field of its header.
+
+A port in data is that of any protocol too, though nft 1.0.6 then does not add a single rule that translates by the
+map ("conflicting protocols"; it does load a whole file). Were it TCP's, nft would give such a rule a comparison
+with TCP when it loads its own listing, and the others would not be served any more.
+"""
 _META_KEYS = {Field.PROTOCOL: 16, Field.CLASS: 2, Field.MARK: 3}
 _NETWORK = (Field.ADDRESS, Field.SOURCE, Field.PORT)
 
@@ -55,12 +55,12 @@ def values(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += 2 + length
 
 
-def encode_comment(comment: str, kind: int = _COMMENT) -> bytes:
+def encode_comment(comment: str, kind: int = COMMENT) -> bytes:
     """Encode a comment, of anything but a set; b"" for none."""
     return _value(kind, clipped(comment).encode() + b"\0") if comment else b""
 
 
-def decode_comment(data: bytes, kind: int = _COMMENT) -> str:
+def decode_comment(data: bytes, kind: int = COMMENT) -> str:
     """Decode it; "" when there is none."""
     return decode_text(dict(values(data)).get(kind, b"")) if data else ""
 
