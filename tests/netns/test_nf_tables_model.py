@@ -11,6 +11,7 @@ from kubeproxy.kernel.nf_tables.fake import FakeTable
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.model.addresses import Family
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.nf_tables_contents import contents
 from tests.property.runs import HISTORIES, PATIENCE, runs
 from tests.property.strategies_nf_tables import everything, some_transactions
 
@@ -29,18 +30,6 @@ def answer(table: NfTable, changes: list[t.Change]) -> tuple[int, int | None, in
     except Refused as error:
         return error.code, error.change, error.element
     return 0, None, None
-
-
-def contents(table: NfTable) -> dict[str, object]:
-    """Return all that a table holds; of elements that end by themselves not when."""
-    found: dict[str, object] = {"there": table.exists(), "chains": table.chains(), "sets": table.sets()}
-    for name in table.chains():
-        found[f"chain {name}"] = table.rules(name)
-    for name in table.sets():
-        found[f"set {name}"] = {
-            (each.key, each.data, each.comment, each.end, each.timeout) for each in table.elements(name)
-        }
-    return found
 
 
 @pytest.mark.parametrize("family", list(Family))

@@ -161,3 +161,22 @@ def everything() -> list[t.Change]:
 
 def some_transactions(family: Family) -> st.SearchStrategy[list[list[t.Change]]]:
     return st.lists(st.lists(some_step(family), min_size=1, max_size=3), min_size=1, max_size=8)
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=150)
+
+
+@st.composite
+def some_contents(draw: st.DrawFn, family: Family) -> list[t.Change]:
+    """Return steps that fill the sets, with any comments, each key once."""
+    steps: list[t.Change] = []
+    for spec in SETS.values():
+        elements = draw(st.lists(some_element(family, spec, WORDS), max_size=spec.size or 5))
+        once = {(each.key, each.end): each for each in elements if not _leads_astray(each)}
+        steps.append(t.AddElements(spec.name, list(once.values())[:2] if spec.size else list(once.values())))
+    return steps
+
+
+def _leads_astray(element: t.Element) -> bool:
+    data = element.data
+    return isinstance(data, ex.Decide) and data.chain in ("nat-prerouting", "absent")
