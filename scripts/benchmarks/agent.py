@@ -1,12 +1,12 @@
-"""The whole agent as a process: how much memory it holds, and how soon it is in sync, at N Services x 3 endpoints.
+"""The whole agent as a process: how soon it is in sync, how much memory it holds, and what it costs when idle.
 
-Runs in a network namespace of its own: a real API server on SQLite that was filled through the API, and the real
-agent started against it. The clock runs from the agent's start to its first complete sync.
+A real API server on SQLite that was filled through the API, N Services x 3 endpoints, and the real agent started
+against it. The clock runs from the agent's start to its first complete sync.
 """
 
-import argparse
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +17,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from namespace import run_inside
+import cluster
+from figures import Row, Size, rows
+from meter import peak_mib, resident_mib
+from namespace import fresh
+from subject import Subject
 
 from kubeproxy.store.base import Unavailable
 from kubeproxy.store.kube import KubeClient
@@ -27,6 +31,10 @@ API = "http://127.0.0.1:8001"
 STATUS = "http://127.0.0.1:10249/statusz.json"
 DEADLINE_SECONDS = 120.0
 WRITERS = 16
+AGENT = "agent"
+START, IDLE = "agent: start to in sync", "agent: one idle second"
+QUIET_SECONDS, IDLE_SECONDS = 5.0, 20.0
+"""How long an agent in sync is left alone, and how long it is then watched."""
 
 
 def objects(number: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,47 +84,50 @@ def status() -> dict[str, Any] | None:
         return None
 
 
-def resident_mib(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()
-    return int(fields[0]) / 1024
+def in_sync() -> bool:
+    """Whether the kernel holds the whole cluster."""
+    found = status()
+    return bool(found and found["families"][0]["synced"])
 
 
-def measure(services: int, flavour: str) -> dict[str, Any]:
-    """Measure one size; this process is in a network namespace of its own."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # The agent takes the flavour that the host uses: the one that holds rules.
-    subprocess.run([f"iptables-{flavour}", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"], check=True)
+def cpu_of(pid: int) -> float:
+    """Return the CPU seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(subject: Subject, size: Size) -> list[Row]:
+    """Measure one mode at one size."""
+    fresh()
+    flags = [f"--mode={subject.parts.mode}", f"--master={API}", f"--cluster-cidr={cluster.CLUSTER_CIDR}"]
+    if subject.parts.flavour:
+        # The agent takes the flavour that the host uses: the one that holds rules.
+        program = f"iptables-{subject.parts.flavour}"
+        subprocess.run([program, "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"], check=True)
     command = [sys.executable, "-m", "kubeproxy"]
     started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as directory:
         try:
             store = f"--store=sqlite:{directory}/store.db"
             started.append(subprocess.Popen([*command, "apiserver", store], stderr=subprocess.DEVNULL))
-            asyncio.run(fill(services))
+            asyncio.run(fill(size.services))
             began = time.monotonic()
-            flags = ["--mode=iptables", f"--master={API}", "--cluster-cidr=10.128.0.0/9"]
             agent = subprocess.Popen([*command, *flags], stderr=subprocess.DEVNULL)
             started.append(agent)
-            while not ((found := status()) and found["families"][0]["synced"]):
+            while not in_sync():
                 if time.monotonic() - began > DEADLINE_SECONDS:
                     raise SystemExit(f"not in sync within {DEADLINE_SECONDS:g} s")
                 time.sleep(0.02)
-            seconds = time.monotonic() - began
-            return {"services": services, "seconds": seconds, "rss_mib": resident_mib(agent.pid)}
+            seconds, peak, used = time.monotonic() - began, peak_mib(agent.pid), cpu_of(agent.pid)
+            found = rows(START, subject.name, size, [seconds], cpu_seconds=used, rss_mib=peak)
+            time.sleep(QUIET_SECONDS)
+            before = cpu_of(agent.pid)
+            time.sleep(IDLE_SECONDS)
+            idle = (cpu_of(agent.pid) - before) / IDLE_SECONDS
+            resident = resident_mib(agent.pid)
+            mode, services = subject.name, size.services
+            return [*found, Row(what=IDLE, mode=mode, services=services, cpu_seconds=idle, rss_mib=resident)]
         finally:
             for process in started:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
-
-
-def in_own_namespace(services: int, flavour: str) -> dict[str, Any]:
-    result: dict[str, Any] = run_inside(__file__, "--inside", str(services), "--flavour", flavour)
-    return result
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--inside", type=int, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--flavour", required=True)
-    given = parser.parse_args()
-    print(json.dumps(measure(given.inside, given.flavour)))

@@ -17,7 +17,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import msgspec
-from agent import objects, resident_mib
+from agent import objects
+from meter import resident_mib
 
 from kubeproxy.store.base import Put, Range, Store, Unavailable, create, prefix_end
 from kubeproxy.store.etcd import EtcdStore

@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 
-from agent import resident_mib
 from api import answering, free_port, process
+from meter import resident_mib
 
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.store.resources import CONFIG_MAPS

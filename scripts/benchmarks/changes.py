@@ -1,0 +1,128 @@
+"""One change, and a thousand at once, from watch event to kernel: through the whole agent, in this process."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
+
+import cluster
+from agent_bed import AgentBed, Event, running
+from figures import Row, Size, rows
+from meter import cpu_seconds, peak_mib
+from namespace import fresh
+from subject import NO_KERNEL, Subject
+
+from kubeproxy.model.ident import Key
+from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES
+
+ONE_CHANGE, BURST = "one-change", "burst"
+MOVED, ADDED, AT_ONCE = "one endpoint change", "one Service added", "1,000 changes in a burst"
+CHANGES, BURST_CHANGES, BURSTS = 200, 1000, 3
+FLOOR_ROUNDS = 9
+PAUSE_SECONDS = 0.005
+"""Between single changes: each finds the agent idle."""
+MOST_SECONDS, FEWEST = 60.0, 20
+"""A series that takes longer ends early: with legacy iptables, 200 changes at 30,000 Services take minutes."""
+STRIDE = 7919
+"""From one changed Service to the next: the same again and again would be in the processor's caches."""
+
+
+class Told(NamedTuple):
+    """A change: the Service, the endpoint that it brings, the events that say so."""
+
+    key: Key
+    address: str
+    events: list[Event]
+
+
+class Samples(NamedTuple):
+    """The seconds of each repetition, the CPU seconds of one, and what stands beside."""
+
+    seconds: list[float]
+    cpu: float
+    floors: dict[str, list[float]]
+
+
+class Changes:
+    """The changes of one agent's life: no endpoint comes twice."""
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._turn = 0
+        self._added = 0
+
+    def moved(self, number: int) -> Told:
+        """Replace one endpoint of a Service."""
+        self._turn += 1
+        data = cluster.piece(self._size, number, 0, self._turn, revision=self._turn + 1)
+        return Told(
+            cluster.key(number), cluster.later_endpoint(self._turn), [Event(ENDPOINT_SLICES, "MODIFIED", data)]
+        )
+
+    def added(self, _: int) -> Told:
+        """Add a Service, and its endpoints after it."""
+        number, self._added = self._size.services + self._added, self._added + 1
+        self._turn += 1
+        few = Size(1, min(self._size.endpoints, 3))
+        events = [
+            Event(SERVICES, "ADDED", cluster.service(number, self._turn + 1)),
+            Event(ENDPOINT_SLICES, "ADDED", cluster.piece(few, number, 0, self._turn, self._turn + 1)),
+        ]
+        return Told(cluster.key(number), cluster.later_endpoint(self._turn), events)
+
+
+def measure(subject: Subject, size: Size, only: Collection[str]) -> list[Row]:
+    """Measure in fresh namespaces, with a kernel and without; ``only``: of ONE_CHANGE and BURST."""
+    fresh()
+    with_kernel = asyncio.run(_agent(subject, size, only, real=True))
+    peak = peak_mib()
+    fresh()
+    without = asyncio.run(_agent(subject, size, only, real=False))
+    found: list[Row] = []
+    for what, (seconds, cpu, floors) in with_kernel.items():
+        beside = floors | {NO_KERNEL: without[what].seconds}
+        found += rows(what, subject.name, size, seconds, beside, cpu_seconds=cpu, rss_mib=peak)
+    return found
+
+
+async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: bool) -> dict[str, Samples]:
+    found: dict[str, Samples] = {}
+    changes = Changes(size)
+
+    async def one_by_one(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
+        seconds, cpu = await _one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(CHANGES)))
+        return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size) if real else {})
+
+    async with running(subject, size, real=real) as bed:
+        if ONE_CHANGE in only:
+            found[MOVED] = await one_by_one(bed, changes.moved)
+            found[ADDED] = await one_by_one(bed, changes.added)
+        if BURST in only:
+            before = cpu_seconds()
+            bursts = [await _burst(bed, changes, size) for _ in range(BURSTS)]
+            found[AT_ONCE] = Samples(bursts, (cpu_seconds() - before) / BURSTS, {})
+    return found
+
+
+def _floors(subject: Subject, size: Size) -> dict[str, list[float]]:
+    return {floor.name: floor.times(FLOOR_ROUNDS) for floor in subject.change_floors(size)}
+
+
+async def _one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float], float]:
+    """Return the seconds of each, and the CPU seconds of one."""
+    seconds: list[float] = []
+    began, before = time.monotonic(), cpu_seconds()
+    for change in changes:
+        seconds.append(await bed.latency(*change))
+        await asyncio.sleep(PAUSE_SECONDS)
+        if time.monotonic() - began > MOST_SECONDS and len(seconds) >= FEWEST:
+            break
+    return seconds, (cpu_seconds() - before) / len(seconds)
+
+
+async def _burst(bed: AgentBed, changes: Changes, size: Size) -> float:
+    """Change a thousand times, each Service as often as it takes; return the seconds until all are in."""
+    told = [bed.tell(*changes.moved(turn % size.services)) for turn in range(BURST_CHANGES)]
+    last = told[-min(size.services, BURST_CHANGES) :]  # What came before them of the same Services is overtaken.
+    arrivals = await asyncio.gather(*(arrival for _, arrival in last))
+    return max(arrivals) - told[0][0]

@@ -1,0 +1,66 @@
+"""Where a mode is measured: on this kernel, or, for ipvs mode, inside a User-Mode Linux machine that has IPVS.
+
+Either way in a process and a network namespace of its own. The machine is booted once for all sizes.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import figures
+import msgspec
+from figures import Row, Size
+from namespace import run_inside
+
+from kubeproxy.lab.machine.machine import Machine
+from kubeproxy.lab.machine.spec import Spec
+
+INSIDE = str(Path(__file__).with_name("inside.py"))
+IN_MACHINE = ("ipvs",)
+MEMORY = "3G"
+"""It is given as it is touched; 30,000 Services need half of it."""
+MODULES = (
+    "modprobe -a ipv6 nf_conntrack ip_vs ip_vs_rr dummy veth xt_set ip_set_hash_ip ip_set_hash_ipport "
+    "ip_set_hash_netport"
+)
+TIMEOUT_SECONDS = 3600.0
+
+
+class Places:
+    """Runs measurements; a context manager, for the machine's sake."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._machine: Machine | None = None
+
+    def __enter__(self) -> "Places":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def run(self, mode: str, size: Size, only: Sequence[str], *, slow: bool) -> list[Row]:
+        """Measure; raises what the measurement did, as far as that can be told."""
+        arguments = [f"--mode={mode}", f"--size={size}", f"--only={','.join(only)}", *(["--slow"] if slow else [])]
+        if mode in IN_MACHINE:
+            return figures.decode(self._in_machine(arguments))
+        return msgspec.convert(run_inside(INSIDE, *arguments), list[Row])
+
+    def _in_machine(self, arguments: Sequence[str]) -> bytes:
+        if self._machine is None:
+            directory = self._stack.enter_context(tempfile.TemporaryDirectory())
+            spec = Spec(name="bench", memory=MEMORY)
+            self._machine = self._stack.enter_context(Machine.boot(spec, directory))
+            self._machine.run(["sh", "-c", MODULES], timeout=60)
+        done = self._machine.run(
+            ["unshare", "-n", sys.executable, INSIDE, *arguments],
+            env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
+            timeout=TIMEOUT_SECONDS,
+        )
+        if done.status:
+            raise SystemExit(f"inside the machine: {done.stderr.decode()}")
+        return done.stdout

@@ -1,0 +1,103 @@
+"""iptables mode, in either flavour."""
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+import kube_proxy
+import null_kernel
+from figures import Size
+from meter import timed
+from subject import FAMILY, Floor
+
+from kubeproxy.dataplane.base import Backend
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.ipset_messages import SetType
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nfacct import Nfacct
+from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.modes import Parts, parts_of
+from kubeproxy.options import parse
+
+LARGEST_LAYOUT = {Flavour.LEGACY: 30_000, Flavour.NFT: 1_000}
+"""Services up to which kube-proxy's layout is loaded: 10 s at 30,000 in legacy, 15 s at 5,000 in nft."""
+
+
+class Recording(Iptables):
+    """The programs, remembering the last text (its pieces, so that it costs next to nothing)."""
+
+    pieces: list[str]
+
+    def restore(self, text: str | Iterable[str], *, wait_seconds: int = 5) -> None:
+        self.pieces = []
+        super().restore(self._noted(text), wait_seconds=wait_seconds)
+
+    def _noted(self, text: Iterable[str]) -> Iterator[str]:
+        for piece in text:
+            self.pieces.append(piece)
+            yield piece
+
+
+class IptablesSubject:
+    """See `subject.Subject`."""
+
+    ipvs = None
+
+    def __init__(self, flavour: Flavour, slow: bool) -> None:
+        self.name = f"iptables-{flavour}"
+        self._flavour = flavour
+        self._slow = slow
+        self._tables = Recording(SystemExec(), FAMILY, flavour)
+
+    @cached_property
+    def parts(self) -> Parts:
+        return parts_of(parse(["--mode=iptables"]), self._flavour)
+
+    def backend(self) -> Backend:
+        # As on a node where it is set already: remembering that it was not is one more restore, once.
+        ProcSysctls().ensure(ROUTE_LOCALNET, "1")
+        return IptablesBackend(self._tables, Ipset(FAMILY), ProcSysctls(), FAMILY, Nfacct())
+
+    def null_backend(self) -> Backend:
+        tables, sets = null_kernel.NullTables(), null_kernel.NullSets()
+        return IptablesBackend(tables, sets, null_kernel.NullSysctls(), FAMILY, null_kernel.NullNfacct())
+
+    def load_floors(self, size: Size) -> Iterator[Floor]:
+        text = "".join(self._tables.pieces)
+        yield Floor(f"{self._program} of the same text", lambda: self._bare(text))
+        if self._slow or size.services * size.endpoints <= 3 * LARGEST_LAYOUT[self._flavour]:
+            layout = kube_proxy.iptables(size)
+            rounds = 3 if size.services * size.endpoints <= 3_000 else 1
+            yield Floor(f"{self._program} of kube-proxy's layout", lambda: self._bare(layout), rounds)
+
+    def read_floors(self, size: Size) -> Iterator[Floor]:
+        program = f"iptables-{self._flavour}-save"
+        yield Floor(program, lambda: timed(lambda: self._run(program)))
+
+    def change_floors(self, size: Size) -> Iterator[Floor]:
+        text = "".join(self._tables.pieces)
+        yield Floor(f"{self._program} of the same text", lambda: self._restore(text), rounds=9)
+
+    @property
+    def _program(self) -> str:
+        return f"iptables-{self._flavour}-restore"
+
+    def _bare(self, text: str) -> float:
+        """Load all with nothing but the program; the sets that rules name must be there."""
+        sets = Ipset(FAMILY)
+        sets.create(names.LOCAL_ENDPOINTS[FAMILY], SetType.ENDPOINTS)
+        sets.create(names.CLUSTER_IPS[FAMILY], SetType.ADDRESSES)
+        for name in names.COUNTERS:
+            Nfacct().ensure(name)
+        return self._restore(text)
+
+    def _restore(self, text: str) -> float:
+        argv = [self._program, "--wait", "5", "--noflush", "--counters"]
+        return timed(lambda: subprocess.run(argv, input=text, text=True, check=True))
+
+    def _run(self, *argv: str) -> None:
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,124 @@
+"""What scripts/bench makes of samples: percentiles, rows, JSON, tables; and the clusters that it measures."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = str(Path(__file__).parents[2] / "scripts/benchmarks")
+sys.path.append(BENCHMARKS)  # The benchmarks are programs: they import each other as the files beside them.
+
+import cluster  # noqa: E402
+import figures  # noqa: E402
+import report  # noqa: E402
+from figures import Row, Size  # noqa: E402
+
+from kubeproxy.model.addresses import Family  # noqa: E402
+from kubeproxy.model.desired import desired  # noqa: E402
+from kubeproxy.model.settings import Settings  # noqa: E402
+
+pytestmark = pytest.mark.unit
+
+THREE = Size(1000)
+
+
+def rendered(rows: list[Row]) -> list[list[str]]:
+    columns = report.table("x", rows).columns
+    return [list(line) for line in zip(*(column.cells for column in columns), strict=True)]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 50), (0.99, 99), (0.991, 100), (1.0, 100)])
+def test_a_percentile_is_a_sample_that_enough_do_not_exceed(share: float, expected: int) -> None:
+    assert figures.percentile([float(number) for number in range(100, 0, -1)], share) == expected
+
+
+def test_a_percentile_of_one_is_that_and_of_none_is_none() -> None:
+    assert figures.percentile([7.0], 0.99) == 7
+    with pytest.raises(ValueError, match="nothing"):
+        figures.percentile([], 0.5)
+
+
+@pytest.mark.parametrize("text", ["100", "30000", "1x10000", "5x1"])
+def test_a_size_is_read_as_it_is_written(text: str) -> None:
+    assert str(figures.parse_size(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "x", "1x2x3", "many", "0", "3x0", "-1"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        figures.parse_size(text)
+
+
+def test_a_row_stands_beside_each_floor() -> None:
+    found = figures.rows("w", "m", THREE, [0.2, 0.1, 0.3], {"a": [0.1, 0.1], "b": [0.4], "none": []}, rss_mib=9.0)
+    assert [(row.floor, row.floor_seconds, row.ratio) for row in found] == [
+        ("a", 0.1, pytest.approx(2.0)),
+        ("b", 0.4, pytest.approx(0.5)),
+    ]
+    assert {(row.seconds, row.p50_ms, row.samples, row.rss_mib) for row in found} == {(0.2, 200.0, 3, 9.0)}
+
+
+def test_a_row_without_a_floor_has_no_ratio() -> None:
+    (row,) = figures.rows("w", "m", THREE, [0.2])
+    assert (row.floor, row.floor_seconds, row.ratio) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [(99, None), (100, pytest.approx(99.0)), (200, pytest.approx(198.0))]
+)
+def test_a_99th_percentile_needs_a_hundred_samples(samples: int, expected: object) -> None:
+    (row,) = figures.rows("w", "m", THREE, [number / 1000 for number in range(1, samples + 1)])
+    assert row.p99_ms == expected
+
+
+def test_the_json_is_a_list_of_objects_with_every_field() -> None:
+    rows = figures.rows("w", "m", Size(1, 10_000), [0.5], {"floor": [0.25]})
+    (found,) = json.loads(figures.encode(rows))
+    assert found | {"p50_ms": 500.0, "floor_seconds": 0.25, "ratio": 2.0} == found
+    assert set(found) >= {
+        "what",
+        "mode",
+        "services",
+        "p50_ms",
+        "p99_ms",
+        "seconds",
+        "floor_seconds",
+        "ratio",
+        "rss_mib",
+    }
+    assert found["p99_ms"] is None
+    assert figures.decode(figures.encode(rows)) == rows
+
+
+def test_a_measurement_with_several_floors_shows_its_figures_once() -> None:
+    lines = rendered(figures.rows("w", "nftables", THREE, [0.5], {"nft -f": [1.0], "nothing": [0.1]}))
+    assert [line[0] for line in lines] == ["nftables", ""]
+    assert [line[6:] for line in lines] == [["nft -f", "1,000", "0.50"], ["nothing", "100", "5.00"]]
+
+
+def test_a_size_of_other_than_three_endpoints_says_so() -> None:
+    assert rendered(figures.rows("w", "ipvs", Size(1, 10_000), [0.5]))[0][1] == "1 × 10,000"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1,234")]
+)
+def test_numbers_are_shown_with_three_digits(value: float | None, text: str) -> None:
+    assert report.milliseconds(value) == text
+
+
+@pytest.mark.parametrize("size", [Size(5), Size(1, 250)])
+def test_a_cluster_has_the_services_and_endpoints_that_were_asked_for(size: Size) -> None:
+    settings = Settings(node_name=cluster.NODE_NAME, cluster_cidrs=(cluster.CLUSTER_CIDR,))
+    states = desired(cluster.world(size), settings, Family.V4)
+    assert [state.cluster_ip for state in states.values()] == [cluster.cluster_ip(n) for n in range(size.services)]
+    for number, state in enumerate(states.values()):
+        expected = {cluster.endpoint(size, number, index) for index in range(size.endpoints)}
+        assert {target.address for target in state.cluster} == expected
+
+
+def test_no_two_services_share_an_address_at_the_largest_size() -> None:
+    size = Size(30_000)
+    ends = [cluster.endpoint(size, 29_999, 2), cluster.later_endpoint(100_000), cluster.cluster_ip(40_000)]
+    assert ends == ["10.129.95.143", "10.249.134.160", "10.96.156.64"]
