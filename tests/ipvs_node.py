@@ -1,6 +1,5 @@
 """The ipvs backend over a model kernel, and a World to sync from."""
 
-from kubeproxy.dataplane.base import Applied
 from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import Set, set_name
@@ -13,12 +12,10 @@ from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, ServerKey, Verb
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import wanted
-from kubeproxy.model.ident import Key
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service
 from kubeproxy.model.settings import Settings
-from kubeproxy.testing.build import endpoint_slice, key, service, world
+from tests.backend_node import BackendNode
 
 NODE_IP = "192.168.0.2"
 VIP = ServerKey(Protocol.TCP, "10.96.0.1", 80)
@@ -43,14 +40,14 @@ class Servers(FakeVirtualServers):
         return super()._run(command)
 
 
-class Node:
+class Node(BackendNode):
     """A backend, the kernel under it, and a World to sync from."""
 
     def __init__(self, *objects: Service | EndpointSlice, ipvs: IpvsSettings | None = None) -> None:
-        self.world = world(*objects)
-        self.settings = Settings(
+        settings = Settings(
             node_name="node1", cluster_cidrs=("10.244.0.0/16",), bind_address=NODE_IP, ipvs=ipvs or IpvsSettings()
         )
+        super().__init__(settings, *objects)
         self.sets = FakeSets(Family.V4)
         self.tables = FakeTables(self.sets)
         self.servers = Servers()
@@ -75,30 +72,6 @@ class Node:
             replaced=self.replaced,
         )
 
-    def full(self) -> Applied:
-        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4), None)
-        assert plan is not None
-        return self.backend.apply(plan)
-
-    def put(self, *objects: Service | EndpointSlice) -> Applied | None:
-        touched: set[Key] = set()
-        for each in objects:
-            identity = (each.namespace, each.name)
-            batch = {identity: each}
-            touched |= (
-                self.world.apply_services(batch)  # type: ignore[arg-type]
-                if isinstance(each, Service)
-                else self.world.apply_slices(batch)  # type: ignore[arg-type]
-            )
-        return self.partial(touched)
-
-    def remove(self, name: str) -> Applied | None:
-        return self.partial(self.world.apply_services({key(name): None}))
-
-    def partial(self, touched: set[Key]) -> Applied | None:
-        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4, touched), touched)
-        return None if plan is None else self.backend.apply(plan)
-
     def weights(self, server: ServerKey = VIP) -> dict[str, int] | None:
         """Return the destinations of a virtual server by address, None when there is no such server."""
         if server not in self.servers.servers(Family.V4):
@@ -108,11 +81,3 @@ class Node:
 
     def members(self, which: Set) -> set[Member]:
         return self.sets.sets[set_name(Family.V4, which)]
-
-
-def web(**fields: object) -> Service:
-    return service("web", "10.96.0.1", "80>8080", **fields)  # type: ignore[arg-type]
-
-
-def web_slice(*addresses: str) -> EndpointSlice:
-    return endpoint_slice("web", "80>8080", addresses or ("10.244.0.2@node1", "10.244.1.2@node2"))

@@ -22,7 +22,8 @@ from kubeproxy.kernel.xtables import nft_generation
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
 from tests import ipvs_node
-from tests.ipvs_node import VIP, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.ipvs_node import VIP
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 
 pytestmark = pytest.mark.netns

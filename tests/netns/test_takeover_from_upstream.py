@@ -44,11 +44,8 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
-    started = Machine(lab, tmp_path)
-    try:
+    with Machine(lab, tmp_path) as started:
         yield started
-    finally:
-        started.close()
 
 
 @pytest.mark.parametrize("theirs", list(Flavour))

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.takeover_bed import Machine
+from tests.scenarios.lab import Lab
+from tests.uml.ipvs_bed import lab_with_others
 from tests.uml_bed import Inside, key_of
 
 HERE = Path(__file__).parent
@@ -53,6 +56,20 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Build the scenarios' lab, on a node with virtual servers of somebody else's."""
+    with lab_with_others() as built:
+        yield built
+
+
+@pytest.fixture
+def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
+    """Start an API server on the node, for an agent to follow."""
+    with Machine(lab, tmp_path) as started:
+        yield started
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,10 +5,8 @@ Time is stepped: five seconds pass at once.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-
-import pytest
 
 from kubeproxy.clock import ManualClock
 from kubeproxy.model.addresses import Family
@@ -20,7 +18,7 @@ from tests.netns.takeover_bed import EXTERNAL, NODE_PORT, VIP
 from tests.scenarios.addresses import HOSTS, NODE, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.probes import Answer, probe
-from tests.uml.ipvs_bed import Inside, lab_with_others, on_node
+from tests.uml.ipvs_bed import Inside, on_node
 from tests.waiting import eventually
 
 BE1, BE2 = HOSTS["be1"], HOSTS["be2"]
@@ -55,12 +53,6 @@ FAULTS = {
     "a set has an entry too many": "ipset add KUBE-NO-LOCAL 10.9.9.9,tcp:80",
     "rules are gone": "iptables-legacy -t mangle -F; iptables-legacy -t nat -F",
 }
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with lab_with_others() as built:
-        yield built
 
 
 def state(lab: Lab) -> list[str]:

@@ -2,7 +2,6 @@
 
 import socket
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.netns.traffic import ECHO_PORT
 from tests.scenarios.addresses import HOSTS, virtual
 from tests.scenarios.lab import Lab
 from tests.scenarios.probes import REFUSED, probe
-from tests.uml.ipvs_bed import Inside, kube_proxy, lab_with_others, local, on_node, servers
+from tests.uml.ipvs_bed import Inside, kube_proxy, local, on_node, servers
 from tests.waiting import until
 
 DNS = {family: virtual("cluster", family, 200, 11) for family in Family}
@@ -40,12 +39,6 @@ SERVICES = world(
 KEPT = Kept(mode=Mode.IPTABLES, flavour=Flavour.LEGACY)
 OWN_PORT = 9999
 """Of a process of the node's that listens at every address."""
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with lab_with_others() as built:
-        yield built
 
 
 class Connection:

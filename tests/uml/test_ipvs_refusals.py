@@ -1,7 +1,5 @@
 """What a real kernel refuses or takes from ipvs mode: endpoints, entries of full sets, IPv6 on a device."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from kubeproxy.dataplane.base import Applied, SyncFailed
@@ -17,17 +15,11 @@ from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.netns.takeover_bed import EXTERNAL, NODE_PORT, VIP
 from tests.scenarios.addresses import HOSTS, virtual
 from tests.scenarios.lab import Lab
-from tests.uml.ipvs_bed import Inside, lab_with_others, on_node
+from tests.uml.ipvs_bed import Inside, on_node
 
 V4, V6 = Family.V4, Family.V6
 BE1, BE3 = HOSTS["be1"], HOSTS["be3"]
 BROADCAST = "10.250.0.255"
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with lab_with_others() as built:
-        yield built
 
 
 def change(backend: Inside, served: World, name: str, new: Service | None) -> Applied:

@@ -1,38 +1,20 @@
 """A rolling replacement of all endpoints of a Service on a busy node: no connection is lost."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from kubeproxy.model.addresses import Family
 from tests.netns.takeover_bed import Machine, routes, slice_of
 from tests.netns.traffic import ECHO_PORT, Traffic, lost
 from tests.scenarios.addresses import HOSTS
 from tests.scenarios.lab import Lab
-from tests.uml.ipvs_bed import lab_with_others, servers
+from tests.uml.ipvs_bed import servers
 from tests.uml.rolling_pods import Pod
 from tests.uml.test_ipvs_takeover import RATE, Record
 from tests.waiting import until
 
 TURNS = (("be1", "be3"), ("be2", "be4"), ("be3", "be1"), ("be4", "be2"))
 """Who leaves, and who comes for it; at the end every pod was replaced, and every address had two."""
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with lab_with_others() as built:
-        yield built
-
-
-@pytest.fixture
-def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
-    started = Machine(lab, tmp_path)
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 def publish(machine: Machine, ready: Sequence[str], terminating: str = "") -> None:

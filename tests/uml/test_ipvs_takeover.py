@@ -4,8 +4,7 @@ The node has virtual servers that are somebody else's; nobody touches these.
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -14,27 +13,12 @@ from kubeproxy.model.addresses import Family
 from tests.netns.takeover_bed import EXTERNAL, NAMESPACES, VIP, Machine, routes
 from tests.netns.traffic import ECHO_PORT, Traffic, lost, traffic
 from tests.scenarios.lab import Lab
-from tests.uml.ipvs_bed import kube_proxy, lab_with_others, local, on_node, servers
+from tests.uml.ipvs_bed import kube_proxy, local, on_node, servers
 from tests.waiting import until
 
 RATE = 200
 """New connections a second."""
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with lab_with_others() as built:
-        yield built
-
-
-@pytest.fixture
-def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
-    started = Machine(lab, tmp_path)
-    try:
-        yield started
-    finally:
-        started.close()
 
 
 def test_iptables_to_ipvs_to_a_restart_to_iptables(lab: Lab, machine: Machine, record_property: Record) -> None:

@@ -16,7 +16,8 @@ from kubeproxy.model.desired import wanted
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service, world
-from tests.iptables_node import SETTINGS, Node, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.iptables_node import SETTINGS, Node
 
 pytestmark = pytest.mark.unit
 

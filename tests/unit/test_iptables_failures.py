@@ -7,7 +7,8 @@ from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.iptables import RestoreFailed
 from kubeproxy.model.objects import Protocol
 from kubeproxy.testing.build import endpoint_slice, service
-from tests.iptables_node import Node, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.iptables_node import Node
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,8 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Protocol, ServiceType, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
-from tests.ipvs_node import NODE_IP, VIP, Node, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.ipvs_node import NODE_IP, VIP, Node
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,8 @@ from kubeproxy.kernel.ipvs_types import Server, ServerKey, Verb
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
-from tests.ipvs_node import VIP, Node, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.ipvs_node import VIP, Node
 
 pytestmark = pytest.mark.unit
 

@@ -34,7 +34,8 @@ from kubeproxy.traffic.directory import Directory
 from kubeproxy.traffic.machine import look_at_flows, look_at_ipvs
 from kubeproxy.traffic.question import MOST, Question, parse
 from kubeproxy.traffic.virtual_servers import GONE, NOT_THERE, SHORT_CIRCUIT
-from tests.ipvs_node import NODE_IP, VIP, Node, web, web_slice
+from tests.backend_node import web, web_slice
+from tests.ipvs_node import NODE_IP, VIP, Node
 
 pytestmark = pytest.mark.unit
 

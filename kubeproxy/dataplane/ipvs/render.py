@@ -61,7 +61,8 @@ class Renderer:
         """See the class; ``local`` are this machine's addresses, but for those of kube-ipvs0."""
         self._node = node
         self._scheduler = settings.scheduler
-        self._node_port_addresses = node_port_addresses(node, frozenset(local))
+        self.node_port_addresses = node_port_addresses(node, frozenset(local))
+        """Where node ports answer."""
 
     def render(self, state: ServiceState, mark: int = 0) -> Part:
         """Render one port; ``mark`` is its own, for one that `wants_mark`."""
@@ -111,7 +112,7 @@ class Renderer:
         for ip in state.load_balancer_ips:
             yield external(ip, state.port, self._guard(state, ip), False)
         if state.node_port:
-            for ip in self._node_port_addresses:
+            for ip in self.node_port_addresses:
                 yield external(ip, state.node_port, (), True)
         if cut:
             yield from self._short_circuits(state, mark, scheduler, flags)

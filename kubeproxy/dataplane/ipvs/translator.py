@@ -40,7 +40,6 @@ class Translator:
         ``is_held``: whether nothing may stand for a state of a port.
         """
         self._renderer = Renderer(node, settings, local)
-        self._local = [address for address in local if node.answers_node_ports(address, local)]
         self._is_held = is_held
         self._lacking = lacking
         self._found = found
@@ -117,7 +116,11 @@ class Translator:
     def _found_marks(self, state: ServiceState) -> list[int]:
         protocol = state.name.protocol
         places = [(address, protocol, state.port) for address in (*state.external_ips, *state.load_balancer_ips)]
-        places += [(address, protocol, state.node_port) for address in self._local if state.node_port]
+        places += [
+            (address, protocol, state.node_port)
+            for address in self._renderer.node_port_addresses
+            if state.node_port
+        ]
         marks = [self._found[place] for place in places if place in self._found]
         return [self._remembered[state.name], *marks] if state.name in self._remembered else marks
 
