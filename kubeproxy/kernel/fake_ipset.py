@@ -1,6 +1,7 @@
 """A model of the kernel's ipsets for tests, ours and our users', with knobs for what can go wrong."""
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 
@@ -38,6 +39,8 @@ class FakeSets:
         """Raised by the next calls of `apply`, `add` and `delete`, one each, before anything is done."""
         self.most_entries: dict[str, int] = {}
         """How many entries a set may have, where that is not the kind's own limit."""
+        self.strange: Counter[str] = Counter()
+        """How many entries a set has that ours never are."""
         self.refused: dict[Member, str] = {}
         """Entries that no set takes, and why."""
         self.applied: list[SetChange] = []
@@ -58,13 +61,19 @@ class FakeSets:
         """See `sets.Sets.members`."""
         return set(self._set(name))
 
+    def purge(self, name: str) -> None:
+        """See `sets.Sets.purge`."""
+        self._set(name)
+        self.strange[name] = 0
+
     def named(self, prefix: str) -> set[str]:
         """See `sets.Sets.named`."""
         return {name for name in self.sets if name.startswith(prefix)}
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """See `sets.Sets.sizes`."""
-        return {name: len(members) for name, members in self.sets.items() if name.startswith(prefix)}
+        found = self.sets.items()
+        return {name: len(members) + self.strange[name] for name, members in found if name.startswith(prefix)}
 
     def apply(self, changes: Sequence[SetChange]) -> None:
         """See `sets.Sets.apply`."""

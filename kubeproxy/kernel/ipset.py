@@ -133,6 +133,10 @@ class Ipset:
         answers = self._request(CMD_LIST, NLM_F_DUMP, name, encode_head(self._family, name))
         return set(decode_members(answers, kind))
 
+    def purge(self, name: str) -> None:
+        """See `Sets.purge`: rules meet the one set or the other, never half of it. Raises KernelError."""
+        self._renew(name, self._kind(name))
+
     def named(self, prefix: str) -> set[str]:
         """Return the names of this family's sets, and of those without a family, that begin so.
 
@@ -212,14 +216,18 @@ class Ipset:
         """Put a set of our size with the same entries in the place of a smaller one; False if it is no smaller."""
         if self._header(name).max_elements >= kind.max_elements:
             return False
-        larger = name[:27] + "-new"
-        self.destroy(larger)  # left by somebody who ended half-way
-        self._make(larger, kind)
-        self._kinds[larger] = kind
-        self.add(larger, list(self.members(name)))
-        self._request(CMD_SWAP, 0, name, encode_swap(self._family, name, larger))
-        self.destroy(larger)
+        self._renew(name, kind)
         return True
+
+    def _renew(self, name: str, kind: SetType) -> None:
+        """Put a set with the same entries, those that ours may be, in the place of one."""
+        other = name[:27] + "-new"
+        self.destroy(other)  # left by somebody who ended half-way
+        self._make(other, kind)
+        self._kinds[other] = kind
+        self.add(other, list(self.members(name)))
+        self._request(CMD_SWAP, 0, name, encode_swap(self._family, name, other))
+        self.destroy(other)
 
     def _kind(self, name: str) -> SetType:
         """Return a set's type: as we made it, or as the kernel says."""

@@ -138,7 +138,10 @@ def _members(kind: SetType, elements: Collection[Any]) -> Iterator[Member]:
             yield key
             continue
         fields = key["concat"]
-        entry = str(fields[0]), _PROTOCOL[str(fields[1])], int(fields[2])
+        protocol = _PROTOCOL.get(str(fields[1]))
+        if protocol is None or (kind is SetType.ENDPOINTS and fields[0] != fields[3]):
+            continue  # somebody's: ours never are such
+        entry = str(fields[0]), protocol, int(fields[2])
         if kind is SetType.MARKS:
             yield (*entry, int(mark), WHOLE_MARK)
         elif kind is SetType.RANGES:

@@ -106,6 +106,14 @@ class NftSets:
         self._kind(name)
         return set(self._members[name])
 
+    def purge(self, name: str) -> None:
+        """See `Sets.purge`. Raises KernelError."""
+        self._read()
+        kind, where = self._kind(name), f"{text.spoken(self._family)} {self._table}"
+        step = _Step(name=name, kind=kind, out=(), into=tuple(text.stored(kind, self._members[name])))
+        commands = _commands(self._family, self._table, [step]) if step.into else ""
+        self._commit(f"flush {text.word(kind)} {where} {name}\n{commands}")
+
     def named(self, prefix: str) -> set[str]:
         """See `Sets.named`; none on a kernel without nftables."""
         if not has_nft():

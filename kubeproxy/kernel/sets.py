@@ -20,6 +20,10 @@ class Sets(Protocol):
         """Return what is in a set."""
         ...
 
+    def purge(self, name: str) -> None:
+        """Take out of a set whatever `members` does not tell of: entries that ours never are."""
+        ...
+
     def apply(self, changes: Sequence[SetChange]) -> None:
         """Change sets in this order, each set's new entries before those that leave it; in one call if few.
 
@@ -65,6 +69,10 @@ class AlsoRead:
         """Return what is in a set in either place."""
         found = [each.members(name) for each in (self._sets, self._other) if name in each.named(name)]
         return found[0].union(*found[1:]) if found else self._sets.members(name)
+
+    def purge(self, name: str) -> None:
+        """See `Sets.purge`."""
+        self._sets.purge(name)
 
     def apply(self, changes: Sequence[SetChange]) -> None:
         """See `Sets.apply`."""

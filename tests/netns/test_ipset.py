@@ -160,6 +160,32 @@ def test_a_small_set_of_somebody_elses_grows(alone: LoneNamespace, family: Famil
     alone.run(work)
 
 
+@pytest.mark.parametrize("family", Family)
+def test_what_ours_never_are_is_purged(alone: LoneNamespace, family: Family) -> None:
+    ours = ADDRESS[family], TCP, 80
+    other = "10.0.0.9" if family is Family.V4 else "fd00::9"
+
+    sets = Ipset(family)
+
+    def fill() -> None:
+        sets.create("loop", SetType.ENDPOINTS)
+        sets.add("loop", [ours])
+
+    alone.run(fill)
+    icmp = "icmp" if family is Family.V4 else "icmpv6"
+    for entry in (f"{other},tcp:80,{ours[0]}", f"{other},{icmp}:echo-request,{other}"):
+        alone.execute("ipset", "add", "loop", entry)
+
+    def work() -> None:
+        assert sets.members("loop") == {ours}
+        assert sets.sizes("loop") == {"loop": 3}
+        sets.purge("loop")
+        assert sets.members("loop") == {ours}
+        assert sets.sizes("") == {"loop": 1}
+
+    alone.run(work)
+
+
 def test_a_set_of_ours_that_is_full_says_so(alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SetType.PORTS, "max_elements", 64)
     many: list[Member] = [("10.0.0.1", UDP, port) for port in range(1, 3001)]

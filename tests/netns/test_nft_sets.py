@@ -192,3 +192,35 @@ def test_a_set_that_a_rule_refers_to_stays(alone: LoneNamespace) -> None:
 def alone_nft(*arguments: str) -> None:
     """Run nft in the namespace of the calling thread."""
     subprocess.run(["nft", *arguments], check=True)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_what_ours_never_are_is_purged(alone: LoneNamespace, family: Family) -> None:
+    entries: dict[str, list[Member]] = {
+        name: [some_entry(random.Random(1), family, kind)] for name, kind in KINDS.items()
+    }
+    one, other = address(family, 7), address(family, 8)
+    where = ("ip" if family is Family.V4 else "ip6", TABLE)
+
+    def work() -> None:
+        sets = made(family)
+        for name, kind in KINDS.items():
+            sets.create(name, kind)
+        sets.apply([(name, members, ()) for name, members in entries.items()])
+        strange = {
+            "KUBE-PORTS": f"{one} . 1 . 80",
+            "KUBE-MARKS": f"{one} . 1 . 80 : 0x1",
+            "KUBE-ENDPOINTS": f"{one} . 6 . 80 . {other}",
+        }
+        for name, element in strange.items():
+            subprocess.run(["nft", "add", "element", *where, name, f"{{ {element} }}"], check=True)
+        assert {name: size for name, size in sets.sizes("").items() if size > 1} == dict.fromkeys(strange, 2)
+        for name in KINDS:
+            assert sets.members(name) == set(entries[name])
+            sets.purge(name)
+        sets = made(family)
+        assert set(sets.sizes("").values()) <= {1}
+        for name in KINDS:
+            assert sets.members(name) == set(entries[name])
+
+    alone.run(work)

@@ -51,6 +51,7 @@ FAULTS = {
     "the set of our own virtual servers is emptied": "ipset flush KUBE-VIRTUAL-SERVERS",
     "the set of local addresses is emptied": "ipset flush KUBE-6-IPVS-IPS",
     "a set has an entry too many": "ipset add KUBE-NO-LOCAL 10.9.9.9,tcp:80",
+    "a set has an entry that ours never are": "ipset add KUBE-LOOP-BACK 10.9.9.9,tcp:80,10.8.8.8",
     "rules are gone": "iptables-legacy -t mangle -F; iptables-legacy -t nat -F",
 }
 

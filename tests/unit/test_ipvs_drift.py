@@ -140,6 +140,17 @@ def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch)
     assert len(listings) == 1
 
 
+def test_an_entry_that_ours_never_are_goes_with_the_next_full_sync() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    before = state(node)
+    node.sets.strange[set_name(Family.V4, Set.LOOP_BACK)] = 1
+    assert "KUBE-LOOP-BACK has 2 entries instead of 1" in node.backend.observe()
+    node.full()
+    assert node.backend.observe() == ""
+    assert state(node) == before
+
+
 def test_large_sets_are_looked_into_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "ENTRIES_A_LOOK", 5)
     node = Node(*(service(f"s{i}", f"10.96.1.{i}") for i in range(20)))

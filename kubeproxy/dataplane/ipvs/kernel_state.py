@@ -100,7 +100,7 @@ class KernelState:
         self.source = node.node_ip if known else ""
         self._masquerade_bit = node.masquerade_bit
         return Ground(
-            members={which: self.members(which) for which in Set},
+            members=self._members(),
             is_upstreams=self._upstream_places(present),
             is_excluded=lambda key: self._is_excluded(key.address),
             routes=self._addresses.held(),
@@ -109,6 +109,15 @@ class KernelState:
             masquerade_mark=node.mark,
             servers=self.servers(),
         )
+
+    def _members(self) -> dict[Set, set[Member]]:
+        """Read every set; what is in there and never could be ours goes at once, as no difference shows it."""
+        found = {which: self.members(which) for which in Set}
+        sizes = self.set_sizes()
+        for which, members in found.items():
+            if sizes.get(self._name(which), 0) > len(members):
+                self._sets.purge(self._name(which))
+        return found
 
     def _inherit(self) -> None:
         """Take as ours what a predecessor's sets say is: they are removed later, as leftovers."""
