@@ -64,6 +64,7 @@ def jump(chain: str) -> Expression:
 
 
 ACCEPT = Decide(VerdictWord.ACCEPT)
+RETURN = Decide(VerdictWord.RETURN)
 DROP: Phrase = (Counter(), Decide(VerdictWord.DROP))
 REJECT: Phrase = (Counter(), Reject())
 MASQUERADE = Masquerade()
@@ -160,10 +161,13 @@ class Phrases:
         """`ip daddr @SET`."""
         return self._destination(0), Lookup(which, 0)
 
-    def not_admitted(self, sources: str) -> Phrase:
-        """`PLACE . ip saddr != @SET`."""
+    def is_from(self, which: str, length: int) -> Phrase:
+        """`PLACE . ip saddr & MASK @SET`."""
         place, end = self._place(Way.ADDRESS)
-        return (*place, self._source(end), Lookup(sources, 0, inverted=True))
+        bits = self._family.host_bits
+        mask = ((1 << length) - 1 << bits - length).to_bytes(self._bytes, "big")
+        masked = (Bitwise(end, mask, bytes(self._bytes)),) if length < bits else ()
+        return (*place, self._source(end), *masked, Lookup(which, 0))
 
     def hairpin(self) -> Phrase:
         """`ct status dnat ip saddr . PLACE @hairpin-connections`."""
