@@ -22,7 +22,7 @@ from kubeproxy.kernel.sole import PROGRAMMING, alone
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.modes import choose
 from kubeproxy.node_setup import set_oom_score_adj, set_up_node
-from kubeproxy.options import Options, parse
+from kubeproxy.options import Options, parse, without_a_node
 from kubeproxy.store.base import StoreError
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kubeconfig import KubeconfigError
@@ -107,4 +107,4 @@ async def _run(options: Options, access: Access | None) -> None:
     ranges = (options.service_range, options.node_port_range)
     async with serve_embedded(store, options.api_address, *ranges) as server:
         log.info("embedded store %s, API at %s", store, server)
-        await run_agent(options, Access(server=server))
+        await run_agent(without_a_node(options), Access(server=server))

@@ -43,7 +43,7 @@ from kubeproxy.model.addresses import Family, canonical_ip, family_of
 from kubeproxy.model.claims import Place
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
-from kubeproxy.modes import Parts, flavour_of, intervals_of, parts_of
+from kubeproxy.modes import Parts, family_trouble, flavour_of, intervals_of, parts_of
 from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kube import KubeClient
@@ -256,12 +256,11 @@ async def run_agent(options: Options, access: Access) -> None:
 
     Raises CommandMissing (no iptables, nor nftables in its place), NoFamily.
     """
-    ipvs = Ipvs()
-    machine = Features(SystemExec(), ipvs)
+    machine = Features(SystemExec(), Ipvs())
     detect = partial(detect_flavour, SystemExec(), names.CANARY)
     flavour = await asyncio.to_thread(flavour_of, options, machine, detect)
-    serving = ipvs if options.configuration.mode == Mode.IPVS else None
-    host = await asyncio.to_thread(host_families, SystemExec(), ProcSysctls(), flavour, serving)
+    trouble = partial(family_trouble, options, machine, flavour)
+    host = await asyncio.to_thread(host_families, ProcSysctls(), trouble)
     for family, why in host.missing:
         log.info("%s is not served: %s", family.label, why)
     for hint in host.hints:

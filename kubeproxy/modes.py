@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Protocol
 
 from kubeproxy.config.types import Configuration
 from kubeproxy.config.validation import AUTO
@@ -17,15 +19,22 @@ from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.dataplane.locate import Locator
+from kubeproxy.dataplane.nftables import needs as nft_needs
+from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.locate import NftablesLocator
+from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
+from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER
 from kubeproxy.model.objects import Record
-from kubeproxy.options import BUILT_MODES, Options, excluded_cidrs, in_mode, settings_of
+from kubeproxy.options import Options, excluded_cidrs, in_mode, settings_of
 from kubeproxy.sync.syncer import Intervals
 
 log = logging.getLogger(__name__)
@@ -63,7 +72,7 @@ class Parts(Record, frozen=True, kw_only=True):
 
     mode: Mode
     flavour: Flavour | None
-    """Where its iptables rules are, if it has any."""
+    """Where its iptables' rules are, if it has any."""
     backend: Callable[[Family], Backend]
     locator: Locator
     counters: tuple[PacketCounter, ...] = ()
@@ -84,10 +93,26 @@ class Parts(Record, frozen=True, kw_only=True):
     @property
     def glue(self) -> str:
         """Name what its rules are written with."""
-        return self.flavour or "nftables"
+        return self.flavour or ("netlink" if self.mode is Mode.NFTABLES else "nftables")
 
 
-def choose(options: Options, machine: needs.Machine) -> Options:
+class Machine(needs.Machine, Protocol):
+    """This node's kernel (`kernel.features.Features`), or a fake."""
+
+    def serves(self, family: Family) -> bool:
+        """Return whether IPVS knows a family."""
+        ...
+
+    def tables_trouble(self, family: Family, flavour: Flavour) -> str:
+        """Return why iptables' tables of a family cannot be used, "" when they can."""
+        ...
+
+    def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
+        """Lend a table of nf_tables, which need not be there."""
+        ...
+
+
+def choose(options: Options, machine: Machine) -> Options:
     """Return options whose mode is one that this node can run. Blocking. Raises ModeUnavailable.
 
     Tells the log what `auto` became, and why nothing better.
@@ -106,29 +131,53 @@ def choose(options: Options, machine: needs.Machine) -> Options:
     raise ModeUnavailable("mode auto: none of the modes can run here")
 
 
-def unavailable(options: Options, mode: Mode, machine: needs.Machine) -> str:
+def unavailable(options: Options, mode: Mode, machine: Machine) -> str:
     """Return why a mode cannot run on this node, "" when nothing is known against it. Blocking."""
-    if mode not in BUILT_MODES:
-        return "it is not built yet"
-    if mode is not Mode.IPVS:
+    if mode is Mode.IPTABLES:
         return ""
+    if mode is Mode.NFTABLES:
+        return _nf_tables_trouble(machine, Family.V4)
     try:
         return needs.verdict(machine, options.configuration.ipvs.scheduler or DEFAULT_SCHEDULER).trouble
     except (KernelError, OSError) as refused:
         return f"the kernel does not tell whether it can: {refused}"
 
 
-def flavour_of(options: Options, machine: needs.Machine, detect: Callable[[], Flavour]) -> Flavour | None:
-    """Return where rules of the chosen mode go; None: into a table of nftables, as ipvs mode can. Blocking.
+def flavour_of(options: Options, machine: Machine, detect: Callable[[], Flavour]) -> Flavour | None:
+    """Return where rules of the chosen mode go; None: into a table of nftables, as ipvs mode's can too. Blocking.
 
     ``detect`` finds iptables' flavour; whatever it raises is raised where iptables is needed.
     """
+    if options.configuration.mode == Mode.NFTABLES:
+        return None
     if options.configuration.mode == Mode.IPVS:
         scheduler = options.configuration.ipvs.scheduler or DEFAULT_SCHEDULER
         if not needs.verdict(machine, scheduler).by_iptables:
             log.info("ipvs mode: rules by nftables, as iptables' cannot do it here")
             return None
     return detect()
+
+
+def family_trouble(options: Options, machine: Machine, flavour: Flavour | None, family: Family) -> str:
+    """Return why the chosen mode cannot serve a family here, "" when it can; ``flavour`` as `flavour_of` has it.
+
+    Blocking. Raises KernelError and OSError when IPVS does not answer.
+    """
+    mode = Mode(options.configuration.mode)
+    if mode is Mode.NFTABLES:
+        return _nf_tables_trouble(machine, family)
+    if mode is Mode.IPVS and not machine.serves(family):
+        return f"this kernel's IPVS does not know {family.label} (CONFIG_IP_VS_IPV6)"
+    if flavour is not None:
+        return machine.tables_trouble(family, flavour)
+    where = f"{spoken(family)} {needs.PROBE_TABLE}"
+    chain = "nat { type nat hook postrouting priority srcnat ; }"
+    return machine.nftables_trouble(f"add table {where}\nadd chain {where} {chain}\n")
+
+
+def _nf_tables_trouble(machine: Machine, family: Family) -> str:
+    with machine.nf_table(family, nft_needs.PROBE_TABLE) as table:
+        return nft_needs.trouble(table)
 
 
 def parts_of(options: Options, flavour: Flavour | None) -> Parts:
@@ -143,6 +192,14 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             locator=IpvsLocator(settings.ipvs, replaced, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
             excluded=settings.ipvs.exclude_cidrs,
+        )
+    if options.configuration.mode == Mode.NFTABLES:
+        return Parts(
+            mode=Mode.NFTABLES,
+            flavour=None,
+            backend=partial(_nftables_backend, Commits()),
+            locator=NftablesLocator(),
+            excluded=excluded_cidrs(options),
         )
     assert flavour is not None, "iptables mode without iptables"
     return Parts(
@@ -166,3 +223,7 @@ def intervals_of(configuration: Configuration) -> Intervals:
 
 def _iptables_backend(flavour: Flavour, family: Family) -> Backend:
     return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family, Nfacct())
+
+
+def _nftables_backend(commits: Commits, family: Family) -> Backend:
+    return NftablesBackend(KernelTable(family), ProcSysctls(), family, commits)

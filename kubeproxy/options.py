@@ -27,11 +27,11 @@ from kubeproxy.model.addresses import canonical_cidr, canonical_ip
 from kubeproxy.model.conntrack_limits import ConntrackLimits
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER, IpvsSettings
 from kubeproxy.model.objects import Record
-from kubeproxy.model.settings import LocalMode, Settings
+from kubeproxy.model.settings import PRIMARY, LocalMode, Settings
 from kubeproxy.store.kubeconfig import is_server_url
 
-BUILT_MODES = ("ipvs", "iptables")
-"""The modes that can run, the best first; nftables comes with its own backend."""
+BUILT_MODES = ("nftables", "ipvs", "iptables")
+"""The modes that there are, the best first."""
 
 API_PORT = 8001
 
@@ -148,7 +148,7 @@ def settings_of(options: Options) -> Settings:
         masquerade_all=chosen.masquerade_all,
         masquerade_bit=chosen.masquerade_bit,
         nodeport_addresses=_canonical(chosen.node_port_addresses),
-        localhost_nodeports=chosen.iptables.localhost_node_ports,
+        localhost_nodeports=chosen.iptables.localhost_node_ports and chosen.mode != "nftables",
         allow_external_ips=enabled(chosen.feature_gates, ALLOW_EXTERNAL_IPS),
         ipvs=_ipvs_settings(chosen.ipvs) if chosen.mode == "ipvs" else None,
     )
@@ -205,9 +205,6 @@ def _options(values: Values) -> Options:
     configuration = resolved(configuration)
     if errors := _errors(configuration):
         raise ConfigurationError(aggregate(errors))
-    asks_to_run = not (values["write-config-to"] or values["cleanup"] or values["version"])
-    if asks_to_run and configuration.mode not in (AUTO, *BUILT_MODES):
-        raise ConfigurationError(f"mode {configuration.mode} is not built yet; there is {', '.join(BUILT_MODES)}")
     notes += [
         f"feature gate {name} has no effect here" for name in configuration.feature_gates if name in ELSEWHERE
     ]
@@ -244,6 +241,14 @@ def _in_mode(configuration: Configuration, mode: str) -> Configuration:
 def in_mode(options: Options, mode: str) -> Options:
     """Return options whose mode, `auto` until now, is decided."""
     return msgspec.structs.replace(options, configuration=_in_mode(options.configuration, mode))
+
+
+def without_a_node(options: Options) -> Options:
+    """Return options for an agent whose API has no Node that could say which address is the primary one."""
+    if options.configuration.node_port_addresses != (PRIMARY,):
+        return options
+    everywhere = msgspec.structs.replace(options.configuration, node_port_addresses=())
+    return msgspec.structs.replace(options, configuration=everywhere)
 
 
 def _read(path: str) -> bytes:

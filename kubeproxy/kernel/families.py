@@ -4,13 +4,10 @@ As upstream, an agent serves both families wherever the host can, whatever the c
 Services costs nothing, and a cluster may become dual-stack under a running agent.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
-from kubeproxy.kernel.exec import Exec, KernelError
-from kubeproxy.kernel.iptables import Flavour, tables_trouble
-from kubeproxy.kernel.ipvs_types import VirtualServers
-from kubeproxy.kernel.nft_set_text import spoken
-from kubeproxy.kernel.nft_sets import NftProgram
+from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
@@ -36,18 +33,16 @@ class HostFamilies(Record, frozen=True, kw_only=True):
     """What is likely to be wrong with the host, and is not ours to change."""
 
 
-def host_families(
-    execute: Exec, sysctls: Sysctls, flavour: Flavour | None, ipvs: VirtualServers | None = None
-) -> HostFamilies:
-    """Find out what can be served here; ``flavour`` None: by nftables; ``ipvs`` where that serves.
+def host_families(sysctls: Sysctls, trouble: Callable[[Family], str]) -> HostFamilies:
+    """Find out what can be served here; ``trouble`` says why the mode cannot serve a family, "" when it can.
 
-    Blocking. Raises NoFamily; KernelError and OSError when IPVS does not answer.
+    Blocking. Raises NoFamily, and what ``trouble`` raises.
     """
-    troubles = {family: _trouble(execute, sysctls, flavour, ipvs, family) for family in Family}
-    served = [family for family, trouble in troubles.items() if not trouble]
-    missing = [(family, trouble) for family, trouble in troubles.items() if trouble]
+    troubles = {family: _without(sysctls, family) or trouble(family) for family in Family}
+    served = [family for family, found in troubles.items() if not found]
+    missing = [(family, found) for family, found in troubles.items() if found]
     if not served:
-        raise NoFamily("; ".join(f"{family.label} cannot be served: {trouble}" for family, trouble in missing))
+        raise NoFamily("; ".join(f"{family.label} cannot be served: {found}" for family, found in missing))
     hints = [
         f"{family.label} packets are not forwarded: Services will not work for pods; "
         f"sysctl -w {FORWARDING[family].replace('/', '.')}=1"
@@ -57,24 +52,13 @@ def host_families(
     return HostFamilies(served=tuple(served), missing=tuple(missing), hints=tuple(hints))
 
 
-def _trouble(
-    execute: Exec, sysctls: Sysctls, flavour: Flavour | None, ipvs: VirtualServers | None, family: Family
-) -> str:
+def _without(sysctls: Sysctls, family: Family) -> str:
+    """Return why this host does without a family, whatever the mode."""
     if family is Family.V6:
         if not IPV6_INTERFACES.exists():
             return "this kernel has no IPv6 (a boot parameter ipv6.disable=1?)"
         if sysctls.read(DISABLED) == "1":
             return f"IPv6 is switched off (sysctl {DISABLED.replace('/', '.')}=1)"
-    if ipvs is not None and not ipvs.serves(family):
-        return f"this kernel's IPVS does not know {family.label} (CONFIG_IP_VS_IPV6)"
-    if flavour is not None:
-        return tables_trouble(execute, family, flavour)
-    try:
-        where = f"{spoken(family)} kube-proxy-probe"
-        chain = "nat { type nat hook postrouting priority srcnat ; }"
-        NftProgram(execute).commit(f"add table {where}\nadd chain {where} {chain}\n", check_only=True)
-    except KernelError as refused:
-        return str(refused)
     return ""
 
 

@@ -8,6 +8,7 @@ import errno
 import logging
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from kubeproxy.kernel.exec import CommandMissing, Exec, KernelError
 from kubeproxy.kernel.ipset_messages import (
@@ -32,6 +33,8 @@ from kubeproxy.kernel.netlink_messages import (
     netfilter_head,
     text_attribute,
 )
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.xtables import has_nft, legacy_has_match, nft_has_match
 from kubeproxy.model.addresses import Family
@@ -47,7 +50,7 @@ _IMPOSSIBLE = bytes((1, 0, 0, 0, 0, 0))
 
 
 class Features:
-    """See `dataplane.ipvs.needs.Machine`."""
+    """See `modes.Machine`."""
 
     def __init__(self, execute: Exec, servers: VirtualServers) -> None:
         self._execute = execute
@@ -86,6 +89,18 @@ class Features:
                 return ""
             troubles.append(trouble)
         return "; ".join(troubles)
+
+    def tables_trouble(self, family: Family, flavour: Flavour) -> str:
+        """See the function."""
+        return tables_trouble(self._execute, family, flavour)
+
+    def serves(self, family: Family) -> bool:
+        """See `VirtualServers.serves`."""
+        return self._servers.serves(family)
+
+    def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
+        """Lend a table of nf_tables, which need not be there."""
+        return contextlib.closing(KernelTable(family, name))
 
     def nftables_trouble(self, commands: str) -> str:
         """Have the kernel check the commands as one transaction that it then does not commit."""

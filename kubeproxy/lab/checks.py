@@ -26,7 +26,7 @@ def search_path() -> str:
     return os.pathsep.join(dict.fromkeys((own, *rest)))
 
 
-def lacks(overlay: str, vm: str = layout.NO_VM, nodes: int = 0) -> tuple[str, ...]:
+def lacks(overlay: str, vm: str = layout.NO_VM, nodes: int = 0, mode: str = "") -> tuple[str, ...]:
     """Return one line for each thing that this machine lacks for such a lab."""
     path = search_path()
     programs = PROGRAMS if vm == layout.NO_VM else {**PROGRAMS, **MACHINE_PROGRAMS}
@@ -35,6 +35,11 @@ def lacks(overlay: str, vm: str = layout.NO_VM, nodes: int = 0) -> tuple[str, ..
     if missing:
         packages = " ".join(sorted(missing))
         lines.append(f"programs are missing: install them with `apt-get install {packages}`")
+    if vm == layout.UML and mode == "nftables":
+        why = "the kernel of Debian's package has nf_tables for no IP family"
+        lines.append(
+            f"--mode nftables cannot run with --vm {vm}: {why}; take --vm {layout.NO_VM}, or another mode"
+        )
     if vm != layout.NO_VM:
         lines += _tun_lacks(f"--vm {vm}", f"--vm {layout.NO_VM}")
         lines += _memory_lacks(nodes * layout.MACHINE_MIB)

@@ -17,7 +17,7 @@ from kubeproxy.lab.state import LabError, State
 
 DEFAULT_NAME = "lab"
 DEMO_NAME = "demo"
-MODES = ("iptables", "ipvs")
+MODES = ("iptables", "ipvs", "nftables")
 """`options.BUILT_MODES`, which every `lab exec` would pay 0.3 s for."""
 INTERRUPTED = 130
 EXEC_USAGE = "kubeproxy lab exec [-i] [-t] [-n NAMESPACE] NAME TARGET -- COMMAND [ARGUMENT...]"

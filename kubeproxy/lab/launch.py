@@ -23,7 +23,7 @@ class Launch:
     def __init__(self, name: str, *, nodes: int, mode: str, overlay: str, vm: str = layout.NO_VM) -> None:
         """Claim the name and start; raise LabError when the machine, or another lab, is in the way."""
         state.check_name(name)
-        lacking = checks.lacks(overlay, vm, nodes)
+        lacking = checks.lacks(overlay, vm, nodes, mode)
         if lacking:
             raise LabError("failed to create lab: " + "\n".join(lacking))
         # Made in the host's namespace, it stays reachable there wherever the descriptor goes.

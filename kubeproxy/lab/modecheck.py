@@ -3,11 +3,16 @@
 Asked inside the lab, where an ordinary user has the right to. A node with a kernel of its own asks that itself.
 """
 
+import contextlib
+
 from kubeproxy.dataplane.ipvs import needs
+from kubeproxy.dataplane.nftables import needs as nft_needs
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.features import Features
 from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.lab import layout
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER
 
 
@@ -17,9 +22,13 @@ class ModeUnavailable(KernelError):
 
 def require(mode: str) -> None:
     """Return if this kernel has what the mode needs. Blocking; raises ModeUnavailable, KernelError, OSError."""
-    if mode != "ipvs":
-        return
-    complain_of(needs.missing(Features(SystemExec(), Ipvs()), DEFAULT_SCHEDULER))
+    if mode == "ipvs":
+        complain_of(needs.missing(Features(SystemExec(), Ipvs()), DEFAULT_SCHEDULER))
+    if mode == "nftables":
+        with contextlib.closing(KernelTable(Family.V4, nft_needs.PROBE_TABLE)) as table:
+            trouble = nft_needs.trouble(table)
+        if trouble:
+            raise ModeUnavailable(f"mode nftables cannot run here: {trouble}; or take --mode iptables")
 
 
 def complain_of(lacking: tuple[needs.Need, ...]) -> None:

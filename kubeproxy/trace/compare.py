@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.dataplane.leftovers.upstream import EVERY_OWNED, Mode
+from kubeproxy.dataplane.leftovers.upstream import NFTABLES_TABLE, Mode, owns
+from kubeproxy.dataplane.nftables import names
 from kubeproxy.kernel.paths import Hop, Path
 from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
@@ -13,7 +14,14 @@ from kubeproxy.trace.answer import Answer, Live
 from kubeproxy.trace.verdict import Outcome
 
 _DNAT = re.compile(r"--to-destination (?P<address>\S+):(?P<port>\d+)")
-_ROUTED = frozenset(("FORWARD", "INPUT", "OUTPUT", "POSTROUTING"))
+_LEAVES = frozenset(("POSTROUTING", names.NAT_POSTROUTING))
+_ARRIVES = frozenset(("INPUT", names.FILTER_INPUT))
+_ROUTED = frozenset(("FORWARD", "OUTPUT", names.FILTER_FORWARD, names.FILTER_OUTPUT, *_LEAVES, *_ARRIVES))
+"""Base chains that a packet meets when it was routed."""
+_REFUSING = re.compile(r"-j REJECT|\breject\b")
+_MASKING = re.compile(r"-j (MASQUERADE|SNAT)|\b(masquerade|snat)\b")
+_QUOTED = re.compile(r'"[^"]*"')
+"""A rule's comment, which says what it likes."""
 
 
 class Translation(Record, frozen=True, kw_only=True):
@@ -49,7 +57,8 @@ def _stop(seen: Seen) -> Hop | None:
 
 def _forgotten(answer: Answer, seen: Seen) -> Translation | None:
     """Return what connection tracking must have held: it forgets a connection that its first answer resets."""
-    if not any(chain in ("POSTROUTING", "INPUT") for _, chain in seen.path.chains):
+    chains = {chain for _, chain in seen.path.chains}
+    if chains.isdisjoint(_LEAVES | _ARRIVES):
         return None
     packet = answer.packet
     for hop in seen.path.hops:
@@ -57,7 +66,8 @@ def _forgotten(answer: Answer, seen: Seen) -> Translation | None:
         if found is not None:
             return Translation(answerer=found["address"].strip("[]"), port=int(found["port"]), seen_as="")
     used = [each.endpoint for each in answer.endpoints if each.chance]
-    if answer.mode == Mode.IPVS and used and any(chain == "POSTROUTING" for _, chain in seen.path.chains):
+    by_map = any(hop.table == NFTABLES_TABLE and "dnat" in hop.rule for hop in seen.path.hops)
+    if used and (by_map or (answer.mode == Mode.IPVS and not chains.isdisjoint(_LEAVES))):
         address, _, port = used[0].rpartition(":")  # which of them, no rule tells
         return Translation(answerer=address.strip("[]"), port=int(port), seen_as="")
     if seen.heard in ("refused", "connected"):
@@ -68,7 +78,7 @@ def _forgotten(answer: Answer, seen: Seen) -> Translation | None:
 def _outcome(answer: Answer, seen: Seen) -> str:
     stop = _stop(seen)
     if stop is not None:
-        return Outcome.REFUSED if "-j REJECT" in stop.rule else Outcome.DROPPED
+        return Outcome.REFUSED if _does(_REFUSING, stop) else Outcome.DROPPED
     if seen.translation is not None:
         there = (seen.translation.answerer, seen.translation.port)
         same = there == (answer.packet.destination, answer.packet.port)
@@ -81,7 +91,7 @@ def _outcome(answer: Answer, seen: Seen) -> str:
 def _differences(answer: Answer, seen: Seen, outcome: str) -> Iterator[str]:
     stop = _stop(seen)
     if stop is not None and answer.outcome != outcome:
-        whose = "kubeproxy's" if EVERY_OWNED.owns(stop.table, stop.chain) else "somebody else's"
+        whose = "kubeproxy's" if owns(stop.table, stop.chain) else "somebody else's"
         yield f"the kernel stops it, by {whose} rule: {stop.table} {stop.chain} {stop.rule}"
     elif outcome == Outcome.DROPPED and answer.outcome != outcome:
         yield from _lost(answer, seen)
@@ -113,7 +123,7 @@ def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
         return
     masking = _masking(seen)
     if masking is not None and not candidate.masquerade:
-        whose = "kubeproxy's" if EVERY_OWNED.owns(masking.table, masking.chain) else "somebody else's"
+        whose = "kubeproxy's" if owns(masking.table, masking.chain) else "somebody else's"
         yield f"the kernel masquerades it, by {whose} rule: {masking.table} {masking.chain} {masking.rule}"
     elif masking is None and candidate.masquerade:
         yield f"the kernel does not masquerade it, the model says: {candidate.masquerade}"
@@ -121,8 +131,11 @@ def _endpoint(answer: Answer, seen: Seen) -> Iterator[str]:
 
 def _masking(seen: Seen) -> Hop | None:
     """Return the rule that gave the packet another source."""
-    rules = (hop for hop in seen.path.hops if "-j MASQUERADE" in hop.rule or "-j SNAT" in hop.rule)
-    return next(rules, None)
+    return next((hop for hop in seen.path.hops if _does(_MASKING, hop)), None)
+
+
+def _does(what: re.Pattern[str], hop: Hop) -> bool:
+    return what.search(_QUOTED.sub("", hop.rule)) is not None
 
 
 def _done(answer: Answer, seen: Seen, outcome: str) -> str:
@@ -140,7 +153,7 @@ def _path(answer: Answer, seen: Seen, outcome: str) -> str:
     for hop in seen.path.hops:
         if hop.stopped:
             break
-        if not EVERY_OWNED.owns(hop.table, hop.chain):
+        if not owns(hop.table, hop.chain):
             continue
         if (hop.table, hop.chain) not in known:
             known.add((hop.table, hop.chain))

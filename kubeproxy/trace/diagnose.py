@@ -105,7 +105,7 @@ def _foreign(answer: Answer, facts: Facts) -> Iterator[str]:
         if table in facts.saved:
             for rule in suspects(Chains(table, facts.saved[table]), entry, before):
                 yield f"a rule of somebody else may stop it: {table} {rule}"
-    if "nat" in facts.saved:
+    if "nat" in facts.saved and answer.mode != Mode.NFTABLES:  # whose own chains come first
         for rule in redirections(Chains("nat", facts.saved["nat"]), entry, before):
             yield f"a rule of somebody else comes before kubeproxy's: nat {rule}"
     if "filter" not in facts.saved or answer.outcome != "FORWARD":

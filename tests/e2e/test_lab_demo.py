@@ -12,7 +12,9 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--overlay", "udp"), ("--nodes", "3")], ids=["vxlan", "udp", "three-nodes"]
+    "flags",
+    [(), ("--overlay", "udp"), ("--nodes", "3"), ("--mode", "nftables", "--nodes", "3")],
+    ids=["vxlan", "udp", "three-nodes", "nftables"],
 )
 def test_everything_holds_within_a_minute_and_nothing_is_left(tmp_path: Path, flags: tuple[str, ...]) -> None:
     if "udp" in flags:

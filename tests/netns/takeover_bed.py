@@ -46,6 +46,14 @@ SERVICE = {
     },
 }
 
+NODE_OBJECT = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "node1"},
+    "status": {"addresses": [{"type": "InternalIP", "address": NODE.address(family)} for family in Family]},
+}
+"""Its addresses are where node ports answer in nftables mode."""
+
 
 def slice_of(family: Family) -> dict[str, object]:
     ready = [
@@ -104,6 +112,7 @@ class Machine:
         self._start("apiserver", store, "--bind-address=127.0.0.1", f"--service-cluster-ip-range={SERVICE_RANGES}")
         until(lambda: self.get(f"{API}/readyz") is not None, "the API server answers")
         self._send("POST", "/api/v1/namespaces/default/services", SERVICE)
+        self._send("POST", "/api/v1/nodes", NODE_OBJECT)
         for family in Family:
             self._send("POST", SLICES, slice_of(family))
 

@@ -11,12 +11,14 @@ import pytest
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
 from kubeproxy.dataplane.locate import Locator
+from kubeproxy.dataplane.nftables.locate import NftablesLocator
 from kubeproxy.kernel import tracing_nft
 from kubeproxy.kernel.conntrack import KernelConntrack
 from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nf_tables.types import FlushChain
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.tracing import Tracer
@@ -42,8 +44,8 @@ pytestmark = pytest.mark.netns
 
 HERE = [name for name, mode in MODES.items() if mode.exists()]
 
-FLAVOURS = {"ipvs": Flavour.LEGACY}
-LOCATORS: dict[str, Locator] = {"ipvs": IpvsLocator(IpvsSettings())}
+FLAVOURS = {"ipvs": Flavour.LEGACY, "nftables": Flavour.NFT}
+LOCATORS: dict[str, Locator] = {"ipvs": IpvsLocator(IpvsSettings()), "nftables": NftablesLocator()}
 LOCAL = {"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"}
 WAYS = "nodeport external balancer"
 DNS = "dns=53/UDP,dns-sctp=53/SCTP"
@@ -157,6 +159,12 @@ def scene(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
 
 
 @pytest.fixture(params=[name for name in HERE if name in IPTABLES])
+def by_iptables(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
+    with programmed(place, request.param) as built:
+        yield built
+
+
+@pytest.fixture(params=[name for name in HERE if name != "ipvs"])
 def by_rules(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
     """Where rules choose the endpoint: IPVS sends a first packet on whatever they, or ip_forward, say."""
     with programmed(place, request.param) as built:
@@ -218,32 +226,53 @@ def test_a_rule_of_somebody_else_is_named(scene: Scene) -> None:
 
 def test_a_chain_that_somebody_emptied_is_noticed(by_rules: Scene) -> None:
     case = by_rules.case("be2 cluster:80 -> be1")
-    chain = next(step.rule for step in by_rules.answer(case).steps if step.about == "endpoints").split()[1]
-    by_rules.iptables("-t", "nat", "-F", chain)
+    rule = next(step.rule for step in by_rules.answer(case).steps if step.about == "endpoints")
+    if rule.startswith("nat "):
+        by_rules.iptables("-t", "nat", "-F", rule.split()[1])
+    else:
+        by_rules.place.run("node", lambda: KernelTable(Family.V4).commit([FlushChain(rule.split()[0])]))
     live = by_rules.live(case)
     assert live.differences, live
     assert live.outcome != "FORWARD"
 
 
-def test_a_stale_connection_is_named(by_rules: Scene) -> None:
-    case = by_rules.case("pod UDP cluster:53")
-    place = by_rules.place
-    assert by_rules.findings(case) == ""
+def test_another_table_of_nftables_is_named(by_rules: Scene) -> None:
+    """Of one family its rule is shown, of both where to look."""
+    if by_rules.tables(Family.V4).flavour is not Flavour.NFT:
+        pytest.skip("legacy tables know nothing of nf_tables'")
+    case = by_rules.case("pod,outside,node cluster:80")
+    for family, shown in (("ip", f"ip saddr {case.source} drop"), ("inet", "rule 2 (nft -a list chain inet")):
+        wall = f"type filter hook forward priority 10; ip saddr {case.source} drop;"
+        table = f"table {family} fire {{ chain wall {{ {wall} }}; }}"
+        by_rules.place.run("node", lambda table=table: SystemExec().run(["nft", "-f", "-"], stdin=table))
+        live = by_rules.live(case)
+        by_rules.place.run(
+            "node", lambda family=family: SystemExec().run(["nft", "delete", "table", family, "fire"])
+        )
+        assert live.outcome == "DROPPED"
+        assert "the kernel stops it, by somebody else's rule: " in live.differences[0]
+        assert f"fire wall {shown}" in live.differences[0]
+
+
+def test_a_stale_connection_is_named(by_iptables: Scene) -> None:
+    case = by_iptables.case("pod UDP cluster:53")
+    place = by_iptables.place
+    assert by_iptables.findings(case) == ""
     # An entry from before there was a Service: the packet was let through untranslated.
     nat = ["-t", "nat", "-I", "PREROUTING", "-d", case.address, "-j", "ACCEPT"]
-    by_rules.iptables(*nat)
+    by_iptables.iptables(*nat)
     allow = ["-I", "FORWARD", "-d", case.address, "-j", "ACCEPT"]
-    by_rules.iptables(*allow)
+    by_iptables.iptables(*allow)
     with place.socket("pod", socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind((case.source, 0))
         client.sendto(b"?", (case.address, case.port))
-        found = by_rules.findings(case)
+        found = by_iptables.findings(case)
     for words in (nat, allow):
-        by_rules.iptables(*["-D" if word == "-I" else word for word in words])
+        by_iptables.iptables(*["-D" if word == "-I" else word for word in words])
     conntrack = KernelConntrack(Family.V4)
     match = FlowMatch(protocol=Protocol.UDP, destination=case.address)
     place.run("node", lambda: conntrack.delete(list(conntrack.flows(match))))
-    assert by_rules.findings(case) == ""
+    assert by_iptables.findings(case) == ""
     assert f"stale conntrack entry: UDP {case.source}:" in found, found
     assert f"→ {case.address}:53" in found
     assert "a rule of somebody else comes before kubeproxy's: nat PREROUTING" in found

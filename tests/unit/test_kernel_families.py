@@ -1,16 +1,15 @@
 """Which families a host is found to have, and what is said about one that is missing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kubeproxy.kernel import families
 from kubeproxy.kernel.exec import CommandMissing, Result
-from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
 from kubeproxy.kernel.families import NoFamily, host_families
-from kubeproxy.kernel.iptables import Flavour
-from kubeproxy.kernel.nft_sets import NftProgram
+from kubeproxy.kernel.iptables import Flavour, tables_trouble
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 
@@ -44,6 +43,10 @@ class Programs:
         return Result(status=status, stdout="", stderr=f"table `{table}' does not exist\n")
 
 
+def asked(programs: Programs) -> Callable[[Family], str]:
+    return partial(tables_trouble, programs, flavour=Flavour.NFT)
+
+
 def interfaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "if_inet6"
     if text is not None:
@@ -53,7 +56,7 @@ def interfaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
 
 def test_both_families_are_served_where_the_host_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     interfaces(monkeypatch, tmp_path, GLOBAL)
-    found = host_families(Programs(), FakeSysctls(), Flavour.NFT)
+    found = host_families(FakeSysctls(), asked(Programs()))
     assert found.served == tuple(Family)
     assert found.missing == found.hints == ()
 
@@ -77,38 +80,22 @@ def test_a_family_that_is_missing_is_told(
     why: str,
 ) -> None:
     interfaces(monkeypatch, tmp_path, text)
-    found = host_families(programs, FakeSysctls(sysctls), Flavour.NFT)
+    found = host_families(FakeSysctls(sysctls), asked(programs))
     assert found.served == (Family.V4,)
     ((family, told),) = found.missing
     assert family is Family.V6
     assert why in told
 
 
-@pytest.mark.parametrize("flavour", [Flavour.NFT, None])
-def test_an_ipvs_that_was_built_without_ipv6_serves_the_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flavour: Flavour | None
-) -> None:
-    interfaces(monkeypatch, tmp_path, GLOBAL)
-    monkeypatch.setattr(NftProgram, "commit", lambda *_, **__: None)
-    ipvs = FakeVirtualServers()
-    assert host_families(Programs(), FakeSysctls(), flavour, ipvs).missing == ()
-    ipvs.families.remove(Family.V6)
-    found = host_families(Programs(), FakeSysctls(), flavour, ipvs)
-    assert found.served == (Family.V4,)
-    ((family, told),) = found.missing
-    assert family is Family.V6
-    assert "CONFIG_IP_VS_IPV6" in told
-
-
 def test_a_host_without_any_cannot_be_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     interfaces(monkeypatch, tmp_path, None)
     with pytest.raises(NoFamily, match=r"IPv4 cannot be served: .* nat.*; IPv6 cannot be served: .*no IPv6"):
-        host_families(Programs(v4=3), FakeSysctls(), Flavour.NFT)
+        host_families(FakeSysctls(), asked(Programs(v4=3)))
 
 
 def test_a_held_lock_makes_no_family_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     interfaces(monkeypatch, tmp_path, "")
-    assert host_families(Programs(v4=4, v6=4), FakeSysctls(), Flavour.NFT).missing == ()
+    assert host_families(FakeSysctls(), asked(Programs(v4=4, v6=4))).missing == ()
 
 
 @pytest.mark.parametrize(
@@ -124,5 +111,5 @@ def test_a_host_that_does_not_forward_is_hinted_at(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, sysctls: dict[str, str], told: list[str]
 ) -> None:
     interfaces(monkeypatch, tmp_path, text)
-    hints = host_families(Programs(), FakeSysctls(sysctls), Flavour.NFT).hints
+    hints = host_families(FakeSysctls(sysctls), asked(Programs())).hints
     assert [hint.rpartition(" ")[2] for hint in hints] == told

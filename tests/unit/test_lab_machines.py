@@ -138,6 +138,9 @@ def test_machines_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.Mo
     (line,) = checks.lacks("vxlan", layout.UML, 1 << 30)
     assert "MiB in /dev/shm" in line
     assert "take fewer nodes" in line
+    (line,) = checks.lacks("vxlan", layout.UML, 0, "nftables")
+    assert "take --vm none" in line
+    assert checks.lacks("vxlan", layout.NO_VM, 3, "nftables") == ()
 
 
 def test_a_mode_that_namespaces_cannot_run_is_told_with_what_can() -> None:

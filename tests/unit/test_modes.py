@@ -3,19 +3,22 @@
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from kubeproxy import modes
 from kubeproxy.dataplane.ipvs.needs import SET_TYPES, missing
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.fake import FakeNftables, FakeTable
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
-from kubeproxy.modes import ModeUnavailable, choose, flavour_of, intervals_of, parts_of
-from kubeproxy.options import Options, parse, settings_of
+from kubeproxy.modes import ModeUnavailable, choose, family_trouble, flavour_of, intervals_of, parts_of
+from kubeproxy.options import Options, parse, settings_of, without_a_node
 from kubeproxy.sync.syncer import Intervals
 
 pytestmark = pytest.mark.unit
@@ -31,6 +34,10 @@ class Machine:
         self.no_iptables = ""
         self.no_nftables = "this kernel has no nf_tables (CONFIG_NF_TABLES)"
         self.checked: list[str] = []
+        self.nf_tables = FakeNftables()
+        self.nf_tables.present = False
+        self.families = set(Family)
+        """Which IPVS knows."""
 
     def load(self, modules: Sequence[str]) -> None:
         self.loaded += modules
@@ -60,6 +67,21 @@ class Machine:
     def nftables_trouble(self, commands: str) -> str:
         self.checked.append(commands)
         return self.no_nftables
+
+    def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
+        return nullcontext(FakeTable(family, name, self.nf_tables))
+
+    def serves(self, family: Family) -> bool:
+        return family in self.families
+
+    def tables_trouble(self, family: Family, flavour: Flavour) -> str:
+        return self.no_iptables
+
+
+def with_nf_tables(*without: str) -> Machine:
+    machine = Machine(*without)
+    machine.nf_tables.present = True
+    return machine
 
 
 EVERYTHING = ("ip_vs", "ip_vs_rr", "dummy", *[each.module for each in SET_TYPES.values()], "xt_set")
@@ -113,7 +135,8 @@ def test_a_kernel_that_does_not_answer_is_no_kernel_without() -> None:
 @pytest.mark.parametrize(
     ("flags", "machine", "mode", "lines"),
     [
-        (["--mode=auto"], Machine(), "ipvs", ["not nftables: it is not built yet", "mode auto: ipvs"]),
+        (["--mode=auto"], with_nf_tables(), "nftables", ["mode auto: nftables"]),
+        (["--mode=auto"], Machine(), "ipvs", ["not nftables: this kernel", "mode auto: ipvs"]),
         (["--proxy-mode=auto"], Machine(), "ipvs", []),
         (
             ["--mode=auto"],
@@ -199,7 +222,7 @@ def test_each_modes_own_periods_count(flags: list[str], intervals: Intervals) ->
 
 
 @pytest.mark.parametrize("flavour", Flavour)
-@pytest.mark.parametrize("mode", modes.BUILT_MODES)
+@pytest.mark.parametrize("mode", ["iptables", "ipvs"])
 def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
     parts = parts_of(parse([f"--mode={mode}"]), flavour)
     assert parts.kept == Kept(mode=Mode(mode), flavour=flavour)
@@ -207,6 +230,48 @@ def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
     cidrs = ["--ipvs-exclude-cidrs=10.0.0.0/08,FD00::/64"]
     assert parts_of(parse([f"--mode={mode}", *cidrs]), flavour).kept.excluded == ("10.0.0.0/8", "fd00::/64")
     assert type(parts.locator).__name__.lower().startswith(mode)
+
+
+def test_nftables_mode_needs_no_iptables_and_leaves_loopback_alone(caplog: pytest.LogCaptureFixture) -> None:
+    machine = with_nf_tables()
+    options = choose(parse(["--mode=nftables"]), machine)
+
+    def detect() -> Flavour:
+        raise AssertionError("nobody asks for iptables")
+
+    assert flavour_of(options, machine, detect) is None
+    parts = parts_of(options, None)
+    assert (str(parts), parts.kept) == ("nftables (netlink)", Kept(mode=Mode.NFTABLES))
+    assert type(parts.locator).__name__ == "NftablesLocator"
+    settings = settings_of(options)
+    assert (settings.localhost_nodeports, settings.nodeport_addresses) == (False, ("primary",))
+    assert settings_of(without_a_node(options)).nodeport_addresses == ()
+    assert machine.nf_tables.tables == {}
+
+
+def test_a_kernel_without_nf_tables_is_told_with_what_to_do() -> None:
+    with pytest.raises(ModeUnavailable, match=r"mode nftables cannot run here: .*nf_tables.* --mode auto or ipt"):
+        choose(parse(["--mode=nftables"]), Machine())
+
+
+def troubles(mode: str, machine: Machine, flavour: Flavour | None) -> list[str]:
+    options = parse([f"--mode={mode}"])
+    return [family_trouble(options, machine, flavour, family) for family in Family]
+
+
+def test_each_mode_asks_for_what_it_needs_in_each_family() -> None:
+    everything, nothing = with_nf_tables(), without_iptables()
+    nothing.families.remove(Family.V6)
+    nothing.no_nftables = "nft: not installed"
+    assert troubles("nftables", everything, None) == ["", ""]
+    assert all("nf_tables" in each for each in troubles("nftables", nothing, None))
+    for flavour in Flavour:
+        assert troubles("iptables", everything, flavour) == ["", ""]
+        assert troubles("iptables", nothing, flavour) == [nothing.no_iptables] * 2
+        _, of_v6 = troubles("ipvs", nothing, flavour)
+        assert "CONFIG_IP_VS_IPV6" in of_v6
+    assert troubles("ipvs", nothing, None)[0] == nothing.no_nftables
+    assert [each.split()[2] for each in nothing.checked] == ["ip"]
 
 
 def without_iptables(*without: str) -> Machine:

@@ -11,7 +11,6 @@ from kubeproxy.dataplane.ipvs.nft_rules import NftRules
 from kubeproxy.dataplane.locate import Spot, Subject
 from kubeproxy.kernel.exec import CommandMissing, Result
 from kubeproxy.kernel.fake_ipset import FakeSets
-from kubeproxy.kernel.families import NoFamily, host_families
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.nft_set_text import (
     WHOLE_MARK,
@@ -22,7 +21,6 @@ from kubeproxy.kernel.nft_set_text import (
 )
 from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.sets import AlsoRead
-from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family, outermost
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
@@ -152,8 +150,6 @@ def test_of_ranges_within_one_another_the_outermost_remain() -> None:
 def test_a_machine_without_nft_is_told_what_to_install() -> None:
     with pytest.raises(CommandMissing, match=r"nft: not installed \(Debian: apt-get install nftables\)"):
         NftProgram(Nobody()).commit("")
-    with pytest.raises(NoFamily, match="IPv4 cannot be served: nft: not installed"):
-        host_families(Nobody(), FakeSysctls(), None)
 
 
 def test_sets_in_two_places_are_read_as_one_and_written_in_the_first() -> None:

@@ -310,7 +310,6 @@ def test_a_mode_that_cannot_run_can_still_be_written_down_and_cleaned_up(tmp_pat
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--mode=nftables", "mode nftables is not built yet"),
         ("--mode=userspace", 'KubeProxyConfiguration.mode: Invalid value: "userspace": must be iptables, ipvs'),
         ("--master=10.0.0.1:8001", "must be https://HOST:PORT"),
         ("--master=http://", "must be https://HOST:PORT"),

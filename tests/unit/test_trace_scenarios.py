@@ -6,6 +6,7 @@ import pytest
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
 from kubeproxy.dataplane.locate import Locator
+from kubeproxy.dataplane.nftables.locate import NftablesLocator
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.trace.answer import Answer
@@ -20,8 +21,12 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize(
     ("mode", "locator", "ipvs"),
-    [("iptables", IptablesLocator(), None), ("ipvs", IpvsLocator(IpvsSettings()), IpvsSettings())],
-    ids=["iptables", "ipvs"],
+    [
+        ("iptables", IptablesLocator(), None),
+        ("ipvs", IpvsLocator(IpvsSettings()), IpvsSettings()),
+        ("nftables", NftablesLocator(), None),
+    ],
+    ids=["iptables", "ipvs", "nftables"],
 )
 def test_the_verdict_is_what_the_row_expects(mode: str, locator: Locator, ipvs: IpvsSettings | None) -> None:
     wrong, asked, rows = [], 0, set()

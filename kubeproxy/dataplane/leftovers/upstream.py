@@ -10,7 +10,7 @@ from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.jumps import Jump
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS
 from kubeproxy.dataplane.ipvs import rules
-from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -142,4 +142,9 @@ OUR_IPVS_SETS = {family: tuple(set_name(family, each) for each in Set) for famil
 
 IPVS_DEVICE, IPVS_DEVICE_KIND = "kube-ipvs0", "dummy"
 NFTABLES_TABLE = "kube-proxy"
-"""One in the family `ip`, one in `ip6`."""
+"""One in the family `ip`, one in `ip6`, for our nftables mode too."""
+
+
+def owns(table: str, chain: str) -> bool:
+    """Return whether a chain belongs to a mode, ours or upstream's, of iptables or in a table of nftables."""
+    return table in (NFTABLES_TABLE, NFT_TABLE) or EVERY_OWNED.owns(table, chain)
