@@ -43,16 +43,17 @@ class BatchSocket(NetlinkSocket):
         """
         self._socket.send(datagram)
         found: list[Refusal] = []
+        lost = False
         while True:
             try:
                 answer = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                # Nothing more, and no answer to the last: it was interrupted on its way.
-                return found or [Refusal(errno.EINTR, first, None)]
+                # Nothing more, and no answer to the last: it was lost, or the batch was broken off on its way.
+                return found or [Refusal(errno.ENOBUFS if lost else errno.EINTR, first, None)]
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found.append(Refusal(errno.ENOBUFS, first, None))
+                lost = True
                 continue
             for kind, _, sequence, body in messages(answer):
                 if kind != NLMSG_ERROR or not first <= sequence <= last:

@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, NetlinkSocket
+from kubeproxy.kernel.netlink import DumpInterrupted, KeptSocket, NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLM_F_DUMP, netfilter_head
 from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
@@ -31,7 +31,7 @@ NAME = "kube-proxy"
 
 
 class KernelTable:
-    """See `NfTable`; in the network namespace of the thread that calls first. One thread at a time."""
+    """See `NfTable`; to be used in one network namespace, where its sockets are opened. One thread at a time."""
 
     def __init__(self, family: Family, name: str = NAME) -> None:
         self._family = family
@@ -130,13 +130,17 @@ class KernelTable:
 
     def elements(self, name: str) -> Iterator[t.Element]:
         """See `NfTable.elements`. Through a socket of its own: the caller may ask other things meanwhile."""
-        body = encode_elements_of(self._family, self._name, name)
+        body, what = encode_elements_of(self._family, self._name, name), f"{self._where}, set {name}"
+        before = self.generation()
         with NetlinkSocket(NETLINK_NETFILTER) as netlink, self._understanding():
             try:
-                for answer in netlink.dump(Message.GET_ELEMENTS, body, f"{self._where}, set {name}"):
+                for answer in netlink.dump(Message.GET_ELEMENTS, body, what):
                     yield from decode_elements(answer)
             except NetlinkError as error:
                 raise Refused(error.code, str(error)) from None
+        # Of everything else the kernel says itself that it changed while it was read, but not of elements.
+        if self.generation() != before:
+            raise DumpInterrupted(f"{what}: changed while it was read")
 
     def generation(self) -> int:
         """See `NfTable.generation`."""
