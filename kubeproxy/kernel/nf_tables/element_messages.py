@@ -79,7 +79,8 @@ def _piece(element: Element) -> bytes:
     key, data = element.key, element.data
     if data is None:
         data = b""
-    if data.__class__ is not bytes or element.end or element.timeout or (len(key) | len(data)) & 3:
+    unusual = element.end or element.timeout or element.expires
+    if unusual or data.__class__ is not bytes or (len(key) | len(data)) & 3:
         return nested(n.LIST_ELEMENT, _general(element))
     if not element.comment:
         front, middle, _, _ = _frame(len(key), len(data))
@@ -187,16 +188,15 @@ def _decoded(body: bytes) -> Element:
 
 def element_at(body: bytes, offset: int) -> int | None:
     """Return which element of a message a byte of its body belongs to, None for one of something else."""
-    at = HEAD_BYTES
-    while at + 4 <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if kind & ~NLA_F_NESTED == n.ElementList.ELEMENTS:
+    at, found = HEAD_BYTES, b""
+    for kind, found in attributes(body[HEAD_BYTES:]):
+        at += 4
+        if kind == n.ElementList.ELEMENTS:
             break
-        at += (length + 3) & ~3
+        at += (len(found) + 3) & ~3
     else:
         return None
-    at += 4
-    for index, (_, element) in enumerate(attributes(body[at:])):
+    for index, (_, element) in enumerate(attributes(found)):
         if at <= offset < at + 4 + len(element):
             return index
         at += (4 + len(element) + 3) & ~3

@@ -84,17 +84,18 @@ class FakeTable:
     def _split(self, steps: list[t.Change]) -> Iterator[tuple[int, int]]:
         """Cut steps into transactions: where each begins and ends."""
         most = self.most_steps or len(steps)
-        splits = [i for i, step in enumerate(steps) if isinstance(step, t.Split)]
-        start = end = 0
-        for split in (*splits, len(steps)):
-            if split - start > most and end > start:
-                yield start, end
-                start = end
-            if split - start > most:
+        ends = [i for i, step in enumerate(steps) if isinstance(step, t.Split)] + [len(steps)]
+        start = here = count = 0
+        for end in ends:
+            more = sum(not isinstance(step, t.Split) for step in steps[here:end])
+            if more > most:
                 raise Refused(errno.EMSGSIZE, explained(errno.EMSGSIZE, self._where, None))
-            end = split
-        if end > start:
-            yield start, end
+            if count + more > most:
+                yield start, here
+                start, count = here, 0
+            here, count = end, count + more
+        if count:
+            yield start, here
 
     def _transact(self, steps: list[t.Change], start: int, end: int) -> None:
         """Do some steps, or raise Refused. As the kernel: what chains lead to is looked at when all are done.
