@@ -15,7 +15,7 @@ from kubeproxy.dataplane.nftables.sets import DYNAMIC, VERDICT_MAPS
 from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide
-from kubeproxy.kernel.nf_tables.fake import FakeTable
+from kubeproxy.kernel.nf_tables.fake import FakeNftables, FakeTable
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddRule,
@@ -115,10 +115,11 @@ class NftKernel:
 
 
 class FakeNftKernel(NftKernel):
-    """Over models of the kernel."""
+    """Over a model of the kernel."""
 
     def __init__(self) -> None:
-        self.fakes = {family: FakeTable(family) for family in Family}
+        kernel = FakeNftables()
+        self.fakes = {family: FakeTable(family, kernel=kernel) for family in Family}
         super().__init__(dict(self.fakes), lambda function: function())
 
 

@@ -20,6 +20,7 @@ from kubeproxy.kernel.nf_tables.types import (
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
+from kubeproxy.model.objects import Service, ServiceType
 from tests.nftables_node import Node, sizes, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -196,3 +197,33 @@ def test_only_changed_elements_are_in_a_transaction_that_many_services_share() -
     }
     kinds = {type(step) for step in node.table.commits[-1]}
     assert {AddElements, DeleteElements, AddRule, AddChain} <= kinds
+
+
+def _guarded(*ranges: str) -> Service:
+    return web(type=ServiceType.LOAD_BALANCER, load_balancer_ips=("203.0.113.1",), source_ranges=ranges)
+
+
+def test_a_prefix_length_has_a_set_as_long_as_some_range_has_it() -> None:
+    node = Node(_guarded("198.51.100.0/24"), web_slice())
+    node.full()
+    rules = len(node.table.rules("firewall-sources"))
+    node.put(_guarded("198.51.100.0/24", "10.0.0.0/8", "10.0.0.0/8"))
+    assert node.held("firewall-sources-8") == {"203.0.113.1 . tcp . 80 . 10.0.0.0": ""}
+    assert len(node.table.rules("firewall-sources")) == rules + 1
+    node.put(_guarded("10.0.0.0/8"))
+    assert node.held("firewall-sources-24") == {}
+    assert node.backend.observe() == ""
+    assert "firewall-sources-24" not in node.table.sets()
+    assert len(node.table.rules("firewall-sources")) == rules
+    node.put(_guarded("10.0.0.0/8", "198.51.0.0/16"))
+    assert sizes(node.table.commits[-1]) == {"firewall-sources-16": 1}
+
+
+def test_a_restart_takes_away_what_ranges_had_that_are_gone() -> None:
+    node = Node(_guarded("198.51.100.0/24", "10.0.0.0/8"), web_slice())
+    node.full()
+    node.world.apply_services({("default", "web"): _guarded("10.0.0.0/8")})
+    node.restart()
+    node.full()
+    assert "firewall-sources-24" not in node.table.sets()
+    assert node.backend.observe() == ""

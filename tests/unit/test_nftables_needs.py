@@ -29,8 +29,8 @@ def test_a_kernel_without_nf_tables_cannot() -> None:
 
 def test_a_kernel_too_old_for_a_set_says_which() -> None:
     table = FakeTable(name=PROBE_TABLE)
-    table.refuses = lambda step: errno.EOPNOTSUPP if isinstance(step, AddSet) and step.spec.interval else 0
-    assert "firewall-sources" in trouble(table)
+    table.refuses = lambda step: errno.EOPNOTSUPP if isinstance(step, AddSet) and step.spec.dynamic else 0
+    assert "affinity" in trouble(table)
 
 
 def test_who_may_not_ask_is_told_what_it_takes() -> None:

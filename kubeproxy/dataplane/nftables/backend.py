@@ -21,7 +21,7 @@ from kubeproxy.dataplane.remarks import Quarantine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Change as Step
-from kubeproxy.kernel.nf_tables.types import DeleteTable, Split
+from kubeproxy.kernel.nf_tables.types import DeleteTable, FlushChain, Split
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted
@@ -119,6 +119,7 @@ class NftablesBackend:
 
     def _commit(self, steps: Sequence[Step]) -> None:
         self._commits.add(self._family, self._table.commit(steps))
+        self._watch.forget(step.name for step in steps if isinstance(step, FlushChain))
 
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""
@@ -182,7 +183,8 @@ class NftablesBackend:
             for which in books.enter(sheet):
                 first += books.chain_of(which)
             pieces.append(Piece(some[0].name if ports == 1 else None, list(correction.towards(sheet))))
-        pieces.append(Piece(None, list(correction.rest())))
+        first += books.admitting(found.lengths())
+        pieces.append(Piece(None, [*correction.rest(), *books.not_admitting(found.lengths())]))
         self._stale_chains = set(found.class_chains())
         return pieces
 
@@ -196,7 +198,8 @@ class NftablesBackend:
             self._quarantine.hold(state.name, state, str(why))
 
     def _sweep(self, books: Books) -> None:
-        """Delete the chains of classes that no place has: first what leads to them, as old kernels want it."""
+        """Delete what no Service needs any more: of chains first what leads there, as old kernels want it."""
+        self._commit(books.sweep_lengths())
         unused = books.classes.unused()
         if unused:
             self._commit(books.unpick(unused))
@@ -212,7 +215,6 @@ class NftablesBackend:
                 if refused.code != errno.EBUSY:
                     raise
                 return  # packets are on their way through one; the next look finds it idle
-            self._watch.forget(stale)
             self._stale_chains.clear()
 
     def _applied(self, full: bool, changed: int) -> Applied:

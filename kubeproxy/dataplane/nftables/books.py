@@ -11,18 +11,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from kubeproxy.dataplane.nftables.classes import Classes, pick_of
-from kubeproxy.dataplane.nftables.layout import Layout
-from kubeproxy.dataplane.nftables.names import Class
+from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
+from kubeproxy.dataplane.nftables.names import FIREWALL_SOURCES, Class
+from kubeproxy.dataplane.nftables.ranges import Lengths, set_of, spec_of
 from kubeproxy.dataplane.nftables.render import Renderer, Sheet
-from kubeproxy.dataplane.nftables.sets import SHARED
+from kubeproxy.dataplane.nftables.sets import SHARED, SPECS
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
     AddRule,
+    AddSet,
     Chain,
     Change,
     DeleteChain,
     DeleteElements,
+    DeleteSet,
     Element,
     FlushChain,
 )
@@ -38,6 +41,7 @@ class Books:
         self.classes = Classes(codes)
         self._layout = layout
         self._renderer = Renderer(node, self.classes)
+        self._lengths = Lengths()
         self._shared = [_Shared(name) for name in sorted(SHARED)]
 
     def render(self, state: ServiceState, sheet: Sheet) -> None:
@@ -52,9 +56,24 @@ class Books:
         fresh = self.classes.count(sheet.classes)
         for which in fresh:
             self._add_pick(which, sheet)
+        self._lengths.count(sheet.lengths)
         for each in self._shared:
             each.enter(sheet)
         return fresh
+
+    def admitting(self, found: Iterable[int]) -> Iterator[Change]:
+        """Yield the steps that make the sets of source ranges that are wanted, and fill the chain that asks them.
+
+        ``found``: the prefix lengths for which there are some; the chain is empty.
+        """
+        for length in self._lengths.standing.difference(found):
+            yield AddSet(spec_of(length))
+        for rule in self._layout.admitting(self._lengths.standing):
+            yield AddRule(rule)
+
+    def not_admitting(self, found: Iterable[int]) -> list[Change]:
+        """Return the steps that delete sets of source ranges that no rule asks any more."""
+        return [DeleteSet(set_of(length)) for length in found if length not in self._lengths.standing]
 
     def change(self, before: Sheet, after: Sheet) -> Iterator[Change]:
         """Yield the steps from what some ports asked for to what they ask for now."""
@@ -62,12 +81,16 @@ class Books:
         for which in fresh:
             yield from self.chain_of(which)
             self._add_pick(which, after)
+        before_that = set(self._lengths.standing)
+        if self._lengths.count(after.lengths, before.lengths):
+            yield FlushChain(FIREWALL_SOURCES)
+            yield from self.admitting(before_that)
         for each in self._shared:
             each.change(before, after)
-        for name, come in after.elements.items():
-            gone = before.elements[name]
+        for name in after.elements | before.elements:
+            gone, come = before.elements.get(name), after.elements.get(name)
             if gone or come:
-                yield from _moved(name, gone, come)
+                yield from _moved(name, gone or [], come or [])
 
     def chain_of(self, which: Class) -> Iterator[Change]:
         """Yield the steps that make a class's chain, whatever there is of its name."""
@@ -86,6 +109,23 @@ class Books:
         for which in self.classes.standing:
             self._add_pick(which, sheet)
         return sheet
+
+    def chain_names(self) -> set[str]:
+        """Return all chains that should be there."""
+        return {*CHAINS, *(which.chain for which in self.classes.standing)}
+
+    def set_names(self) -> set[str]:
+        """Return all sets that should be there."""
+        return {*SPECS, *map(set_of, self._lengths.standing)}
+
+    def sweep_lengths(self) -> list[Change]:
+        """Return the steps that delete sets of source ranges that nobody has any more."""
+        unused = self._lengths.unused()
+        if not unused:
+            return []
+        found = set(self._lengths.standing)
+        self._lengths.drop(unused)
+        return [FlushChain(FIREWALL_SOURCES), *self.admitting(found), *self.not_admitting(found)]
 
     def unpick(self, unused: Iterable[Class]) -> list[Change]:
         """Return the steps after which nothing leads to the chains of classes that no place has."""

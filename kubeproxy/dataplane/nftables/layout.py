@@ -4,7 +4,7 @@ Base chains stand one before the usual priorities, so that a packet is translate
 before another table's rules for the same hook have a say, whichever was loaded first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kubeproxy.dataplane.iptables.matches import LOOPBACK
 from kubeproxy.dataplane.nftables import names
@@ -19,6 +19,7 @@ from kubeproxy.dataplane.nftables.phrases import (
     MASQUERADE,
     NEW,
     REJECT,
+    RETURN,
     TO_HERE,
     Phrase,
     Phrases,
@@ -29,6 +30,7 @@ from kubeproxy.dataplane.nftables.phrases import (
     mark,
     toggle_mark,
 )
+from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.kernel.nf_tables.types import Base, Chain, Hook, Rule
 from kubeproxy.model.addresses import without
 from kubeproxy.model.node import NodeState
@@ -51,6 +53,7 @@ CHAINS: dict[str, Chain] = {
         Chain(names.NODEPORT_CHECK),
         Chain(names.CLUSTER_IPS_CHECK),
         Chain(names.FIREWALL_CHECK),
+        Chain(names.FIREWALL_SOURCES),
         *(Chain(way.value.short_circuit) for way in Way),
     )
 }
@@ -71,11 +74,18 @@ class Layout:
         """Whose traffic to a cluster IP is masqueraded; None is nobody's."""
 
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules of `CHAINS`."""
+        """Yield the rules of `CHAINS`, but for those of `FIREWALL_SOURCES`."""
         yield from self._hooks()
         yield from self._services()
         yield from self._masquerading()
         yield from self._checks()
+
+    def admitting(self, lengths: Iterable[int]) -> Iterator[Rule]:
+        """Yield the rules of `FIREWALL_SOURCES`, the only chain of `CHAINS` whose rules depend on Services."""
+        for length in sorted(lengths, reverse=True):
+            phrase = self._words.is_from(set_of(length), length)
+            yield Rule(names.FIREWALL_SOURCES, (*phrase, RETURN))
+        yield Rule(names.FIREWALL_SOURCES, DROP)
 
     def rules_of(self, which: Class) -> list[Rule]:
         """Return the rules of a class's chain."""
@@ -142,7 +152,7 @@ class Layout:
             why = "Drop traffic to unallocated ClusterIPs"
             yield Rule(names.CLUSTER_IPS_CHECK, (*words.to_network(cidr), *DROP), why)
         guarded = words.at(Way.ADDRESS, names.FIREWALL_IPS)
-        yield Rule(names.FIREWALL_CHECK, (*guarded, *words.not_admitted(names.FIREWALL_SOURCES), *DROP))
+        yield Rule(names.FIREWALL_CHECK, (*guarded, go(names.FIREWALL_SOURCES)))
 
     def _serve(self, which: Class) -> Iterator[Phrase]:
         way, kind = which.way, which.kind

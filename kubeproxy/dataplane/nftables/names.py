@@ -18,7 +18,6 @@ SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local do
 CLUSTER_IPS = "cluster-ips"
 HAIRPIN = "hairpin-connections"
 FIREWALL_IPS = "firewall-ips"
-FIREWALL_SOURCES = "firewall-sources"
 
 # Chains that are always there; what hooks the base ones have is in `layout`.
 FILTER_PREROUTING = "filter-prerouting-pre-dnat"
@@ -36,6 +35,7 @@ SERVICE_CHECK = "service-endpoints-check"
 NODEPORT_CHECK = "nodeport-endpoints-check"
 CLUSTER_IPS_CHECK = "cluster-ips-check"
 FIREWALL_CHECK = "firewall-check"
+FIREWALL_SOURCES = "firewall-sources"  # its rules are those of the prefix lengths in use
 
 
 class ListMaps(Record, frozen=True):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from kubeproxy.dataplane.nftables.classes import Classes, pick_of
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Class, Kind, Way
+from kubeproxy.dataplane.nftables.ranges import spec_of
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
@@ -61,6 +62,9 @@ def probe(family: Family) -> Iterator[Change]:
     for chain in CHAINS.values():
         yield AddChain(chain)
     for rule in layout.rules():
+        yield AddRule(rule)
+    yield AddSet(spec_of(24))
+    for rule in layout.admitting([24]):
         yield AddRule(rule)
     for which in (Class(way, kind, 2, seconds) for way in Way for kind in Kind for seconds in (0, 60)):
         yield AddChain(Chain(which.chain))

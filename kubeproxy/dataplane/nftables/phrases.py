@@ -1,11 +1,14 @@
 """What our rules say over and over, in nf_tables' expressions. Pure.
 
-A phrase is a tuple of expressions; the comments have `nft`'s words for it. Registers: a key begins at 0, what is
-found for it goes to `FOUND`; an IPv6 address takes four of them, everything else one.
+A phrase is a tuple of expressions, those that `nft` itself would make of its words, which stand beside it: a table
+that was saved and restored by `nft` is the same. Registers: a key begins at 0, and what is found for it goes there
+too; an IPv6 address takes four of them, everything else one.
 """
 
 from ipaddress import ip_network
 from sys import byteorder
+
+import msgspec
 
 from kubeproxy.dataplane.nftables.names import CODE_BASE, CODE_MASK, HAIRPIN, ListMaps, Way
 from kubeproxy.kernel.nf_tables.expressions import (
@@ -38,12 +41,6 @@ from kubeproxy.model.node import LocalKind, LocalTraffic
 
 Phrase = tuple[Expression, ...]
 
-FOUND = 12
-"""Where what was looked up goes, be it a class; an endpoint, which may be longer, goes to `_ENDPOINT`."""
-_ENDPOINT = 8
-_SOURCE_KEY_DATA = 10
-"""Behind the longest key of a client and a place (IPv6)."""
-
 _NEW, _INVALID = 8, 1  # bits of ct state
 _DNAT = 32  # of ct status
 _LOCAL = 2  # RTN_LOCAL, of fib type
@@ -67,6 +64,7 @@ def jump(chain: str) -> Expression:
 
 
 ACCEPT = Decide(VerdictWord.ACCEPT)
+RETURN = Decide(VerdictWord.RETURN)
 DROP: Phrase = (Counter(), Decide(VerdictWord.DROP))
 REJECT: Phrase = (Counter(), Reject())
 MASQUERADE = Masquerade()
@@ -157,16 +155,19 @@ class Phrases:
     def find_class(self, way: Way, which: str) -> Phrase:
         """`meta priority set PLACE map @MAP`."""
         place, _ = self._place(way)
-        return (*place, Lookup(which, 0, FOUND), StoreMeta(Meta.PRIORITY, FOUND))
+        return (*place, Lookup(which, 0, 0), StoreMeta(Meta.PRIORITY, 0))
 
     def is_cluster_ip(self, which: str) -> Phrase:
         """`ip daddr @SET`."""
         return self._destination(0), Lookup(which, 0)
 
-    def not_admitted(self, sources: str) -> Phrase:
-        """`PLACE . ip saddr != @SET`."""
+    def is_from(self, which: str, length: int) -> Phrase:
+        """`PLACE . ip saddr & MASK @SET`."""
         place, end = self._place(Way.ADDRESS)
-        return (*place, self._source(end), Lookup(sources, 0, inverted=True))
+        bits = self._family.host_bits
+        mask = ((1 << length) - 1 << bits - length).to_bytes(self._bytes, "big")
+        masked = (Bitwise(end, mask, bytes(self._bytes)),) if length < bits else ()
+        return (*place, self._source(end), *masked, Lookup(which, 0))
 
     def hairpin(self) -> Phrase:
         """`ct status dnat ip saddr . PLACE @hairpin-connections`."""
@@ -200,28 +201,30 @@ class Phrases:
         network = ip_network(cidr)
         operator = Operator.UNEQUAL if outside else Operator.EQUAL
         wanted = network.network_address.packed
-        if network.prefixlen == self._family.host_bits:
-            return address, Compare(0, operator, wanted)
+        length, odd = divmod(network.prefixlen, 8)
+        if length and not odd:
+            return msgspec.structs.replace(address, length=length), Compare(0, operator, wanted[:length])
         return address, Bitwise(0, network.netmask.packed, bytes(self._bytes)), Compare(0, operator, wanted)
 
     def pick(self, way: Way, maps: ListMaps, count: int) -> Phrase:
         """`dnat to PLACE . numgen random mod N map @endpoints`."""
         place, end = self._place(way)
-        return (*place, Random(count, end), Lookup(maps.endpoints, 0, _ENDPOINT), self._dnat())
+        return (*place, Random(count, end), Lookup(maps.endpoints, 0, 0), self._dnat())
 
     def _dnat(self) -> DestinationNat:
-        return DestinationNat(_ENDPOINT, _ENDPOINT + self._width, self._is_ipv6)
+        return DestinationNat(0, self._width, self._is_ipv6)
 
     def sticky(self, way: Way, maps: ListMaps, count: int, seconds: int) -> tuple[Phrase, ...]:
         """Return the rules that give a client the endpoint that it had, else one that it keeps from now on."""
         affinity = way.value.affinity
-        remembered = (*self._client(way), Lookup(affinity, 0, FOUND), StoreMeta(Meta.PRIORITY, FOUND))
+        client, _ = self._client(way)
+        remembered = (*client, Lookup(affinity, 0, 0), StoreMeta(Meta.PRIORITY, 0))
         place, end = self._place(way)
         chosen = (
             *place,
             Random(count, end),
-            Lookup(maps.slots, 0, FOUND),
-            StoreMeta(Meta.PRIORITY, FOUND),
+            Lookup(maps.slots, 0, 0),
+            StoreMeta(Meta.PRIORITY, 0),
         )
         to_it = self._to_numbered(way, maps)
         return (
@@ -237,15 +240,17 @@ class Phrases:
             to_it,
         )
 
-    def _client(self, way: Way) -> Phrase:
-        place, _ = self._place(way, self._width)
-        return self._source(0), *place
+    def _client(self, way: Way) -> tuple[Phrase, int]:
+        """Load a client and a place; return where the key ends, too."""
+        place, end = self._place(way, self._width)
+        return (self._source(0), *place), end
 
     def _remember(self, way: Way, operation: DynamicOperation, seconds: int) -> Phrase:
         """`update @affinity { ip saddr . PLACE timeout SECONDS : meta priority }`, or `delete`."""
-        data = _SOURCE_KEY_DATA
+        client, end = self._client(way)
+        data = (end + 3) & ~3
         return (
-            *self._client(way),
+            *client,
             LoadMeta(Meta.PRIORITY, data),
             Dynamic(operation, way.value.affinity, 0, data, seconds),
         )
@@ -256,6 +261,6 @@ class Phrases:
         return (
             *place,
             LoadMeta(Meta.PRIORITY, end),
-            Lookup(maps.sticky, 0, _ENDPOINT),
+            Lookup(maps.sticky, 0, 0),
             self._dnat(),
         )

@@ -7,19 +7,18 @@ Cost: 5 µs for a Service of three endpoints.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from ipaddress import ip_network
 
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
+from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.netlink_messages import packed_address
 from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, endpoint, node_port, number
 from kubeproxy.kernel.nf_tables.types import Element
-from kubeproxy.model.addresses import outermost
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
 
@@ -34,13 +33,17 @@ class Unrenderable(ValueError):
 
 
 class Sheet:
-    """What ports ask for: elements by set, and the class of each place."""
+    """What ports ask for."""
 
-    __slots__ = ("classes", "elements")
+    __slots__ = ("classes", "elements", "lengths")
 
     def __init__(self) -> None:
         self.elements: dict[str, list[Element]] = {name: [] for name in SPECS}
+        """By set."""
         self.classes: list[Class] = []
+        """Of each place."""
+        self.lengths: list[int] = []
+        """Of source ranges' prefixes, one for each set that a port has some in."""
 
 
 class Renderer:
@@ -152,17 +155,20 @@ class Renderer:
             # The node speaks to an address that it holds itself from that very address.
             admitted = (*admitted, f"{address}/{self._bits}")
         sheet.elements[names.FIREWALL_IPS].append(Element(place, None, label))
-        sheet.elements[names.FIREWALL_SOURCES] += _ranges(place, admitted)
+        for length, networks in _by_length(admitted).items():
+            sheet.lengths.append(length)
+            sheet.elements.setdefault(set_of(length), []).extend([Element(place + each) for each in networks])
 
 
 _NOBODYS = Class(Way.ADDRESS, Kind.UNTRANSLATED)
 
 
-def _ranges(place: bytes, cidrs: Iterable[str]) -> Iterator[Element]:
-    # One that lies within another one says nothing, and the kernel would refuse it.
-    for cidr in outermost(tuple(cidrs)):
-        network = ip_network(cidr)
-        yield Element(place + network.network_address.packed, None, "", place + network.broadcast_address.packed)
+def _by_length(cidrs: Iterable[str]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for cidr in dict.fromkeys(cidrs):
+        address, _, length = cidr.partition("/")
+        found.setdefault(int(length), []).append(packed_address(address))
+    return found
 
 
 @lru_cache(maxsize=1024)

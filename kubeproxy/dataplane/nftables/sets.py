@@ -28,12 +28,6 @@ def _specs() -> Iterator[SetSpec]:
     )
     guarded = "destinations that are subject to LoadBalancerSourceRanges"
     yield SetSpec(name=names.FIREWALL_IPS, key=_PLACE[Way.ADDRESS], comment=guarded)
-    yield SetSpec(
-        name=names.FIREWALL_SOURCES,
-        key=(*_PLACE[Way.ADDRESS], Field.SOURCE),
-        interval=True,
-        comment="who may come through to them",
-    )
     for way in Way:
         yield from _of(way)
 
@@ -65,7 +59,7 @@ def _of_list(place: tuple[Field, ...], maps: ListMaps, what: str) -> Iterator[Se
 
 
 SPECS: dict[str, SetSpec] = {spec.name: spec for spec in _specs()}
-"""Every set and map, by name."""
+"""Every set and map that is always there, by name; `ranges` has the others."""
 VERDICT_MAPS = (names.PICKS, names.SHORT_CIRCUIT_PICKS)
 DYNAMIC = frozenset(name for name, spec in SPECS.items() if spec.dynamic)
 """Filled by packets; their elements are nobody's business."""

@@ -13,6 +13,7 @@ from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import codes_in
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Kind, Way
+from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
 from kubeproxy.dataplane.nftables.render import Sheet
 from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS, VERDICT_MAPS
 from kubeproxy.kernel.netlink import DumpInterrupted
@@ -58,6 +59,10 @@ class Survey(Record, frozen=True, kw_only=True):
         """Return the codes of classes, by their chains."""
         return codes_in(each for name in VERDICT_MAPS for each in self.elements.get(name, {}).values())
 
+    def lengths(self) -> set[int]:
+        """Return the prefix lengths for which there are sets of source ranges."""
+        return {length for length in map(length_of, self.sets) if length is not None}
+
     def class_chains(self) -> frozenset[str]:
         """Return the chains of classes."""
         return self.chains - CHAINS.keys()
@@ -96,13 +101,19 @@ def _patiently(look: Callable[[], dict[bytes, Element]]) -> dict[bytes, Element]
 def _strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
     """Return what is there that is none of ours, "" when nothing is."""
     for name, found in sets.items():
-        if name not in SPECS or _shape(SPECS[name]) != _shape(found):
+        spec = SPECS.get(name) or _spec_of_ranges(name)
+        if spec is None or _shape(spec) != _shape(found):
             return f"set {name} is not ours"
     for name, chain in chains.items():
         known = CHAINS[name].base == chain.base if name in CHAINS else _CLASS.fullmatch(name) and not chain.base
         if not known:
             return f"chain {name} is not ours"
     return ""
+
+
+def _spec_of_ranges(name: str) -> SetSpec | None:
+    length = length_of(name)
+    return None if length is None else spec_of(length)
 
 
 def _shape(spec: SetSpec) -> SetSpec:
@@ -142,7 +153,7 @@ class Correction:
 
 
 def skeleton(found: Survey, layout: Layout) -> Iterator[Change]:
-    """Yield the steps that make the table with its sets and its fixed chains, whatever there is."""
+    """Yield the steps that make the table with all that is always there, whatever there is."""
     if found.strange:
         yield DeleteTable()
     yield AddTable(names.COMMENT)

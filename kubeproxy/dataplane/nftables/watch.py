@@ -7,8 +7,6 @@ to look at; and when they did, what they changed is mostly some other table.
 from collections.abc import Iterable
 
 from kubeproxy.dataplane.nftables.books import Books
-from kubeproxy.dataplane.nftables.layout import CHAINS
-from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.dataplane.nftables.survey import Correction, survey
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable
@@ -54,7 +52,7 @@ class Watch:
         self._until_listing = 0
 
     def forget(self, chains: Iterable[str]) -> None:
-        """Note that chains have been deleted."""
+        """Note that chains have been written anew, or deleted."""
         for chain in chains:
             self._rules.pop(chain, None)
 
@@ -82,12 +80,9 @@ class Watch:
         own = self._commits.total()  # before: one that is counted late makes a look too many
         return self._table.generation() - own
 
-    def _chains(self, books: Books) -> set[str]:
-        return {*CHAINS, *(each.chain for each in books.classes.standing)}
-
     def _learn(self, books: Books) -> None:
         """Read the rules of chains that nobody else can have touched."""
-        for chain in self._chains(books) - self._rules.keys():
+        for chain in books.chain_names() - self._rules.keys():
             self._rules[chain] = self._table.rules(chain)
 
     def _in_structure(self, books: Books) -> str:
@@ -96,11 +91,11 @@ class Watch:
             return "the table was deleted by somebody"
         if found.strange:
             return found.strange
-        missing = sorted((SPECS.keys() - found.sets) | (self._chains(books) - found.chains))
+        missing = sorted((books.set_names() - found.sets) | (books.chain_names() - found.chains))
         return f"{missing[0]} was deleted by somebody" if missing else ""
 
     def _in_rules(self, books: Books) -> str:
-        for chain in sorted(self._chains(books)):
+        for chain in sorted(books.chain_names()):
             rules = self._table.rules(chain)
             if self._rules.setdefault(chain, rules) != rules:
                 return f"rules of chain {chain} were changed by somebody"
