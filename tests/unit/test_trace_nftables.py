@@ -76,8 +76,7 @@ def test_a_client_that_stays_is_in_the_map_of_affinity() -> None:
 def test_from_outside_the_ranges_guard_and_everybody_is_masqueraded() -> None:
     found = rules(OUTSIDE, BALANCER, 80, RANGED, BOTH)
     assert found["address"] == f"map service-ips: {BALANCER} . tcp . 80 → masquerade-2"
-    ranges = f"firewall-check {PLACE} @firewall-ips {PLACE} . ip saddr != @firewall-sources counter drop"
-    assert found["source ranges"] == ranges
+    assert found["source ranges"] == f"firewall-check {PLACE} @firewall-ips goto firewall-sources"
     assert found["masquerade"] == "masquerade-2 meta mark set meta mark | 0x00004000"
     found = rules(OUTSIDE, NODE_IP, 30080, everywhere(), BOTH)
     assert found["address"] == "map service-nodeports: tcp . 30080 → nodeport-masquerade-2"
@@ -135,7 +134,7 @@ def test_everything_about_a_service() -> None:
         f"map short-circuit-ips: {EXTERNAL} . tcp . 80 → pick-2",
         "map service-nodeports: tcp . 30080 → nodeport-local-1",
         f"set firewall-ips: {BALANCER} . tcp . 80",
-        f"set firewall-sources: {BALANCER} . tcp . 80 . 192.168.56.0/24",
+        f"set firewall-sources-24: {BALANCER} . tcp . 80 . 192.168.56.0",
         "local-1 ip saddr 10.244.0.0/16 goto short-circuit",
     } <= set(port.objects)
     assert not any("10.244.0.11" in each for each in port.objects)

@@ -5,13 +5,13 @@ Which number a class has is known to the running backend alone; here an element 
 
 from collections.abc import Iterator
 from functools import cache
-from ipaddress import ip_address, summarize_address_range
 
 from kubeproxy.dataplane.locate import Spot, Subject
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.names import Class, Way
+from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
 from kubeproxy.dataplane.nftables.render import Renderer, Sheet, Unrenderable
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.netlink_messages import packed_address
@@ -33,7 +33,7 @@ _SHARED = {
     Subject.UNDEFINED_PORT: (names.CLUSTER_IPS_CHECK, f"@{names.CLUSTER_IPS}"),
     Subject.UNALLOCATED: (names.CLUSTER_IPS_CHECK, "drop"),
     Subject.HAIRPIN: (names.MASQUERADING, f"@{names.HAIRPIN}"),
-    Subject.RANGES: (names.FIREWALL_CHECK, f"@{names.FIREWALL_SOURCES}"),
+    Subject.RANGES: (names.FIREWALL_CHECK, f"@{names.FIREWALL_IPS}"),
 }
 """Rules that all Services have together: the chain, and words of the rule."""
 _MARKS = "meta mark set"
@@ -135,19 +135,12 @@ class _Port:
         return _first(self._layout.rules(), self._family, f"@{refused} ")
 
     def _shown(self, name: str, element: Element) -> str:
-        spec = SPECS[name]
-        shown = f"{'set' if spec.data is None else 'map'} {name}: {self._key(name, element)}"
+        length = length_of(name)
+        spec = SPECS[name] if length is None else spec_of(length)
+        key = text(element.key, spec.key, self._family)
+        shown = f"{'set' if spec.data is None else 'map'} {name}: {key}"
         which = self._classes.get(element.data) if isinstance(element.data, bytes) else None
         return f"{shown} → {which.chain}" if which else shown
-
-    def _key(self, name: str, element: Element) -> str:
-        fields = SPECS[name].key
-        if element.end is None:
-            return text(element.key, fields, self._family)
-        size = self._family.host_bits // 8
-        place = text(element.key[:-size], fields[:-1], self._family)
-        first, last = (ip_address(each[-size:]) for each in (element.key, element.end))
-        return f"{place} . {next(iter(summarize_address_range(first, last)))}"
 
 
 @cache
