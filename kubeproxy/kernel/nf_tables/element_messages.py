@@ -23,6 +23,7 @@ MOST_BYTES = 60_000
 """Of the elements in one message: the length of a list is a number of 16 bits."""
 
 _ATTRIBUTE = struct.Struct("=HH")
+_USERDATA = int(n.Element.USERDATA)  # to look a member of an enum up takes as long as all else about an element
 
 
 def encode_elements(
@@ -156,7 +157,7 @@ def _comment(listed: bytes, offset: int, end: int) -> str | None:
         return None
     length, kind, what, size = _TAIL.unpack_from(listed, offset)
     ends = offset + _TAIL.size + size
-    if (kind, what, length) != (n.Element.USERDATA, COMMENT, _TAIL.size + size) or (ends + 3) & ~3 != end:
+    if (kind, what, length) != (_USERDATA, COMMENT, _TAIL.size + size) or (ends + 3) & ~3 != end:
         return None
     return decode_text(listed[offset + _TAIL.size : ends])
 
