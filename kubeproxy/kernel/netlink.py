@@ -6,7 +6,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_batches import Request, batches
@@ -156,12 +156,6 @@ class NetlinkSocket:
             self._sequence += count
             errors += self._refusals(first, count, what)
         return errors
-
-    def exchange(self, encode: Callable[[int], bytes], what: str = "netlink") -> list[bytes]:
-        """Send what ``encode`` makes for a sequence number: several messages, of which one asks for an answer."""
-        self._sequence += 1
-        self._socket.send(encode(self._sequence))
-        return [answer for _, answer in self._answers(what)]
 
     def _refusals(self, first: int, count: int, what: str) -> list[bytes]:
         """Take in the answers to messages of a batch, up to that to the last, which always comes."""

@@ -1,10 +1,11 @@
 """nftables' tables, through the kernel's own socket: `nft` need not be installed. Blocking."""
 
+import contextlib
 import errno
 
-from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER
-from kubeproxy.kernel.nftables_messages import encode_delete_table
+from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nf_tables.types import DeleteTable
 from kubeproxy.model.addresses import Family
 
 _ABSENT = (errno.ENOENT, errno.EOPNOTSUPP)
@@ -15,13 +16,11 @@ class Nftables:
     """The tables of the network namespace of the calling thread."""
 
     def delete_table(self, family: Family, name: str) -> bool:
-        """Delete a table of family `ip` or `ip6`; return whether there was one. Raises NetlinkError, OSError."""
-        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+        """Delete a table of family `ip` or `ip6`; return whether there was one. Raises Refused, OSError."""
+        with contextlib.closing(KernelTable(family, name)) as table:
             try:
-                netlink.exchange(
-                    lambda sequence: encode_delete_table(family, name, sequence), f"nftables table {name}"
-                )
-            except NetlinkError as error:
+                table.commit([DeleteTable()])
+            except Refused as error:
                 if error.code not in _ABSENT:
                     raise
                 return False

@@ -29,7 +29,6 @@ from kubeproxy.kernel.genetlink_messages import decode_family, encode_family
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_messages import encode_flush
 from kubeproxy.kernel.netlink_messages import attribute
-from kubeproxy.kernel.nftables_messages import encode_delete_table
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.sync.leftovers import RETRY_SECONDS, Sweeper
@@ -411,18 +410,6 @@ async def test_what_waits_is_no_complaint_and_is_looked_at_more_and_more_rarely(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "7 connections" in caplog.text
     assert "6 connections" not in caplog.text
-
-
-def test_a_table_is_deleted_in_one_batch() -> None:
-    data = encode_delete_table(Family.V6, "kube-proxy", 7)
-    kinds, offset = [], 0
-    while offset < len(data):
-        length, kind, _, sequence, _ = struct.unpack_from("=IHHII", data, offset)
-        kinds.append((kind, sequence))
-        offset += length
-    assert kinds == [(16, 7), (10 << 8 | 2, 7), (17, 7)]
-    assert data[16 + 2 : 20] == b"\x00\x0a"  # the subsystem, in network order
-    assert b"\x0a\x00\x00\x00" + attribute(1, b"kube-proxy\0") in data  # AF_INET6, then the name
 
 
 def test_ipvs_is_asked_for_by_name_and_flushed() -> None:

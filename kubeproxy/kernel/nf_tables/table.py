@@ -166,7 +166,9 @@ class KernelTable:
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return []
-            raise Refused(error.code, explained(error.code, self._where, None)) from None
+            # EINVAL is what nfnetlink says of a subsystem that it does not know.
+            code = errno.EOPNOTSUPP if error.code == errno.EINVAL else error.code
+            raise Refused(code, explained(code, self._where, None)) from None
 
 
 def _part(parts: Sequence[Part], refusal: Refusal, first: int) -> Part | None:
