@@ -17,7 +17,7 @@ from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.netlink_messages import packed_address
-from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, endpoint, node_port, number
+from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, node_port, number
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
@@ -25,7 +25,13 @@ from kubeproxy.model.node import NodeState
 ENDPOINTS_MAX = 100_000
 """No cluster has that many, and one hostile Service must not fill the kernel's memory."""
 
-_SAFE = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII)
+_is_safe = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII).fullmatch
+
+# Python looks an enumeration's members up in 0.2 µs each time.
+_ADDRESS, _NODE_PORT = Way
+_NAMES = {way: way.value for way in Way}
+_CLUSTER, _MASQUERADE, _LOCAL, _PICK = Kind.CLUSTER, Kind.MASQUERADE, Kind.LOCAL, Kind.PICK
+_DROP = Refusal.DROP
 
 
 class Unrenderable(ValueError):
@@ -57,21 +63,22 @@ class Renderer:
     def render(self, state: ServiceState, sheet: Sheet) -> None:
         """Add what one port asks for. Raises Unrenderable, and then has added nothing."""
         label = _label(state)
-        elements, protocol = sheet.elements, state.name.protocol
-        tail = node_port(protocol, state.port)
+        protocol = state.name.protocol
+        tail = _tail(protocol, state.port)
         if state.cluster_ip:
             address = packed_address(state.cluster_ip)
-            elements[names.CLUSTER_IPS].append(Element(address))
-            self._enter(sheet, Way.ADDRESS, address + tail, Kind.CLUSTER, state.internal, state, label)
-            if not state.internal:
-                self._refuse(sheet, Way.ADDRESS, address + tail, state.internal_refusal, label)
+            sheet.elements[names.CLUSTER_IPS].append(Element(address))
+            targets = state.local if state.internal_local else state.cluster
+            self._enter(sheet, _ADDRESS, address + tail, _CLUSTER, targets, state, label)
+            if not targets:
+                self._refuse(sheet, _ADDRESS, address + tail, state.internal_refusal, label)
         if state.node_port or state.external_ips or state.load_balancer_ips:
             self._outside(sheet, state, tail, label)
-        hairpin = elements[names.HAIRPIN]
-        for target in state.reachable:
+        for target in state.reachable if state.local else state.cluster:
             if target.may_be_local:
                 own = packed_address(target.address)
-                hairpin.append(Element(own + own + node_port(protocol, target.port)))
+                key = own + own + _tail(protocol, target.port)
+                sheet.elements[names.HAIRPIN].append(Element(key))
 
     def _outside(self, sheet: Sheet, state: ServiceState, tail: bytes, label: str) -> None:
         """Add the ways from outside the cluster: external and load balancer addresses, node ports."""
@@ -81,17 +88,17 @@ class Renderer:
                 own.add(address)
                 place = packed_address(address) + tail
                 self._guard(sheet, state, address, place, label)
-                self._exposed(sheet, Way.ADDRESS, place, state, label)
+                self._exposed(sheet, _ADDRESS, place, state, label)
         for address in state.external_ips:
             if address not in own:
                 own.add(address)
-                self._exposed(sheet, Way.ADDRESS, packed_address(address) + tail, state, label)
+                self._exposed(sheet, _ADDRESS, packed_address(address) + tail, state, label)
         if state.node_port:
-            place = node_port(state.name.protocol, state.node_port)
-            self._exposed(sheet, Way.NODE_PORT, place, state, label)
+            place = _tail(state.name.protocol, state.node_port)
+            self._exposed(sheet, _NODE_PORT, place, state, label)
 
     def _exposed(self, sheet: Sheet, way: Way, place: bytes, state: ServiceState, label: str) -> None:
-        kind = Kind.LOCAL if state.external_local else Kind.MASQUERADE
+        kind = _LOCAL if state.external_local else _MASQUERADE
         self._enter(sheet, way, place, kind, state.external, state, label)
         if not state.external:
             self._refuse(sheet, way, place, state.external_refusal, label)
@@ -107,18 +114,18 @@ class Renderer:
         label: str,
     ) -> None:
         """Add a place with its class, and the endpoints that it has."""
-        own, seconds = way.value, state.affinity_seconds
-        if kind is Kind.LOCAL and state.cluster:
-            which = Class(way, Kind.PICK, len(state.cluster), seconds)
+        own, seconds = _NAMES[way], state.affinity_seconds
+        if kind is _LOCAL and state.cluster:
+            which = Class(way, _PICK, len(state.cluster), seconds)
             sheet.classes.append(which)
             sheet.elements[own.short_circuits].append(Element(place, self._codes[which], label))
             self._list(sheet, own.cluster, place, state.cluster, state)
-            which = Class(way, Kind.LOCAL, len(targets), seconds if targets else 0)
+            which = Class(way, _LOCAL, len(targets), seconds if targets else 0)
             self._list(sheet, own.local, place, targets, state)
         elif targets:
             which = Class(way, kind, len(targets), seconds)
             self._list(sheet, own.cluster, place, targets, state)
-        elif way is Way.ADDRESS:
+        elif way is _ADDRESS:
             which = _NOBODYS
         else:
             return  # no rule comes after those of node ports
@@ -131,7 +138,7 @@ class Renderer:
         """Add one of a place's lists of endpoints."""
         if not state.affinity_seconds:
             sheet.elements[maps.endpoints] += [
-                Element(place + slot, endpoint(target.address, target.port))
+                Element(place + slot, packed_address(target.address) + _end(target.port))
                 for slot, target in zip(_slots(len(targets)), targets, strict=True)
             ]
             return
@@ -140,10 +147,11 @@ class Renderer:
         for index, target in enumerate(targets):
             own = numbers[target.text]
             slots.append(Element(place + number(index), own))
-            sticky.append(Element(place + own, endpoint(target.address, target.port)))
+            sticky.append(Element(place + own, packed_address(target.address) + _end(target.port)))
 
     def _refuse(self, sheet: Sheet, way: Way, place: bytes, refusal: Refusal | None, label: str) -> None:
-        which = way.value.no_local if refusal is Refusal.DROP else way.value.no_endpoints
+        own = _NAMES[way]
+        which = own.no_local if refusal is _DROP else own.no_endpoints
         sheet.elements[which].append(Element(place, None, label))
 
     def _guard(self, sheet: Sheet, state: ServiceState, address: str, place: bytes, label: str) -> None:
@@ -160,7 +168,16 @@ class Renderer:
             sheet.elements.setdefault(set_of(length), []).extend([Element(place + each) for each in networks])
 
 
-_NOBODYS = Class(Way.ADDRESS, Kind.UNTRANSLATED)
+_NOBODYS = Class(_ADDRESS, Kind.UNTRANSLATED)
+
+_tail = lru_cache(maxsize=65536)(node_port)
+"""Protocol and port, behind an address."""
+
+
+@lru_cache(maxsize=65536)
+def _end(port: int) -> bytes:
+    """Return the port of an endpoint, behind its address."""
+    return (port << 16).to_bytes(4, "big")
 
 
 def _by_length(cidrs: Iterable[str]) -> dict[int, list[bytes]]:
@@ -195,10 +212,11 @@ def _digest(text: str) -> int:
 
 def _label(state: ServiceState) -> str:
     """Return what elements say of their Service."""
-    label = str(state.name)
-    if _SAFE.fullmatch(label) is None:
+    namespace, name, port, _ = state.name
+    label = f"{namespace}/{name}:{port}" if port else f"{namespace}/{name}"
+    if _is_safe(label) is None:
         raise Unrenderable(f"{label[:80]!r} is no name of a Service port")
-    most = max(len(state.cluster), len(state.local))
+    most = len(state.cluster) + len(state.local)
     if most > ENDPOINTS_MAX:
         raise Unrenderable(f"{most} endpoints are more than the {ENDPOINTS_MAX} that maps are for")
     if len(label) <= COMMENT_BYTES:
