@@ -8,22 +8,21 @@ from kubeproxy.kernel.nf_tables.fields import text
 from kubeproxy.kernel.nf_tables.types import VERDICTS, AddElements, Change, DeleteElements, Element
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import wanted
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Service
 from kubeproxy.model.settings import Settings
-from kubeproxy.testing.build import endpoint_slice, key, service, world
+from kubeproxy.testing.build import endpoint_slice, service
+from tests.backend_node import BackendNode
 
 NODE_IP = "192.168.0.2"
 
 
-class Node:
+class Node(BackendNode):
     """A backend, the kernel under it, and a World to sync from."""
 
     def __init__(self, *objects: Service | EndpointSlice, **settings: object) -> None:
-        self.world = world(*objects)
         own = {"node_name": "node1", "cluster_cidrs": ("10.244.0.0/16",), "bind_address": NODE_IP}
-        self.settings = Settings(**(own | settings), localhost_nodeports=False)  # type: ignore[arg-type]
+        super().__init__(Settings(**(own | settings), localhost_nodeports=False), *objects)  # type: ignore[arg-type]
         self.table = FakeTable()
         self.sysctls = FakeSysctls()
         self.restart()
@@ -32,26 +31,11 @@ class Node:
         """Let a new agent find what the last one left."""
         self.backend = NftablesBackend(self.table, self.sysctls, Family.V4)
 
-    def full(self) -> Applied:
-        """Sync everything."""
-        return self._sync(None)
-
-    def put(self, *objects: Service | EndpointSlice) -> Applied:
-        """Let objects change, and sync what they touch."""
-        touched: set[Key] = set()
-        for each in objects:
-            apply = self.world.apply_services if isinstance(each, Service) else self.world.apply_slices
-            touched |= apply({(each.namespace, each.name): each})  # type: ignore[dict-item]
-        return self._sync(touched)
-
-    def delete(self, name: str) -> Applied:
-        """Delete a Service, and sync."""
-        return self._sync(self.world.apply_services({key(name): None}))
-
-    def _sync(self, scope: set[Key] | None) -> Applied:
-        plan = self.backend.diff(wanted(self.world, self.settings, Family.V4, scope), scope)
-        assert plan is not None
-        return self.backend.apply(plan)
+    def partial(self, touched: set[Key]) -> Applied:
+        """See `BackendNode.partial`; there must be something to do."""
+        applied = super().partial(touched)
+        assert applied is not None
+        return applied
 
     def held(self, name: str) -> dict[str, str]:
         """Return the elements of a set in nft's words, a class as the chain that it leads to."""

@@ -41,7 +41,7 @@ def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_ther
     node.full()
     node.put(web("api", "10.96.0.2"), web_slice("10.244.1.5@node2", "10.244.1.6@node2", name="api"))
     assert sizes(node.table.commits[-1]) == {"service-ips": 1, "endpoints": 2, "cluster-ips": 1}
-    node.delete("api")
+    node.remove("api")
     assert sizes(node.table.commits[-1]) == {"-service-ips": 1, "-endpoints": 2, "-cluster-ips": 1}
 
 
@@ -65,9 +65,9 @@ def test_what_two_services_share_stays_until_both_are_gone() -> None:
     node.full()
     hairpin = node.held("hairpin-connections")
     assert len(hairpin) == 1
-    node.delete("api")
+    node.remove("api")
     assert node.held("hairpin-connections") == hairpin
-    node.delete("web")
+    node.remove("web")
     assert node.held("hairpin-connections") == {}
     assert node.held("cluster-ips") == {}
 

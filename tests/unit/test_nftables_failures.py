@@ -98,7 +98,7 @@ def test_a_port_is_tried_again_when_it_changes() -> None:
     assert node.put(web("api", "10.96.0.2")).quarantined
     assert not node.put(web("bad", "10.96.0.67")).quarantined
     assert "10.96.0.67 . tcp . 80" in node.held("service-ips")
-    node.delete("bad")
+    node.remove("bad")
     assert set(node.held("service-ips")) == {HTTP, "10.96.0.2 . tcp . 80"}
 
 
@@ -108,9 +108,9 @@ def test_a_port_in_quarantine_that_goes_takes_nothing_with_it() -> None:
     with pytest.raises(SyncFailed):
         node.full()
     node.full()
-    assert not node.delete("bad").quarantined
+    assert not node.remove("bad").quarantined
     assert len(node.held("hairpin-connections")) == 1
-    node.delete("web")
+    node.remove("web")
     assert not node.held("hairpin-connections")
     assert not node.backend.observe()
 
