@@ -9,7 +9,7 @@ from kubeproxy.dataplane.ipvs import translator
 from kubeproxy.dataplane.ipvs.names import Set, set_name
 from kubeproxy.kernel.ipvs_types import Server, ServerKey, Verb
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
+from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.backend_node import web, web_slice
 from tests.ipvs_node import VIP, Node
@@ -188,6 +188,24 @@ def test_what_takes_the_place_of_another_in_a_full_set_gets_in() -> None:
     assert applied is not None
     assert applied.quarantined == {}
     assert served(node) == ["10.96.1.1", "10.96.1.5"]
+
+
+def test_a_port_has_the_room_that_another_of_its_service_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translator, "MOST_DESTINATIONS", 10)
+
+    def pods(port: str, count: int) -> EndpointSlice:
+        addresses = [f"10.244.1.{number}" for number in range(1, count + 1)]
+        return endpoint_slice("giant", port, addresses, suffix=port[0])
+
+    node = Node(giant(1), pods("a=80", 4), pods("b=81", 2))
+    assert [str(name) for name in node.full().quarantined] == ["default/giant:b"]
+    applied = node.put(pods("a=80", 3))
+    assert applied is not None
+    assert applied.quarantined == {}
+    assert len(node.servers.servers(Family.V4)) == 4
+    applied = node.put(pods("a=80", 6))
+    assert applied is not None
+    assert [str(name) for name in applied.quarantined] == ["default/giant:a"]
 
 
 def giant(addresses: int) -> Service:

@@ -136,7 +136,8 @@ class IpvsBackend:
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""
         assert self._translator is not None, "a partial plan needs a full one before it"
-        states = {change.name: change.after for change in changes}
+        states: dict[ServicePortName, ServiceState | None] = {change.name: change.after for change in changes}
+        states = {**self._translator.squeezed_out(states), **states}
         parts = self._translator.parts(states)
         for name, needs in list(self._quarantine.crowded(parts, self._books)):
             state = states[name]

@@ -7,7 +7,7 @@ from kubeproxy.model.ident import ServicePortName
 
 
 class Budget:
-    """An amount that some ports share. A port has back what it gave up when it changes, not before."""
+    """An amount that some ports share; whoever gives something back may come too late to have it again."""
 
     def __init__(self, most: int, shared_by: Callable[[ServicePortName], Hashable] = lambda name: None) -> None:
         """See the class; ``shared_by``: which ports share one amount, by a value that they have in common."""

@@ -93,6 +93,13 @@ class Translator:
         notes = [*([note] if note else []), *self._on_endpoints(state, kept)]
         return part, "; ".join(notes)
 
+    def squeezed_out(self, names: Collection[ServicePortName]) -> dict[ServicePortName, ServiceState]:
+        """Return the ports of the same Services that are too large beside these, which may make room now."""
+        if not self.too_large:
+            return {}
+        keys = {name.key for name in names}
+        return {name: state for name, state in self.too_large.states.items() if name.key in keys}
+
     def leave_out(self, no_hosts: Mapping[str, str]) -> None:
         """From now on, leave out endpoints that have these addresses, each with the kernel's reason."""
         self._no_hosts |= no_hosts
