@@ -65,6 +65,14 @@ def test_a_change_beside_a_refused_endpoint_costs_one_sync_and_asks_for_it_no_mo
     assert node.backend.observe() == ""
 
 
+def test_of_many_refused_endpoints_some_are_named() -> None:
+    node = Node(web(), web_slice(*(f"10.244.3.{number}" for number in range(1, 9))))
+    node.servers.no_hosts = {f"10.244.3.{number}" for number in range(1, 9)}
+    (note,) = node.full().notes.values()
+    assert note.startswith("10.244.3.1:8080, 10.244.3.2:8080, ")
+    assert "10.244.3.5:8080 and 3 more: left out" in note
+
+
 def test_who_has_no_endpoint_but_refused_ones_refuses_clients() -> None:
     node = node_with_broadcast(web(), web_slice(f"{BROADCAST}@node2"))
     node.full()

@@ -1,6 +1,6 @@
 """What each Service port becomes here: rendered, with its mark, without what this kernel refuses. Pure."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -19,6 +19,10 @@ from kubeproxy.model.node import NodeState
 MOST_DESTINATIONS = 100_000
 """Of one Service. Each of its places has every endpoint as a destination of its own, which takes the kernel some
 400 bytes and 15 µs."""
+
+
+MOST_NAMED = 5
+"""Of a port's endpoints that are left out."""
 
 
 class Translator:
@@ -90,8 +94,7 @@ class Translator:
             part, note = saving(part, lacking)
         if note:
             self.replaced[name] = frozenset(lacking)
-        notes = [*([note] if note else []), *self._on_endpoints(state, kept)]
-        return part, "; ".join(notes)
+        return part, "; ".join(filter(None, (note, self._on_endpoints(state, kept))))
 
     def squeezed_out(self, names: Collection[ServicePortName]) -> dict[ServicePortName, ServiceState]:
         """Return the ports of the same Services that are too large beside these, which may make room now."""
@@ -113,12 +116,15 @@ class Translator:
         if state is None or not wants_mark(state):
             self._marks.release(name)
 
-    def _on_endpoints(self, state: ServiceState, kept: ServiceState) -> Iterator[str]:
-        """Yield what is to be said of endpoints that are left out."""
-        if kept is not state:
-            for each in state.reachable:
-                if why := self._no_hosts.get(each.address):
-                    yield f"endpoint {each.text} is left out, since IPVS refuses it: {why}"
+    def _on_endpoints(self, state: ServiceState, kept: ServiceState) -> str:
+        """Return what is to be said of endpoints that are left out."""
+        if kept is state:
+            return ""
+        gone = [each for each in state.reachable if each.address in self._no_hosts]
+        named = ", ".join(each.text for each in gone[:MOST_NAMED])
+        more = f" and {len(gone) - MOST_NAMED:,} more" if len(gone) > MOST_NAMED else ""
+        why = self._no_hosts[gone[0].address]
+        return f"{named}{more}: left out of its endpoints, since IPVS refuses such an address: {why}"
 
     def _found_marks(self, state: ServiceState) -> list[int]:
         protocol = state.name.protocol
