@@ -11,6 +11,8 @@ from kubeproxy.clock import ManualClock, settle
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
 from kubeproxy.dataplane.leftovers.chains import removal
+from kubeproxy.dataplane.leftovers.guard import guard
+from kubeproxy.dataplane.leftovers.leaving import Left
 from kubeproxy.dataplane.leftovers.removal import Kept, Kernel, Removed, remove
 from kubeproxy.dataplane.leftovers.upstream import (
     BUT_IPTABLES,
@@ -163,6 +165,7 @@ class Node:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.restored: list[str] = []
         self.saved: dict[tuple[Family, Flavour], str] = {}
         self.missing: set[Flavour] = set()
         self.tables_in_use = frozenset(("filter", "nat"))
@@ -219,6 +222,7 @@ class FakeTables:
         self._node, self._family, self._flavour = node, family, flavour
 
     def restore(self, text: str | Iterable[str]) -> None:
+        self._node.restored.append("".join(text))
         what = " mark" if MARK in text else ""
         self._node.log.append(f"restore {self._family.label} {self._flavour}{what}")
 
@@ -244,6 +248,31 @@ def test_ours_stays_where_it_is_and_goes_where_it_is_not() -> None:
     assert "destroy KUBE-LOOP-BACK" not in node.log
     assert "destroy KUBE-CLUSTER-IP" in node.log
     assert "delete IPv4 kube-proxy" in node.log
+
+
+def test_where_nftables_mode_serves_all_iptables_go_and_its_table_stays() -> None:
+    node = Node()
+    node.saved = {(family, flavour): IPVS_FILTER_TABLE for family in Family for flavour in Flavour}
+    assert remove(node.kernel(), Family, Kept(mode=Mode.NFTABLES)) == Removed()
+    assert sum("restore" in line for line in node.log) == 4
+    assert not any(line.endswith(" kube-proxy") for line in node.log)
+    assert {f"delete {name}" for name in COUNTERS} <= set(node.log)
+    for sets in (IPVS_SETS, OUR_IPVS_SETS):
+        assert {f"destroy {name}" for family in Family for name in sets[family]} <= set(node.log)
+
+
+def test_into_nftables_mode_what_ipvs_mode_guards_stays_guarded_while_connections_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kubeproxy.dataplane.leftovers.removal._leave", lambda *_: Left(connections=1))
+    node = Node()
+    node.saved = {(Family.V4, Flavour.LEGACY): IPVS_FILTER_TABLE}
+    assert remove(node.kernel(), [Family.V4], Kept(mode=Mode.NFTABLES)).waiting
+    guarded = guard(Family.V4, IPVS_FILTER_TABLE)
+    assert node.restored[0] == guarded
+    assert "-X KUBE-NODE-PORT" in node.restored[1]
+    assert "KUBE-IPVS-FILTER" not in node.restored[1]
+    assert "destroy KUBE-VIRTUAL-SERVERS" not in node.log
 
 
 @pytest.mark.parametrize(("kept", "gone"), [(None, True), (OURS, False), (Kept(mode=Mode.NFTABLES), True)])

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
-from kubeproxy.dataplane.ipvs.names import NFT_TABLE, set_name
+from kubeproxy.dataplane.ipvs.names import ACCESS, NFT_TABLE, set_name
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.guard import GUARD, TABLE, guard
@@ -25,6 +25,7 @@ from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.sysctl import Sysctls
+from kubeproxy.kernel.tracing_nft import TABLE as TRACE_TABLE
 from kubeproxy.kernel.virtual_addresses import Addresses
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
@@ -126,7 +127,7 @@ def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> Rem
         # Sets come after the rules that refer to them, in both flavours.
         _told(complaints, f"ipsets, {family.label}", _sets(kernel, family, kept, left))
         _told(complaints, f"nftables, {family.label}", _nft(kernel, family, kept, left))
-    if kept is None:
+    if kept is None or kept.mode is Mode.NFTABLES:
         _told(complaints, "nfacct", _counters(kernel))
     return Removed(complaints=tuple(complaints), waiting=tuple(waiting))
 
@@ -163,7 +164,7 @@ def _chains(
     owned = owned_in(flavour, kept)
     tables = kernel.tables(family, flavour)
     try:
-        if kept is not None and kept.flavour is flavour and (left is None or left.waits):
+        if kept is not None and (left is None or left.waits) and _guards(kept, flavour, tables):
             owned = owned.without(GUARD)
             if left is not None and (text := guard(family, tables.save(TABLE))):
                 tables.restore(text)
@@ -174,6 +175,14 @@ def _chains(
         # A host that has not got the programs has nothing there, as a rule; of legacy tables the kernel can tell.
         if flavour is Flavour.LEGACY and tables.in_use():
             yield f"legacy tables are in use, and nobody can look into them for a proxy's rules: {missing}"
+
+
+def _guards(kept: Kept, flavour: Flavour, tables: Tables) -> bool:
+    """Return whether it is here that addresses are guarded while connections through virtual servers end."""
+    if kept.mode is not Mode.NFTABLES:
+        return kept.flavour is flavour
+    # It has no iptables of its own: where the ipvs mode had its rules they stand on.
+    return TABLE in tables.in_use() and f"\n:{ACCESS} " in tables.save(TABLE)
 
 
 def _route_localnet(kernel: Kernel, tables: Tables, kept: Kept | None) -> None:
@@ -223,6 +232,8 @@ def _counters(kernel: Kernel) -> Iterator[str]:
 def _nft(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -> Iterator[str]:
     if kept is None or kept.mode is not Mode.NFTABLES:
         kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
+    if kept is None:
+        kernel.nftables.delete_table(family, TRACE_TABLE)  # a killed `trace --live` may have left it
     serves = kept is not None and kept.mode is Mode.IPVS and kept.flavour is None
     if left is not None and not serves:  # else its sets may be all that tells of virtual servers
         kernel.nftables.delete_table(family, NFT_TABLE)
