@@ -91,7 +91,8 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
 
     async def one_by_one(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
         seconds, cpu = await _one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(CHANGES)))
-        return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size) if real else {})
+        added = change == changes.added
+        return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size, added) if real else {})
 
     async with running(subject, size, real=real) as bed:
         if ONE_CHANGE in only:
@@ -104,8 +105,8 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
     return found
 
 
-def _floors(subject: Subject, size: Size) -> dict[str, list[float]]:
-    return {floor.name: floor.times(FLOOR_ROUNDS) for floor in subject.change_floors(size)}
+def _floors(subject: Subject, size: Size, added: bool) -> dict[str, list[float]]:
+    return {floor.name: floor.times(FLOOR_ROUNDS) for floor in subject.change_floors(size, added=added)}
 
 
 async def _one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float], float]:

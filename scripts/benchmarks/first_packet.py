@@ -1,8 +1,11 @@
 """The first packet of a connection: from connect() to the answer, through Services and straight to an endpoint.
 
-TCP through a node between two namespaces, 2,000 connections to each destination, in turns, so that a busy machine
-slows all alike. Beside each: the endpoint itself; beside the last Service: the only Service of another node, too.
+TCP through a node between two namespaces, 2,000 connections to each destination, in turns and in another order
+each time, so that a busy machine slows all alike. Beside each: straight to endpoints. Beside the last Service:
+the only Service of another node, which is asked as often as all of this one's together, or it would be found cold.
 """
+
+import random
 
 import cluster
 from figures import Row, Size, rows
@@ -12,7 +15,7 @@ from subject import Subject, load, settings
 
 FIRST_PACKET = "first-packet"
 CONNECTIONS, WARM_UP = 2000, 100
-DIRECT, ONLY = "the endpoint itself", "the only Service of a node"
+DIRECT, ONLY = "the endpoints themselves", "the only Service of a node"
 
 Target = tuple[PacketBed, str, int]
 
@@ -22,13 +25,18 @@ def measure(subject: Subject, size: Size) -> list[Row]:
     with packet_bed() as bed, packet_bed() as lone:
         for each, of in ((bed, size), (lone, Size(1))):
             each.on_node.submit(_load, subject, of).result()
-        direct = (bed, cluster.endpoint(size, 0, 0), cluster.TARGET_PORT)
-        targets = {DIRECT: direct, ONLY: _service(lone, 0), **_targets(bed, size)}
-        found: dict[str, list[float]] = {name: [] for name in targets}
-        for turn in range(CONNECTIONS + WARM_UP):
-            for name, (where, address, port) in targets.items():
+        targets = _targets(bed, size)
+        found: dict[str, list[float]] = {name: [] for name in (DIRECT, ONLY, *targets)}
+        order = random.Random(0)
+        for turn in range(-WARM_UP, CONNECTIONS):
+            # As many endpoints as the Service chooses among: each is somebody else for the caches on the way.
+            endpoint = cluster.endpoint(size, 0, turn % size.endpoints)
+            destinations = [*targets.items(), (DIRECT, (bed, endpoint, cluster.TARGET_PORT))]
+            destinations += [(ONLY, _service(lone, 0))] * len(destinations)
+            order.shuffle(destinations)
+            for name, (where, address, port) in destinations:
                 seconds = where.connect(address, port)
-                if turn >= WARM_UP:
+                if turn >= 0:
                     found[name].append(seconds)
     peak = peak_mib()
     beside_all = {DIRECT: found.pop(DIRECT)}

@@ -18,6 +18,7 @@ from figures import Row, Size
 from subject import Subject
 from subject_iptables import IptablesSubject
 from subject_ipvs import IpvsSubject
+from subject_nftables import NftablesSubject
 
 from kubeproxy.kernel.iptables import Flavour
 
@@ -34,6 +35,7 @@ ONLY = (
 SUBJECTS: dict[str, Callable[[bool], Subject]] = {
     "iptables-legacy": partial(IptablesSubject, Flavour.LEGACY),
     "iptables-nft": partial(IptablesSubject, Flavour.NFT),
+    "nftables": NftablesSubject,
     "ipvs": IpvsSubject,
 }
 """By name; called with whether floors that take minutes are wanted too."""

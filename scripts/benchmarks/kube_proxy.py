@@ -30,16 +30,22 @@ def nftables(size: Size) -> str:
 
 def nftables_change(size: Size, number: int, turn: int) -> str:
     """Return the transaction for one Service whose first endpoint is another one: its chain is written anew."""
-    service = decode_service(cluster.service(number))
+    rules = [line for line in _alone(size, number, turn) if line.startswith("add rule")]
+    chain = rules[0].split()[4]
+    return "\n".join((f"flush chain ip kube-proxy {chain}", *rules, ""))
+
+
+def nftables_addition(size: Size, number: int, turn: int) -> str:
+    """Return the transaction for a Service that is new."""
+    return "\n".join((*_alone(size, number, turn), ""))
+
+
+def _alone(size: Size, number: int, turn: int) -> list[str]:
+    """Return what a Service adds to what is there without any."""
     world = cluster.world(Size(0))
-    world.apply_services({cluster.key(number): service})
+    fixed = set(upstream_nftables.render(world, _NODE).splitlines())
+    world.apply_services({cluster.key(number): decode_service(cluster.service(number))})
     for part in range(cluster.parts(size)):
         piece = decode_proxy_slice(cluster.piece(size, number, part, None if part else turn))
         world.apply_slices({(piece.namespace, piece.name): piece})
-    rules = [
-        line
-        for line in upstream_nftables.render(world, _NODE).splitlines()
-        if line.startswith("add rule ip kube-proxy service-") and service.name in line
-    ]
-    chain = rules[0].split()[4]
-    return "\n".join((f"add chain ip kube-proxy {chain}", f"flush chain ip kube-proxy {chain}", *rules, ""))
+    return [line for line in upstream_nftables.render(world, _NODE).splitlines() if line not in fixed]

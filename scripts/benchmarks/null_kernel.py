@@ -4,12 +4,15 @@ Everything lazy that it is handed is run through, so that rendering happens.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts
+from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
+from kubeproxy.kernel.nf_tables.table import NAME
+from kubeproxy.kernel.nf_tables.types import Chain, Change, Element, Rule, SetSpec
 from kubeproxy.kernel.sets import SetChange
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
@@ -66,6 +69,36 @@ class NullSets:
 
     def destroy(self, name: str) -> bool:
         return True
+
+
+class NullTable:
+    """See `kernel.nf_tables.base.NfTable`: what is committed is encoded, and forgotten."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+
+    def commit(self, changes: Iterable[Change], after: int | None = None) -> int:
+        for parts in transactions(encode(self.family, NAME, list(changes)), 1 << 30):
+            datagram(parts, 1, after)
+        return 1
+
+    def exists(self) -> bool:
+        return False
+
+    def chains(self) -> dict[str, Chain]:
+        return {}
+
+    def rules(self, chain: str) -> list[Rule]:
+        return []
+
+    def sets(self) -> dict[str, SetSpec]:
+        return {}
+
+    def elements(self, name: str) -> Iterator[Element]:
+        return iter(())
+
+    def generation(self) -> int:
+        return 1
 
 
 class NullNfacct:

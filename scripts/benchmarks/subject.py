@@ -67,8 +67,11 @@ class Subject(Protocol):
         """Yield what an adoption stands beside; run where everything stands."""
         ...
 
-    def change_floors(self, size: Size) -> Iterator[Floor]:
-        """Yield what one change stands beside; run where everything stands, right after a change."""
+    def change_floors(self, size: Size, *, added: bool) -> Iterator[Floor]:
+        """Yield what one change stands beside, of an endpoint or the addition of a Service.
+
+        Asked and run where everything stands, right after such a change.
+        """
         ...
 
 

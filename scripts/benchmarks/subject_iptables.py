@@ -78,7 +78,7 @@ class IptablesSubject:
         program = f"iptables-{self._flavour}-save"
         yield Floor(program, lambda: timed(lambda: self._run(program)))
 
-    def change_floors(self, size: Size) -> Iterator[Floor]:
+    def change_floors(self, size: Size, *, added: bool) -> Iterator[Floor]:
         text = "".join(self._tables.pieces)
         yield Floor(f"{self._program} of the same text", lambda: self._restore(text), rounds=9)
 

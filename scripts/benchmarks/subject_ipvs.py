@@ -17,8 +17,7 @@ from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.modes import Parts, parts_of
 from kubeproxy.options import parse
 
-EDIT = "-a -t {server} -r {new}:8080 -m -w 1\n-d -t {server} -r {old}:8080\n"
-"""What replaces a destination in ipvsadm's words."""
+WEIGHT = " -m -w 1"
 NOBODYS = "192.0.2.1"
 """A virtual server that is none of ours, so that ours stay as they are."""
 
@@ -58,19 +57,31 @@ class IpvsSubject:
     def read_floors(self, size: Size) -> Iterator[Floor]:
         yield Floor("ipvsadm -Sn", lambda: _ipvsadm("-Sn"))
 
-    def change_floors(self, size: Size) -> Iterator[Floor]:
+    def change_floors(self, size: Size, *, added: bool) -> Iterator[Floor]:
         server = f"{NOBODYS}:{cluster.PORT}"
-        first = f"{cluster.later_endpoint(0)}:{cluster.TARGET_PORT}"
-        _ipvsadm("-R", f"-A -t {server} -s rr\n-a -t {server} -r {first} -m -w 1\n")
+        whole = [f"-A -t {server} -s rr", *(_destination("-a", server, turn) + WEIGHT for turn in range(3))]
         turns = iter(range(1000))
 
-        def edit() -> float:
-            turn = next(turns)
-            old, new = cluster.later_endpoint(turn), cluster.later_endpoint(turn + 1)
-            return _ipvsadm("-R", EDIT.format(server=server, old=old, new=new))
+        def add() -> float:
+            seconds = _ipvsadm("-R", "\n".join((*whole, "")))
+            _ipvsadm("-R", f"-D -t {server}\n")
+            return seconds
 
-        yield Floor("ipvsadm -R of one destination replaced", edit, rounds=9)
-        _ipvsadm("-R", f"-D -t {server}\n")
+        def replace() -> float:
+            turn = next(turns)
+            old, new = _destination("-d", server, turn), _destination("-a", server, turn + 3) + WEIGHT
+            return _ipvsadm("-R", f"{new}\n{old}\n")
+
+        if added:
+            yield Floor("ipvsadm -R of one virtual server", add, rounds=9)
+        else:
+            _ipvsadm("-R", "\n".join((*whole, "")))
+            yield Floor("ipvsadm -R of one destination replaced", replace, rounds=9)
+            _ipvsadm("-R", f"-D -t {server}\n")
+
+
+def _destination(verb: str, server: str, turn: int) -> str:
+    return f"{verb} -t {server} -r {cluster.later_endpoint(turn)}:{cluster.TARGET_PORT}"
 
 
 def _saved(size: Size) -> Iterator[str]:
@@ -78,7 +89,7 @@ def _saved(size: Size) -> Iterator[str]:
         vip = f"{cluster.cluster_ip(number)}:{cluster.PORT}"
         yield f"-A -t {vip} -s rr"
         for index in range(size.endpoints):
-            yield f"-a -t {vip} -r {cluster.endpoint(size, number, index)}:{cluster.TARGET_PORT} -m -w 1"
+            yield f"-a -t {vip} -r {cluster.endpoint(size, number, index)}:{cluster.TARGET_PORT}{WEIGHT}"
 
 
 def _ipvsadm(verb: str, text: str = "") -> float:
