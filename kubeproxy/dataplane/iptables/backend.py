@@ -9,7 +9,7 @@ whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -202,11 +202,10 @@ class IptablesBackend:
         written: list[Change] = []
         taken = 0
 
-        def on_change(change: Change, with_rules: Change) -> None:
-            changes.append(change)
-            written.append(with_rules)
-            self._clients.change(with_rules)
-            if len(changes) % BATCH == 0:
+        def on_batch(more: Sequence[Change], with_rules: Sequence[Change]) -> None:
+            changes.extend(more)
+            written.extend(with_rules)
+            if len(changes) - taken >= BATCH:
                 fill_sets()
 
         def fill_sets() -> None:
@@ -239,7 +238,7 @@ class IptablesBackend:
             held=self._quarantine.states,
             prepare=self._clients.make,
         )
-        script = fill(plan, on_change=on_change, before_commit=fill_sets)
+        script = fill(plan, on_written=self._clients.change, on_batch=on_batch, before_commit=fill_sets)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())

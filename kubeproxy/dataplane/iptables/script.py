@@ -11,6 +11,7 @@ A script is run once. Pure but for its hooks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 from kubeproxy.dataplane.base import Change, Plan
 from kubeproxy.dataplane.iptables import names
@@ -23,11 +24,9 @@ from kubeproxy.dataplane.iptables.tally import Tally
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
-PIECE = 64
-"""Ports a piece of text: large enough that handing it over costs nothing, small enough to start early."""
-
-LINES = 4 * PIECE
-"""The same of rules in shared chains, of which a port has one or two."""
+BATCH = 128
+"""Ports that are computed, then rendered, then written together: going to and fro between these would double what
+each costs (the processor's caches hold one of them), and many more would let the program that reads wait."""
 
 Move = tuple[ServicePortName, Sequence[Rule], Sequence[Rule]]
 """What a port had in shared chains, and what it will have."""
@@ -49,13 +48,15 @@ class Script:
         *,
         held: Mapping[ServicePortName, ServiceState] | None = None,
         prepare: Callable[[Change], str] = lambda change: "",
-        on_change: Callable[[Change, Change], None] = lambda change, written: None,
+        on_written: Callable[[Change], None] = lambda written: None,
+        on_batch: Callable[[Sequence[Change], Sequence[Change]], None] = lambda changes, written: None,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """See `backend`; ``dispatch`` is what stands; for ``held`` states no rules may stand (quarantine).
 
         ``prepare`` makes what a change's new rules rely on, before they are text; it returns why there is none.
-        ``on_change`` is told each change, and what of it is written: with None where no rules stand for a state.
+        ``on_written`` is told what of each change is written: with None where no rules stand for a state;
+        ``on_batch`` is told many changes, and the same of them, before their text is handed over.
         """
         self._plan = plan
         self._renderer = renderer
@@ -63,7 +64,8 @@ class Script:
         self._observed = observed
         self._held = held or {}
         self._prepare = prepare
-        self._on_change = on_change
+        self._on_written = on_written
+        self._on_batch = on_batch
         self._before_commit = before_commit
         self._moves: list[Move] = []
         self._edits: dict[str, Edit] = {}
@@ -77,18 +79,13 @@ class Script:
 
     def pieces(self) -> Iterator[str]:
         """Yield the text."""
-        piece: list[str] = []
-        for _, text in self._parts():
-            piece.append(text)
-            if len(piece) == PIECE:
-                yield "".join(piece)
-                piece.clear()
-        yield "".join(piece)
+        for parts in self._parts():
+            yield "".join([text for _, text in parts])
 
     def owner(self, line: int) -> ServicePortName | None:
         """Write the text once more and return whose port a line (from 1) is about, None if nobody's."""
         last = 0
-        for owner, text in self._parts():
+        for owner, text in chain.from_iterable(self._parts()):
             first, last = last, last + text.count("\n")
             if line <= last:
                 return owner or self._whose(text.splitlines()[line - first - 1])
@@ -102,46 +99,53 @@ class Script:
                 return name
         return None
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[list[Part]]:
         full = self._plan.full
         yield from self._nat()
         edit = self._edits["filter"]
         if full or edit.lines:
-            yield None, "*filter\n" + (self._fixed("filter", self._skeleton.filter()) if full else "")
+            yield _nobodys("*filter\n", self._fixed("filter", self._skeleton.filter()) if full else "")
             yield from self._shared("filter", edit)
-            yield None, self._ending("filter", edit.declared, edit.gone)
-            yield None, "COMMIT\n"
+            yield _nobodys(self._ending("filter", edit.declared, edit.gone), "COMMIT\n")
         if full:
             # Last, so that a canary in mangle means that everything before it was written.
-            yield None, f"*mangle\n{self._skeleton.mangle()}COMMIT\n"
+            yield _nobodys(f"*mangle\n{self._skeleton.mangle()}COMMIT\n")
 
-    def _nat(self) -> Iterator[Part]:
+    def _nat(self) -> Iterator[list[Part]]:
         full = self._plan.full
-        yield None, "*nat\n" + (self._fixed("nat", self._skeleton.nat()) if full else "")
+        yield _nobodys("*nat\n", self._fixed("nat", self._skeleton.nat()) if full else "")
         written: list[str] = []
         gone: list[str] = []
-        for change in self._plan.changes:
-            before, after = self._rendered(change.before), self._rendered(change.after, change)
-            self._on_change(change, _written(change, before, after))
-            body = after.body if after.body != before.body else ""
-            self.tally.port(before, after)
-            yield change.name, body
-            self._moves.append((change.name, before.rules, after.rules))
-            written += after.chains
-            gone += [chain for chain in before.chains if chain not in after.chains]
+        while changes := list(islice(self._plan.changes, BATCH)):
+            yield self._own(changes, written, gone)
         self.dispatch, self._edits = self.dispatch.moved((before, after) for _, before, after in self._moves)
         edit = self._edits["nat"]
         yield from self._shared("nat", edit)
-        yield None, self._ending("nat", written + edit.declared, gone + edit.gone)
+        yield _nobodys(self._ending("nat", written + edit.declared, gone + edit.gone))
         self._before_commit()
-        yield None, "COMMIT\n"
+        yield _nobodys("COMMIT\n")
 
-    def _shared(self, table: str, edit: Edit) -> Iterator[Part]:
+    def _own(self, changes: list[Change], written: list[str], gone: list[str]) -> list[Part]:
+        """Return the ports' own chains that differ; add to the chains that are written, and to those that go."""
+        found = [self._rendered(change) for change in changes]
+        self._on_batch(changes, [done for done, _, _ in found])
+        parts: list[Part] = []
+        for done, before, after in found:
+            if after.body != before.body:
+                parts.append((done.name, after.body))
+                self.tally.own(before, after)
+            self._moves.append((done.name, before.rules, after.rules))
+            written += after.chains
+            if before.chains:
+                gone += [each for each in before.chains if each not in after.chains]
+        return parts
+
+    def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:
         """Yield how a table's shared chains change."""
         self.tally.shared(table, edit)
-        yield None, declare(edit.declared)
-        for start in range(0, len(edit.lines), LINES):
-            yield None, "".join(edit.lines[start : start + LINES])
+        yield _nobodys(declare(edit.declared))
+        for start in range(0, len(edit.lines), BATCH):
+            yield _nobodys(*edit.lines[start : start + BATCH])
 
     def _ending(self, table: str, written: list[str], gone: list[str]) -> str:
         """Return the lines that add what jumps are missing and remove the chains that nobody needs any more."""
@@ -155,8 +159,16 @@ class Script:
         self.tally.fixed(table, lines)
         return lines
 
-    def _rendered(self, state: ServiceState | None, wanted_by: Change | None = None) -> Fragment:
-        if state is None or (self._held and self._held.get(state.name) == state):
+    def _rendered(self, change: Change) -> tuple[Change, Fragment, Fragment]:
+        """Return what of a change is written, and the port's rules before and after."""
+        before = UNWRITTEN if change.before is None else self._fragment(change.before, None)
+        after = UNWRITTEN if change.after is None else self._fragment(change.after, change)
+        done = _written(change, before, after)
+        self._on_written(done)
+        return done, before, after
+
+    def _fragment(self, state: ServiceState, wanted_by: Change | None) -> Fragment:
+        if self._held and self._held.get(state.name) == state:
             return UNWRITTEN
         try:
             fragment = self._renderer.render(state)
@@ -168,6 +180,10 @@ class Script:
             self.crowded.append((wanted_by, why))
             return UNWRITTEN
         return fragment
+
+
+def _nobodys(*texts: str) -> list[Part]:
+    return [(None, text) for text in texts]
 
 
 def _written(change: Change, before: Fragment, after: Fragment) -> Change:

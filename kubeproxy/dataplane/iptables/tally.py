@@ -28,10 +28,10 @@ class Tally:
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def port(self, before: Fragment, after: Fragment) -> None:
-        """Count what the rules in a Service port's own chains become; they are written whole."""
+    def own(self, before: Fragment, after: Fragment) -> None:
+        """Count the rules of a Service port's own chains that differ; they are written whole."""
         rules = after.body.count("\n-A ")
-        self._written["nat"] += rules if after.body != before.body else 0
+        self._written["nat"] += rules
         self._delta["nat"] += rules - before.body.count("\n-A ")
 
     def shared(self, table: str, edit: Edit) -> None:
