@@ -89,19 +89,19 @@ class Dispatch:
 
     def moved(self, moves: Iterable[tuple[Sequence[Rule], Sequence[Rule]]]) -> tuple["Dispatch", dict[str, Edit]]:
         """Replace rules, (old, new) for each Service port; return what then stands, and how each table changes."""
-        gone: dict[Shared, list[str]] = {}
-        come: dict[Shared, list[str]] = {}
+        gone: dict[Shared, list[str]] = {shared: [] for shared in EVERY}
+        come: dict[Shared, list[str]] = {shared: [] for shared in EVERY}
         for old, new in moves:
-            for rule in dict.fromkeys(old):
+            for rule in dict.fromkeys(old) if old else ():
                 if rule not in new:
-                    gone.setdefault(rule.shared, []).append(rule.entry)
+                    gone[rule.shared].append(rule.entry)
             for rule in dict.fromkeys(new) if len(new) > 1 else new:
                 if rule not in old:
-                    come.setdefault(rule.shared, []).append(rule.entry)
+                    come[rule.shared].append(rule.entry)
         after = dict(self._rules)
         edits = {table: Edit([], [], []) for table in ("nat", "filter")}
         for shared in EVERY:
-            leaving, coming = gone.get(shared, []), come.get(shared, [])
+            leaving, coming = gone[shared], come[shared]
             if leaving or coming:
                 before = self._rules.get(shared, [])
                 after[shared] = _exchanged(before, leaving, coming)

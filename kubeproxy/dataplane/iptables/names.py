@@ -63,15 +63,19 @@ LOWER = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
 
 
 _PAIRS = [first + second for first in _BASE32 for second in _BASE32]
-_SHIFTS = range(70, -1, -10)
 
 
 def hash16(text: str) -> str:
     """Return upstream's hash of a text."""
-    # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to. A table of pairs
-    # is four times as fast as base64.b32encode, and this is the dearest step of rendering a Service.
-    number = int.from_bytes(sha256(text.encode()).digest()[:10], "big")
-    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    # Ten bytes of the digest are sixteen characters of base32, the length upstream cuts to. A table of pairs, and
+    # no number beyond 64 bits, take half of base64.b32encode's time; this is the dearest step of rendering.
+    digest = int.from_bytes(sha256(text.encode()).digest()[:10], "big")
+    a, b = digest >> 40, digest & 0xFFFFFFFFFF
+    pairs = _PAIRS
+    return (
+        f"{pairs[a >> 30]}{pairs[a >> 20 & 1023]}{pairs[a >> 10 & 1023]}{pairs[a & 1023]}"
+        f"{pairs[b >> 30]}{pairs[b >> 20 & 1023]}{pairs[b >> 10 & 1023]}{pairs[b & 1023]}"
+    )
 
 
 def port_hash(name: ServicePortName) -> str:
