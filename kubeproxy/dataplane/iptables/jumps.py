@@ -47,15 +47,20 @@ class Saved(Record, frozen=True, kw_only=True):
 def parse_save(text: str, is_ours: Callable[[str], bool]) -> Saved:
     """Read the output of iptables-save of one table; ``is_ours`` tells a mode's own chains of it.
 
-    Cost: one pass; only lines of others' chains are looked into.
+    Cost: one pass; of a chain that is ours only the first line is looked into.
     """
     chains, rules = set(), []
+    known = "\n"  # how the rules of the chain of ours begin that was looked into last; at first no line does
     for line in text.splitlines():
+        if line.startswith(known):
+            continue
         if line.startswith(":"):
             chains.add(line[1:].partition(" ")[0])
         elif line.startswith("-A "):
             chain, _, rest = line[3:].partition(" ")
-            if not is_ours(chain) and is_ours(target(rest)):
+            if is_ours(chain):
+                known = f"-A {chain} "
+            elif is_ours(target(rest)):
                 rules.append(line[3:])
     return Saved(chains=frozenset(chains), rules=tuple(rules))
 

@@ -129,16 +129,14 @@ class Script:
         """Return the ports' own chains that differ; add to the chains that are written, and to those that go."""
         found = [self._rendered(change) for change in changes]
         self._on_batch(changes, [done for done, _, _ in found])
-        parts: list[Part] = []
-        for done, before, after in found:
-            if after.body != before.body:
-                parts.append((done.name, after.body))
-                self.tally.own(before, after)
-            self._moves.append((done.name, before.rules, after.rules))
+        self._moves += [(done.name, before.rules, after.rules) for done, before, after in found]
+        differ = [each for each in found if each[1].body != each[2].body]
+        self.tally.own([before.body for _, before, _ in differ], [after.body for _, _, after in differ])
+        for _, before, after in found:
             written += after.chains
             if before.chains:
                 gone += [each for each in before.chains if each not in after.chains]
-        return parts
+        return [(done.name, after.body) for done, _, after in differ]
 
     def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:
         """Yield how a table's shared chains change."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.iptables.dispatch import Edit
-from kubeproxy.dataplane.iptables.render import Fragment
 from kubeproxy.dataplane.iptables.tables import JUMPS
 
 _FIXED_JUMPS = {table: sum(jump.table == table for jump in JUMPS) for table in ("nat", "filter")}
@@ -28,11 +27,11 @@ class Tally:
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def own(self, before: Fragment, after: Fragment) -> None:
-        """Count the rules of a Service port's own chains that differ; they are written whole."""
-        rules = after.body.count("\n-A ")
+    def own(self, before: Iterable[str], after: Iterable[str]) -> None:
+        """Count the rules in the bodies of Service ports whose chains differ; they are written whole."""
+        rules = "".join(after).count("\n-A ")
         self._written["nat"] += rules
-        self._delta["nat"] += rules - before.body.count("\n-A ")
+        self._delta["nat"] += rules - "".join(before).count("\n-A ")
 
     def shared(self, table: str, edit: Edit) -> None:
         """Count how a table's shared chains change."""
