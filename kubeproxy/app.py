@@ -178,9 +178,10 @@ class Agent:
             family,
             self._clock,
             self._sync_ended,
-            intervals_of(self._options.configuration),
+            intervals_of(self._options.configuration, self._parts.look_every),
             self._report.synced,
             flows,
+            self._parts.hints(family),
         )
 
     def _service_health(self, family: Family) -> ServiceHealth:

@@ -1,7 +1,7 @@
 """Which mode a node runs, and what each is made of: the one place that names more than one of them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
@@ -10,27 +10,26 @@ from kubeproxy.config.types import Configuration
 from kubeproxy.config.validation import AUTO
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables import names
-from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
+from kubeproxy.dataplane.iptables.machine import iptables_backend, iptables_hints
 from kubeproxy.dataplane.ipvs import needs
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
-from kubeproxy.dataplane.ipvs.machine import ipvs_backend
+from kubeproxy.dataplane.ipvs.machine import Writing, ipvs_backend, ipvs_hints
 from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.dataplane.locate import Locator
 from kubeproxy.dataplane.nftables import needs as nft_needs
-from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.locate import NftablesLocator
+from kubeproxy.dataplane.nftables.machine import nftables_backend, nftables_hints
 from kubeproxy.dataplane.nftables.watch import Commits
-from kubeproxy.kernel.exec import KernelError, SystemExec
-from kubeproxy.kernel.ipset import Ipset
-from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.nf_tables.base import NfTable
-from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.nft_set_text import spoken
-from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.notices import HintSource
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import DEFAULT_SCHEDULER
 from kubeproxy.model.objects import Record
@@ -39,6 +38,10 @@ from kubeproxy.sync.syncer import Intervals
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 5.0
+"""Between looks at what the kernel does not tell of where they take milliseconds, or where that is sets alone."""
+LEGACY_LOOK_SECONDS = 0.5
+"""Where it tells of nothing, and a look is a question for the tables' size: microseconds."""
 PREFERENCE = (Mode.NFTABLES, Mode.IPVS, Mode.IPTABLES)
 """What `auto` tries; the last is what every node can run that can run any."""
 
@@ -75,6 +78,10 @@ class Parts(Record, frozen=True, kw_only=True):
     """Where its iptables' rules are, if it has any."""
     backend: Callable[[Family], Backend]
     locator: Locator
+    hints: Callable[[Family], Sequence[HintSource]] = lambda family: ()
+    """What tells of others' changes of a family's state."""
+    look_every: float = LOOK_SECONDS
+    """Seconds between looks at what nobody tells of; infinite where hints tell of everything."""
     counters: tuple[PacketCounter, ...] = ()
     """Upstream's, as far as rules of the mode count in them; the kernel has them where it has nfacct."""
 
@@ -183,21 +190,26 @@ def _nf_tables_trouble(machine: Machine, family: Family) -> str:
 def parts_of(options: Options, flavour: Flavour | None) -> Parts:
     """Return what the mode that was chosen is made of; ``flavour`` as `flavour_of` has it."""
     settings = settings_of(options)
-    if settings.ipvs is not None:
+    if (ipvs := settings.ipvs) is not None:
         replaced = Replaced()  # the backends tell the locator
+        writing = {family: Writing() for family in Family}
         return Parts(
             mode=Mode.IPVS,
             flavour=flavour,
-            backend=partial(ipvs_backend, flavour=flavour, settings=settings.ipvs, replaced=replaced),
-            locator=IpvsLocator(settings.ipvs, replaced, by_iptables=flavour is not None),
+            backend=lambda family: ipvs_backend(family, flavour, ipvs, replaced, writing[family]),
+            hints=lambda family: ipvs_hints(family, flavour, writing[family]),
+            locator=IpvsLocator(ipvs, replaced, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
-            excluded=settings.ipvs.exclude_cidrs,
+            excluded=ipvs.exclude_cidrs,
         )
+    writers = {family: Writers() for family in Family}
     if options.configuration.mode == Mode.NFTABLES:
+        commits = Commits()
         return Parts(
             mode=Mode.NFTABLES,
             flavour=None,
-            backend=partial(_nftables_backend, Commits()),
+            backend=lambda family: nftables_backend(family, commits, writers[family]),
+            hints=lambda family: nftables_hints(family, writers[family]),
             locator=NftablesLocator(),
             excluded=excluded_cidrs(options),
         )
@@ -205,25 +217,19 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
     return Parts(
         mode=Mode.IPTABLES,
         flavour=flavour,
-        backend=partial(_iptables_backend, flavour),
+        backend=lambda family: iptables_backend(family, flavour, writers[family]),
+        hints=lambda family: iptables_hints(family, flavour, writers[family]),
+        look_every=LEGACY_LOOK_SECONDS if flavour is Flavour.LEGACY else LOOK_SECONDS,
         locator=IptablesLocator(),
         counters=(_INVALID, _ON_LOOPBACK),
         excluded=excluded_cidrs(options),
     )
 
 
-def intervals_of(configuration: Configuration) -> Intervals:
+def intervals_of(configuration: Configuration, look_every: float = LOOK_SECONDS) -> Intervals:
     """Return how often the chosen mode syncs, by its own block of the configuration.
 
     Upstream's ipvs mode writes everything anew each syncPeriod, since nobody tells when somebody else changes a
     virtual server. Here the backend looks for that itself, every few seconds (`Backend.observe`).
     """
-    return Intervals(min_sync=configuration.min_sync_period, retry=configuration.sync_period)
-
-
-def _iptables_backend(flavour: Flavour, family: Family) -> Backend:
-    return IptablesBackend(Iptables(SystemExec(), family, flavour), Ipset(family), ProcSysctls(), family, Nfacct())
-
-
-def _nftables_backend(commits: Commits, family: Family) -> Backend:
-    return NftablesBackend(KernelTable(family), ProcSysctls(), family, commits)
+    return Intervals(min_sync=configuration.min_sync_period, retry=configuration.sync_period, check=look_every)

@@ -13,6 +13,8 @@ from typing import IO, Protocol
 
 import msgspec
 
+from kubeproxy.kernel.writers import Writers
+
 PIPE_BYTES = 1 << 20
 """What the pipe to a program holds while text is streamed, so that neither side often waits for the other."""
 
@@ -61,7 +63,10 @@ class Exec(Protocol):
 
 
 class SystemExec:
-    """The real one."""
+    """The real one; ``writers`` are told of the programs, for who listens to what others change."""
+
+    def __init__(self, writers: Writers | None = None) -> None:
+        self._writers = writers
 
     def run(
         self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
@@ -79,6 +84,23 @@ class SystemExec:
             )
         except FileNotFoundError:
             raise CommandMissing(f"{argv[0]}: not installed") from None
+        if self._writers is not None:
+            self._writers.begin(process.pid)
+        try:
+            return self._run(process, argv, stdin, check=check, timeout=timeout)
+        finally:
+            if self._writers is not None:
+                self._writers.end(process.pid)
+
+    def _run(
+        self,
+        process: subprocess.Popen[str],
+        argv: Sequence[str],
+        stdin: str | Iterable[str],
+        *,
+        check: bool,
+        timeout: float,
+    ) -> Result:
         assert process.stdin is not None
         feeder = None
         if not isinstance(stdin, str):

@@ -75,6 +75,10 @@ class FakeSets:
         found = self.sets.items()
         return {name: len(members) + self.strange[name] for name, members in found if name.startswith(prefix)}
 
+    def size(self, name: str) -> int | None:
+        """See `sets.SizedSets.size`."""
+        return len(self.sets[name]) if name in self.sets else None
+
     def apply(self, changes: Sequence[SetChange]) -> None:
         """See `sets.Sets.apply`."""
         if self.failures:

@@ -148,6 +148,15 @@ class Ipset:
         """Return how many entries each of them has."""
         return {header.name: header.elements for header in self._headers(prefix)}
 
+    def size(self, name: str) -> int | None:
+        """See `sets.SizedSets.size`: 30 µs, however many sets there are."""
+        try:
+            return self._header(name).elements
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise
+
     def apply(self, changes: Sequence[SetChange]) -> None:
         """Change sets, see `Sets.apply`; an entry that is refused does not keep the others out.
 

@@ -20,6 +20,7 @@ from kubeproxy.kernel.netlink_messages import (
     message,
     messages,
 )
+from kubeproxy.kernel.writers import Writers
 
 RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
@@ -49,10 +50,16 @@ class NetlinkSocket:
     ``receive_bytes`` is for whoever pipelines thousands of requests: each may be answered by an error, and the
     kernel drops answers that do not fit its buffer. It takes no memory until answers lie there. Without
     CAP_NET_ADMIN the buffers are only as large as net.core.rmem_max and wmem_max; pipelines are cut to what fits.
+    ``writers`` is told of the socket's port, for who listens to what others change.
     """
 
-    def __init__(self, protocol: int, receive_bytes: int = 0) -> None:
+    def __init__(self, protocol: int, receive_bytes: int = 0, writers: Writers | None = None) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        self._writers = writers
+        if writers is not None:
+            self._socket.bind((0, 0))
+            self._port: int = self._socket.getsockname()[0]
+            writers.begin(self._port)
         # As options of the socket: with settimeout() Python asks poll() before every call.
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("@ll", TIMEOUT_SECONDS, 0))
@@ -77,6 +84,8 @@ class NetlinkSocket:
     def close(self) -> None:
         """Close it."""
         self._socket.close()
+        if self._writers is not None:
+            self._writers.end(self._port)
 
     def __enter__(self) -> "NetlinkSocket":
         """Return itself; closed at the end of the block."""
@@ -216,13 +225,13 @@ class KeptSocket:
     exception it is closed, and so the next use has a fresh one. For one thread at a time.
     """
 
-    def __init__(self, protocol: int, receive_bytes: int = 0) -> None:
-        self._protocol, self._receive_bytes = protocol, receive_bytes
+    def __init__(self, protocol: int, receive_bytes: int = 0, writers: Writers | None = None) -> None:
+        self._protocol, self._receive_bytes, self._writers = protocol, receive_bytes, writers
         self._open: NetlinkSocket | None = None
 
     def __enter__(self) -> NetlinkSocket:
         if self._open is None:
-            self._open = NetlinkSocket(self._protocol, self._receive_bytes)
+            self._open = NetlinkSocket(self._protocol, self._receive_bytes, self._writers)
         return self._open
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -53,6 +53,14 @@ class Sets(Protocol):
         ...
 
 
+class SizedSets(Sets, Protocol):
+    """Sets of which a single one is asked for its size cheaply, however many others there are."""
+
+    def size(self, name: str) -> int | None:
+        """Return how many entries a set has, None when it is not there."""
+        ...
+
+
 class AlsoRead:
     """Sets that are written in one place and read in two: ipsets, and those of nftables. See `Sets`."""
 

@@ -40,6 +40,7 @@ from kubeproxy.kernel.virtual_addresses_messages import (
     encode_up,
     encode_without_link_local,
 )
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 
 DEVICE = "kube-ipvs0"
@@ -111,13 +112,15 @@ class Addresses(Protocol):
 class VirtualAddresses:
     """The real ones, in the network namespace of the thread that calls first."""
 
-    def __init__(self, family: Family, device: str = DEVICE, kind: str = "dummy") -> None:
+    def __init__(
+        self, family: Family, device: str = DEVICE, kind: str = "dummy", writers: Writers | None = None
+    ) -> None:
         self._family = family
         self._name = device
         self._kind = kind
         self._index: int | None = None
         """The device's, as last seen."""
-        self._netlink = KeptSocket(NETLINK_ROUTE)
+        self._netlink = KeptSocket(NETLINK_ROUTE, writers=writers)
 
     def ensure_device(self) -> int:
         """See `Addresses.ensure_device`."""

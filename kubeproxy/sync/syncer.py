@@ -7,13 +7,14 @@ A failure is state: it is counted, logged once, and makes the next sync a full o
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from kubeproxy.clock import Clock
 from kubeproxy.dataplane.base import Applied, Backend, RuleCount, SyncFailed
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.notices import HintSource
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection
 from kubeproxy.model.desired import wanted
@@ -24,6 +25,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler, FlowStatus
 from kubeproxy.sync.runner import Runner
+from kubeproxy.sync.watching import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Intervals(Record, frozen=True, kw_only=True):
     retry: float = 30.0
     max_sync: float = 3600.0
     check: float = 5.0
-    """Between looks at whether somebody else removed our kernel state."""
+    """Between looks at whether somebody else changed our kernel state; infinite where hints tell of all."""
 
 
 class SyncStatus(Record, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class Syncer:
 
     ``on_result`` gets each new status, ``on_synced`` then what a successful sync has brought in; both are called
     on the event loop and must not raise. ``flows`` ends afterwards, in the worker thread and before the next sync,
-    the flows that are stale under the new rules.
+    the flows that are stale under the new rules. ``hints`` tell of what others change.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Syncer:
         intervals: Intervals | None = None,
         on_synced: Callable[[Synced], None] = lambda synced: None,
         flows: FlowReconciler | None = None,
+        hints: Sequence[HintSource] = (),
     ) -> None:
         self._world = world
         self._backend = backend
@@ -130,7 +133,10 @@ class Syncer:
         self._kernel = asyncio.Lock()  # one thread at a time in the backend
         self._last_full = clock.now()
         self._check_error = ""
+        self._is_distrusted = False
+        """Whether the kernel is known not to hold what was written."""
         self.status = SyncStatus(family=family)
+        self._watcher = Watcher(hints, self._look, self._repair, clock=clock, every=self._intervals.check)
         self._runner = Runner(
             self._sync,
             clock=clock,
@@ -169,19 +175,21 @@ class Syncer:
         """Sync until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._runner.run())
-            tasks.create_task(self._watch_for_drift())
+            tasks.create_task(self._watcher.run())
             tasks.create_task(self._look_for_stale_flows_again())
 
-    async def _watch_for_drift(self) -> None:
-        while True:
-            await self._clock.sleep(self._intervals.check)
-            if not self.status.synced:
-                continue
-            drift = await self._check()
-            if drift:
-                log.warning("%s; writing everything again", drift)
-                self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
-                self._runner.request()
+    async def _look(self) -> None:
+        """Have the backend find out whether somebody else changed what was written."""
+        if self.status.synced and (drift := await self._check()):
+            self._repair(drift)
+
+    def _repair(self, drift: str) -> None:
+        """Have everything written again, because something is not as it was written."""
+        if self.status.synced:
+            log.warning("%s; writing everything again", drift)
+            self._is_distrusted = True
+            self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
+            self._runner.request()
 
     async def _look_for_stale_flows_again(self) -> None:
         while True:
@@ -211,13 +219,15 @@ class Syncer:
             try:
                 async with self._kernel:
                     node = node_state(self._world, self._settings, self._family)
-                    full = full or self._backend.needs_full or node != self._node
+                    distrusted, self._is_distrusted = self._is_distrusted, False
+                    full = full or distrusted or self._backend.needs_full or node != self._node
                     keys, self._touched = self._touched, set()
                     scope = None if full else keys
                     looked, part = self._clock.now(), self._world.part(scope)
-                    applied = await asyncio.to_thread(self._work, part, scope)
+                    applied = await self._bring_in(part, scope)
             except SyncFailed as failure:
                 self._touched |= keys
+                self._is_distrusted |= distrusted
                 self._failed(failure, full=full, started=started)
                 if full and not failure.culprits:
                     return False
@@ -230,6 +240,15 @@ class Syncer:
             await self._end_stale_flows(part, node, scope)
             return True
         return False
+
+    async def _bring_in(self, part: World, scope: Collection[Key] | None) -> Applied | None:
+        if scope is not None:
+            return await asyncio.to_thread(self._work, part, scope)
+        self._watcher.suspend()
+        try:
+            return await asyncio.to_thread(self._work, part, scope)
+        finally:
+            self._watcher.resume()
 
     async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
         if self._flows is None:

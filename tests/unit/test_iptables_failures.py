@@ -3,8 +3,10 @@
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
+from kubeproxy.dataplane.iptables import names
 from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.iptables import RestoreFailed
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.backend_node import web, web_slice
@@ -164,3 +166,37 @@ def test_a_hostile_name_never_reaches_the_text() -> None:
     assert applied.ports == 1
     assert "ACCEPT #" not in "".join(node.tables.restored)
     assert "10.96.0.66" not in "".join(node.tables.restored)
+
+
+def test_our_own_changes_are_no_reason_to_look_into_tables_but_now_and_then() -> None:
+    node = Node(service("web", "10.96.0.1"))
+    node.full()
+    commands = node.tables.commands
+    for number in range(1, 5):
+        node.put(endpoint_slice("web", "80", [f"10.244.0.{number}"]))
+        assert node.backend.observe() == ""
+    assert node.tables.commands == commands
+    for _ in range(10):
+        assert node.backend.observe() == ""
+    assert node.tables.commands == commands + 3
+
+
+def test_a_flush_just_before_a_change_of_ours_is_found() -> None:
+    node = Node(service("web", "10.96.0.1"), endpoint_slice("web", "80", ["10.244.0.1"]))
+    node.full()
+    node.tables.tables["mangle"][names.CANARY].clear()
+    node.put(endpoint_slice("web", "80", ["10.244.0.2"]))
+    assert "mangle" in node.backend.observe()
+
+
+@pytest.mark.parametrize("name", [names.LOCAL_ENDPOINTS[Family.V4], names.CLUSTER_IPS[Family.V4]])
+def test_a_set_that_somebody_flushed_is_found_and_filled_again(name: str) -> None:
+    node = Node(service("web", "10.96.0.1"), endpoint_slice("web", "80", ["10.244.0.1@node1"]))
+    node.full()
+    assert node.backend.observe() == ""
+    node.sets.sets[name].clear()
+    assert node.backend.observe() == f"set {name} has 0 entries instead of 1"
+    node.full()
+    assert len(node.sets.sets[name]) == 1
+    del node.sets.sets[name]
+    assert node.backend.observe() == f"set {name} was destroyed by somebody"

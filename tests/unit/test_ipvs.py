@@ -67,7 +67,7 @@ class PlayedSocket:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(netlink, "NetlinkSocket", lambda protocol, receive_bytes=0: PlayedSocket(kernel))
+    monkeypatch.setattr(netlink, "NetlinkSocket", lambda *_: PlayedSocket(kernel))
     return kernel
 
 

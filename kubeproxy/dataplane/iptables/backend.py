@@ -32,7 +32,7 @@ from kubeproxy.dataplane.remarks import Quarantine
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
-from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.sets import SizedSets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import Wanted
@@ -84,7 +84,7 @@ class IptablesBackend:
     def __init__(
         self,
         tables: Tables,
-        sets: Sets,
+        sets: SizedSets,
         sysctls: Sysctls,
         family: Family,
         nfacct: Nfacct | None = None,
@@ -139,8 +139,10 @@ class IptablesBackend:
         )
 
     def observe(self) -> str:
-        """See `Backend.observe`. Microseconds while nothing changes, else a look by iptables."""
-        drift = self._canary.drift()
+        """See `Backend.observe`. Microseconds while nobody else changes rules, else a look by iptables."""
+        if self._needs_full:
+            return ""
+        drift = self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
         self._needs_full |= bool(drift)
         return drift
 
@@ -178,6 +180,7 @@ class IptablesBackend:
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
         self._needs_full = True  # until it is in
+        is_undisturbed = plan.full or self._canary.is_undisturbed()
         try:
             with _Observer(self._tables) as observer:
                 if plan.full:
@@ -191,6 +194,8 @@ class IptablesBackend:
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
             room = self._clients.sweep()
+            if is_undisturbed:
+                self._canary.written()
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
         self._needs_full = room and bool(self._crowded)

@@ -3,12 +3,13 @@
 In every table stands a chain with a rule that does nothing, and it goes with the others.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.jumps import CANARY_RULE
-from kubeproxy.kernel.exec import Result
+from kubeproxy.kernel.exec import KernelError, Result
 
 
 class Tables(Protocol):
@@ -23,6 +24,11 @@ class Tables(Protocol):
         ...
 
 
+UNSEEN_LOOKS = 10
+"""A table that we have left so is looked into all the same, after so many looks that did not: somebody else may
+have changed it between our change and our taking its fingerprint."""
+
+
 class Canary:
     """Looks after the canaries of some tables. Microseconds while nothing changes, else a look by iptables."""
 
@@ -31,12 +37,32 @@ class Canary:
         self._watched = tuple(watched)
         self._intact: dict[str, bytes] = {}
         """Fingerprints of tables that were found to hold what is ours."""
+        self._left: dict[str, bytes] = {}
+        """Fingerprints of tables as we have left them; nobody else has changed them while they have these."""
+        self._unseen = 0
+
+    def is_undisturbed(self) -> bool:
+        """Return whether nobody but us has changed the tables since they were last looked at. Raises nothing."""
+        try:
+            found = {table: self._tables.fingerprint(table) for table in self._watched}
+        except (KernelError, OSError):
+            return False
+        return all(found[table] in (self._intact.get(table), self._left.get(table)) for table in self._watched)
+
+    def written(self) -> None:
+        """Note that we have just changed undisturbed tables, or all of them: no reason to look, which costs."""
+        with contextlib.suppress(KernelError, OSError):  # then the next look finds out why
+            self._left = {table: self._tables.fingerprint(table) for table in self._watched}
 
     def drift(self) -> str:
         """Return which table was flushed, "" when none was. Raises KernelError, OSError."""
+        is_thorough = self._unseen >= UNSEEN_LOOKS
+        self._unseen = 0 if is_thorough else self._unseen + 1
         for table in self._watched:
             fingerprint = self._tables.fingerprint(table)
             if self._intact.get(table) == fingerprint:
+                continue
+            if self._left.get(table) == fingerprint and not is_thorough:
                 continue
             result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
             if result.status == 1 or (result.status == 0 and CANARY_RULE not in result.stdout):

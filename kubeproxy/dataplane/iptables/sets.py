@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from kubeproxy.dataplane.base import Change
 from kubeproxy.kernel.ipset_messages import Entry, Member, SetType
-from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.sets import SizedSets
 from kubeproxy.model.desired import ServiceState
 
 
@@ -32,7 +32,11 @@ class SharedSet:
     """What should be in one set, and what is. Changes are taken by the hundred: most have nothing for it."""
 
     def __init__(
-        self, sets: Sets, name: str, kind: SetType, entries: Callable[[Iterable[ServiceState]], Sequence[Member]]
+        self,
+        sets: SizedSets,
+        name: str,
+        kind: SetType,
+        entries: Callable[[Iterable[ServiceState]], Sequence[Member]],
     ) -> None:
         self._sets = sets
         self._name = name
@@ -58,6 +62,14 @@ class SharedSet:
             self._sets.add(self._name, fresh)
         self._uses.update(come)
         self._uses.subtract(gone)
+
+    def drift(self) -> str:
+        """Return what somebody did to the set, as far as its size tells, "" when nothing shows."""
+        size = self._sets.size(self._name)
+        if size is None:
+            return f"set {self._name} was destroyed by somebody"
+        wanted = len(self._uses)
+        return "" if size == wanted else f"set {self._name} has {size} entries instead of {wanted}"
 
     def sweep(self, changes: Sequence[Change] | None) -> None:
         """Take out entries that no port uses any more: those of ``changes``, or (None) all."""

@@ -2,11 +2,13 @@
 
 from functools import partial
 
+from kubeproxy.dataplane.iptables.edits import Edits
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
-from kubeproxy.dataplane.ipvs.names import NFT_TABLE
+from kubeproxy.dataplane.ipvs.names import DEVICE, NFT_TABLE
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
 from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
+from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, is_ours
 from kubeproxy.dataplane.ipvs.substitutes import Replaced
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
@@ -15,28 +17,60 @@ from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.notice_messages import TableNotice
+from kubeproxy.kernel.notices import AddressNotices, HintSource, TableNotices
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 
 
+class Writing:
+    """Through which ports one family's backend writes, so that who listens to the kernel tells it from others."""
+
+    def __init__(self) -> None:
+        self.programs, self.routes = Writers(), Writers()
+
+
+def ipvs_hints(family: Family, flavour: Flavour | None, writing: Writing) -> tuple[HintSource, ...]:
+    """Return what tells of others' changes; IPVS, ipsets and iptables-legacy tell of nothing."""
+    addresses = AddressNotices(family, DEVICE, writing.routes)
+    match flavour:
+        case Flavour.LEGACY:
+            return (addresses,)
+        case Flavour.NFT:
+            return (addresses, TableNotices(family, Edits(CHAINS, is_ours, JUMPS), writing.programs))
+        case None:
+            return (addresses, TableNotices(family, _in_our_table, writing.programs))
+
+
+def _in_our_table(change: TableNotice) -> str:
+    return f"nftables table {NFT_TABLE} was changed" if change.table == NFT_TABLE else ""
+
+
 def ipvs_backend(
-    family: Family, flavour: Flavour | None, settings: IpvsSettings, replaced: Replaced | None = None
+    family: Family,
+    flavour: Flavour | None,
+    settings: IpvsSettings,
+    replaced: Replaced | None = None,
+    writing: Writing | None = None,
 ) -> IpvsBackend:
     """Return the backend of one family; ``flavour``: where its rules are, None for a table of nftables.
 
     ``replaced``: see `IpvsBackend`.
     """
+    writing = writing or Writing()
+    programs = SystemExec(writing.programs)
     rules: Rulebook
     sets: Sets
     past: Sets | None = None
     if flavour is None:
-        rules = NftRuleWriter(NftProgram(SystemExec()), family, ProcSysctls())
-        sets, past = NftSets(SystemExec(), family, NFT_TABLE), Ipset(family)
+        rules = NftRuleWriter(NftProgram(programs), family, ProcSysctls())
+        sets, past = NftSets(programs, family, NFT_TABLE), Ipset(family)
     else:
-        rules = RuleWriter(Iptables(SystemExec(), family, flavour), ProcSysctls(), Nfacct())
+        rules = RuleWriter(Iptables(programs, family, flavour), ProcSysctls(), Nfacct())
         sets = Ipset(family)
         if NftProgram(SystemExec()).is_installed():
             past = NftSets(SystemExec(), family, NFT_TABLE)
@@ -44,7 +78,7 @@ def ipvs_backend(
         rules,
         sets,
         Ipvs(),
-        VirtualAddresses(family),
+        VirtualAddresses(family, writers=writing.routes),
         ProcSysctls(),
         family,
         settings,

@@ -6,6 +6,7 @@ import socket
 from kubeproxy.kernel.netlink import NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLMSG_ERROR, messages
 from kubeproxy.kernel.nf_tables.refusals import Refusal, decode_refusal
+from kubeproxy.kernel.writers import Writers
 
 SEND_BYTES = 128 << 20
 """What a batch may have, as root; without, net.core.wmem_max limits it. Takes no memory until it is sent."""
@@ -15,10 +16,10 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 class BatchSocket(NetlinkSocket):
-    """Opened in the network namespace of the calling thread."""
+    """Opened in the network namespace of the calling thread; ``writers`` are told of its port."""
 
-    def __init__(self) -> None:
-        super().__init__(NETLINK_NETFILTER, RECEIVE_BYTES)
+    def __init__(self, writers: Writers | None = None) -> None:
+        super().__init__(NETLINK_NETFILTER, RECEIVE_BYTES, writers)
         self._resize(_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BYTES)
         try:
             # Have errors say which attribute they are about (Linux 4.12).

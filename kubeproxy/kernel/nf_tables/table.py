@@ -25,6 +25,7 @@ from kubeproxy.kernel.nf_tables.object_messages import (
 )
 from kubeproxy.kernel.nf_tables.refusals import SPOKEN, Refusal, explained, refused_element
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 
 NAME = "kube-proxy"
@@ -33,10 +34,12 @@ NAME = "kube-proxy"
 class KernelTable:
     """See `NfTable`; to be used in one network namespace, where its sockets are opened. One thread at a time."""
 
-    def __init__(self, family: Family, name: str = NAME) -> None:
+    def __init__(self, family: Family, name: str = NAME, writers: Writers | None = None) -> None:
+        """See the class; ``writers`` are told of the port that transactions come from."""
         self._family = family
         self._name = name
         self._where = f"nf_tables {SPOKEN[family]} {name}"
+        self._writers = writers
         self._batches: BatchSocket | None = None
         self._questions = KeptSocket(NETLINK_NETFILTER)
 
@@ -72,7 +75,7 @@ class KernelTable:
     def _transactions(self) -> Iterator[BatchSocket]:
         """Lend the socket for them; after trouble other than a refusal the next use has a fresh one."""
         if self._batches is None:
-            self._batches = BatchSocket()
+            self._batches = BatchSocket(self._writers)
         try:
             yield self._batches
         except Refused:

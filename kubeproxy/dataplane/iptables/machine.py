@@ -1,0 +1,26 @@
+"""The iptables backend over this machine's real kernel, and what tells it of others' changes."""
+
+from kubeproxy.dataplane.iptables.backend import IptablesBackend
+from kubeproxy.dataplane.iptables.edits import Edits
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, is_ours
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.ipset import Ipset
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nfacct import Nfacct
+from kubeproxy.kernel.notices import HintSource, TableNotices
+from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.writers import Writers
+from kubeproxy.model.addresses import Family
+
+
+def iptables_backend(family: Family, flavour: Flavour, writers: Writers) -> IptablesBackend:
+    """Return the backend of one family; ``writers`` get to know its programs."""
+    tables = Iptables(SystemExec(writers), family, flavour)
+    return IptablesBackend(tables, Ipset(family), ProcSysctls(), family, Nfacct())
+
+
+def iptables_hints(family: Family, flavour: Flavour, writers: Writers) -> tuple[HintSource, ...]:
+    """Return what tells of changes by others than ``writers``; iptables-legacy tells of nothing."""
+    if flavour is Flavour.LEGACY:
+        return ()
+    return (TableNotices(family, Edits(CHAINS, is_ours, JUMPS), writers),)

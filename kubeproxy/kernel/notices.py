@@ -1,0 +1,183 @@
+"""Being told by the kernel when others change what is ours: multicast groups of netlink. For the event loop.
+
+While somebody listens to nf_tables, the kernel sets a page aside for each rule or element of a transaction, and
+holds all of them until it is done: some 4 KiB each, 100,000 are 400 MB for a moment. So whoever listens closes the
+socket while large transactions of his own are under way, opens it again, and looks once.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Container, Sequence
+from typing import NamedTuple, Protocol
+
+from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NETLINK_ROUTE, address_text
+from kubeproxy.kernel.notice_messages import (
+    GROUP_ADDRESS,
+    GROUP_LINK,
+    GROUP_NFTABLES,
+    GROUP_ROUTE,
+    AddressNotice,
+    LinkNotice,
+    RouteNotice,
+    TableNotice,
+    route_notices,
+    table_notices,
+)
+from kubeproxy.kernel.virtual_addresses_messages import ROUTE_PROTOCOL
+from kubeproxy.kernel.writers import Writers
+from kubeproxy.model.addresses import Family
+
+ROOM_BYTES = 8 << 20
+"""What may lie unread, as the kernel counts: some 1,500 datagrams of nf_tables' with dozens of changes each."""
+MOST_A_READ = 64
+"""Datagrams that are taken in at once, for the event loop's sake: a few milliseconds."""
+DATAGRAM_BYTES = 1 << 16
+
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_SO_RCVBUFFORCE = 33
+
+
+class Hint(NamedTuple):
+    """What the kernel told of somebody else's change."""
+
+    text: str
+    is_certain: bool
+    """Whether something of ours was changed for sure; else it is worth a look."""
+
+
+class HintSource(Protocol):
+    """What tells of changes that concern us. Lives on the event loop, in the network namespace that opens it."""
+
+    def open(self) -> int:
+        """Begin to listen; return what to wait for until it can be read. Raises OSError."""
+        ...
+
+    def read(self) -> Hint | None:
+        """Take in what was told; return what of it concerns us, if anything does. Never blocks, raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """Stop listening; does no harm when nobody does."""
+        ...
+
+
+LOST = Hint("the kernel could not tell of every change", is_certain=False)
+
+
+class _Listener:
+    """A netlink socket that only listens, and what is made of what it hears."""
+
+    def __init__(self, protocol: int, groups: Sequence[int], writers: Writers) -> None:
+        self._protocol, self._groups = protocol, groups
+        self._writers = writers
+        self._socket: socket.socket | None = None
+
+    def open(self) -> int:
+        """See `HintSource.open`."""
+        self.close()
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, self._protocol)
+        try:
+            with contextlib.suppress(PermissionError):  # then what the machine gives everybody must do
+                opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, ROOM_BYTES)
+            opened.bind((0, 0))  # without a port of its own it would be left out
+            for group in self._groups:
+                opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        except OSError:
+            opened.close()
+            raise
+        self._socket = opened
+        return opened.fileno()
+
+    def close(self) -> None:
+        """See `HintSource.close`."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def read(self) -> Hint | None:
+        """See `HintSource.read`."""
+        ended, ours = self._writers.ended(), self._writers.ours()
+        datagrams, is_lossy, is_all = self._take_in()
+        if is_all:
+            self._writers.forget(ended)
+        hint = self._judge(datagrams, ours)
+        if hint is not None and hint.is_certain:
+            return hint
+        return LOST if is_lossy else hint
+
+    def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
+        """Return what of the datagrams concerns us; what came from ports of ``ours`` does not."""
+        raise NotImplementedError
+
+    def _take_in(self) -> tuple[list[bytes], bool, bool]:
+        """Return the next datagrams, whether some were lost, and whether these were all."""
+        datagrams: list[bytes] = []
+        is_lossy = False
+        if self._socket is None:
+            return datagrams, is_lossy, True
+        while len(datagrams) < MOST_A_READ:
+            try:
+                datagrams.append(self._socket.recv(DATAGRAM_BYTES))
+            except BlockingIOError:
+                return datagrams, is_lossy, True
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return datagrams, True, True
+                is_lossy = True
+        return datagrams, is_lossy, False
+
+
+class TableNotices(_Listener):
+    """Changes of nf_tables that others make in one family. See `HintSource`.
+
+    ``concerns`` says what is wrong after a change ("" of one that is nothing to us): a subject and a verb, to
+    which "by somebody" is added.
+    """
+
+    def __init__(self, family: Family, concerns: Callable[[TableNotice], str], writers: Writers) -> None:
+        super().__init__(NETLINK_NETFILTER, (GROUP_NFTABLES,), writers)
+        self._family = family
+        self._concerns = concerns
+
+    def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
+        text, culprit, program = "", 0, ""
+        for datagram in datagrams:
+            for each in table_notices(datagram, self._family):
+                if each.port in ours:
+                    continue
+                if isinstance(each, TableNotice):
+                    if not text and (text := self._concerns(each)):
+                        culprit = each.port
+                elif text and each.port == culprit:
+                    program = f" ({each.program})"
+        return Hint(f"{text} by somebody{program}", is_certain=True) if text else None
+
+
+class AddressNotices(_Listener):
+    """What others do to the device of virtual addresses and to their routes. See `HintSource`.
+
+    Addresses of the node that come and go are a reason to look: none of them may be a virtual address too.
+    """
+
+    def __init__(self, family: Family, device: str, writers: Writers) -> None:
+        groups = (GROUP_LINK, GROUP_ADDRESS[family], GROUP_ROUTE[family])
+        super().__init__(NETLINK_ROUTE, groups, writers)
+        self._device = device
+
+    def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
+        found: Hint | None = None
+        for datagram in datagrams:
+            for each in route_notices(datagram, (ROUTE_PROTOCOL,)):
+                if each.port in ours:
+                    continue
+                match each:
+                    case LinkNotice(name=self._device, is_up=False):
+                        return Hint(f"device {self._device} was deleted or set down by somebody", is_certain=True)
+                    case RouteNotice():
+                        address = address_text(each.destination) if each.destination else "of all"
+                        text = f"local address {address} on device {self._device} was deleted by somebody"
+                        return Hint(text, is_certain=True)
+                    case AddressNotice():
+                        found = Hint("this node's addresses have changed", is_certain=False)
+        return found

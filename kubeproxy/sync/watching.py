@@ -1,0 +1,176 @@
+"""When to look whether somebody else changed our state in the kernel: as soon as the kernel hints at it.
+
+Where it tells of every change nothing is polled; what it does not tell of (IPVS, ipsets, iptables-legacy) is
+looked at every so often. A source that cannot be opened, or none, leaves the polling. Lives on the event loop.
+
+A busy neighbour must not keep us busy: what comes within `READ_PAUSE_SECONDS` of the last reading is read
+together, looks take a small part of the time, and who undoes our repairs again and again is answered ever more
+slowly.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from kubeproxy.clock import Clock
+from kubeproxy.kernel.notices import Hint, HintSource
+
+log = logging.getLogger(__name__)
+
+READ_PAUSE_SECONDS = 0.05
+"""Between readings of what the kernel told."""
+LEAST_PAUSE_SECONDS = 0.1
+"""Between two looks."""
+PAUSE_FOR_LOOK = 20
+"""Looks take one part in so many of the time at most."""
+FIRST_PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 30.0
+"""Until another repair after one; twice as long each time, until there was none for a minute."""
+QUIET_SECONDS = 60.0
+
+FALLBACK_SECONDS = 5.0
+"""Between looks where hints were to make them needless and cannot be had."""
+
+
+MISSED = Hint("nobody listened for a while", is_certain=False)
+
+
+class Watcher:
+    """Calls ``look`` when it may be worth it, ``repair`` with what is certainly wrong. `run` until cancelled."""
+
+    def __init__(
+        self,
+        sources: Sequence[HintSource],
+        look: Callable[[], Awaitable[None]],
+        repair: Callable[[str], None],
+        *,
+        clock: Clock,
+        every: float,
+    ) -> None:
+        """See the class; ``every``: seconds between looks without any hint, infinite for none."""
+        self._sources = sources
+        self._look = look
+        self._repair = repair
+        self._clock = clock
+        self._every = every
+        self._open: dict[int, HintSource] = {}
+        """By what is waited for."""
+        self._resting: dict[int, asyncio.Task[None]] = {}
+        self._is_suspended = False
+        self._writings = 0
+        """How often everything was written anew."""
+        self._hint: Hint | None = None
+        self._hinted = asyncio.Event()
+        self._repaired = -math.inf
+        self._patience = 0.0
+        self._complaint = ""
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        if not self._is_suspended:
+            self._listen()
+        try:
+            while True:
+                await self._wait(self._interval)
+                hint, self._hint = self._hint, None
+                self._hinted.clear()
+                started = self._clock.now()
+                if hint is None or not hint.is_certain:
+                    await self._look()
+                    took = self._clock.now() - started
+                    await self._clock.sleep(max(LEAST_PAUSE_SECONDS, PAUSE_FOR_LOOK * took))
+                elif await self._be_patient():
+                    self._repair(hint.text)
+                    await self._clock.sleep(LEAST_PAUSE_SECONDS)
+        finally:
+            self._close()
+
+    def suspend(self) -> None:
+        """Stop listening, because everything is written anew; what was told before is settled by that."""
+        self._is_suspended = True
+        self._writings += 1
+        self._close()
+        self._hint = None
+        self._hinted.clear()
+
+    def resume(self) -> None:
+        """Listen again, and look for what was missed."""
+        self._is_suspended = False
+        self._listen()
+        if self._open:
+            self.note(MISSED)
+
+    def _listen(self) -> None:
+        for source in self._sources:
+            try:
+                found = source.open()
+            except OSError as error:
+                self._complain(f"the kernel does not tell of others' changes ({error}); looking for them instead")
+                self._close()
+                return
+            self._open[found] = source
+            asyncio.get_running_loop().add_reader(found, self._read, found)
+        self._complaint = ""
+
+    def note(self, hint: Hint) -> None:
+        """Take in a hint; what is certain goes before what is not."""
+        if self._hint is None or (hint.is_certain and not self._hint.is_certain):
+            self._hint = hint
+        self._hinted.set()
+
+    @property
+    def _interval(self) -> float:
+        return self._every if self._open or not self._sources else min(self._every, FALLBACK_SECONDS)
+
+    def _read(self, ready: int) -> None:
+        source = self._open[ready]
+        asyncio.get_running_loop().remove_reader(ready)
+        self._resting[ready] = asyncio.ensure_future(self._read_again(ready))
+        hint = source.read()
+        if hint is not None:
+            self.note(hint)
+
+    async def _read_again(self, ready: int) -> None:
+        await self._clock.sleep(READ_PAUSE_SECONDS)
+        del self._resting[ready]
+        asyncio.get_running_loop().add_reader(ready, self._read, ready)
+
+    def _close(self) -> None:
+        for task in self._resting.values():
+            task.cancel()
+        self._resting.clear()
+        for ready, source in self._open.items():
+            asyncio.get_running_loop().remove_reader(ready)
+            source.close()
+        self._open.clear()
+
+    async def _be_patient(self) -> bool:
+        """Wait before another repair if the last ones were undone; return whether it is needed still."""
+        writings = self._writings
+        since = self._clock.now() - self._repaired
+        if since > QUIET_SECONDS:
+            self._patience = 0.0
+        elif since < self._patience:
+            await self._clock.sleep(self._patience - since)
+        if writings != self._writings:
+            return False
+        self._repaired = self._clock.now()
+        self._patience = min(max(2 * self._patience, FIRST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
+        return True
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for a hint, but no longer than so many seconds."""
+        waits: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._hinted.wait())}
+        if seconds != math.inf:
+            waits.add(asyncio.ensure_future(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+
+    def _complain(self, complaint: str) -> None:
+        if complaint != self._complaint:
+            log.warning("%s", complaint)
+            self._complaint = complaint

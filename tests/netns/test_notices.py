@@ -1,0 +1,270 @@
+"""What the real kernel tells of others' changes, and how soon they are put right. Nothing is polled but legacy."""
+
+import asyncio
+import math
+import re
+import select
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from kubeproxy.clock import SystemClock
+from kubeproxy.dataplane.iptables.machine import iptables_hints
+from kubeproxy.kernel.exec import SystemExec
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.notices import AddressNotices, Hint, HintSource
+from kubeproxy.kernel.virtual_addresses import DEVICE, VirtualAddresses
+from kubeproxy.kernel.writers import Writers
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.settings import Settings
+from kubeproxy.modes import parts_of
+from kubeproxy.options import parse
+from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.test_virtual_addresses import NODE, OTHER, VIP, kind_here
+
+pytestmark = pytest.mark.netns
+
+WEB = ("default", "web")
+SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
+
+
+@pytest.fixture
+def alone() -> Iterator[LoneNamespace]:
+    with lone_namespace() as namespace:
+        namespace.ip("link set lo up")
+        yield namespace
+
+
+NFTABLES = "nftables"
+"""Beside the two flavours of iptables mode."""
+
+
+class Node:
+    """An agent's syncer, on the real kernel of the network namespace that it is made in."""
+
+    def __init__(self, way: str) -> None:
+        flavour = None if way == NFTABLES else Flavour(way)
+        parts = parts_of(parse([f"--mode={NFTABLES if flavour is None else 'iptables'}"]), flavour)
+        self.world = world(service("web", "10.96.0.10", "80"), endpoint_slice("web", "80", ["10.244.0.1"]))
+        self.changed = asyncio.Event()
+        self.backend = parts.backend(Family.V4)
+        self.syncer = Syncer(
+            self.world,
+            self.backend,
+            SETTINGS,
+            Family.V4,
+            SystemClock(),
+            self._ended,
+            Intervals(check=parts.look_every if flavour is Flavour.LEGACY else math.inf),
+            hints=parts.hints(Family.V4),
+        )
+        self.tables = Iptables(SystemExec(), Family.V4, flavour or Flavour.NFT)
+
+    def _ended(self, status: SyncStatus) -> None:
+        self.changed.set()
+
+    async def until(self, holds: Callable[[SyncStatus], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds(self.syncer.status):
+                self.changed.clear()
+                await self.changed.wait()
+
+    def change(self, address: str) -> None:
+        piece = endpoint_slice("web", "80", [address])
+        self.syncer.touch(self.world.apply_slices({(piece.namespace, piece.name): piece}))
+
+
+def with_node(alone: LoneNamespace, way: str, story: Callable[[Node], Awaitable[None]]) -> None:
+    """Run a story beside a syncer that is in sync."""
+
+    async def play() -> None:
+        node = Node(way)
+        task = asyncio.create_task(node.syncer.run())
+        node.syncer.synced()
+        await node.until(lambda status: status.synced)
+        await story(node)
+        assert not task.done()
+        task.cancel()
+
+    alone.run(lambda: asyncio.run(play()))
+
+
+async def execute(line: str) -> None:
+    process = await asyncio.create_subprocess_exec(*line.split())
+    assert await process.wait() == 0
+
+
+def service_chain(node: Node) -> str:
+    return next(
+        line.split()[1] for line in node.tables.save("nat").splitlines() if line.startswith("-A KUBE-SVC-")
+    )
+
+
+EDITS = [
+    "iptables-{} -t nat -F",
+    "iptables-{} -t filter -F",
+    "iptables-{} -t mangle -F KUBE-PROXY-CANARY",
+]
+NFT_EDITS = [
+    "nft flush ruleset",
+    "nft delete table ip mangle",
+    "iptables-nft -t nat -F CHAIN",
+    "iptables-nft -t nat -A CHAIN -s 192.0.2.1 -j RETURN",
+    "iptables-nft -t nat -F PREROUTING",
+]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "line"),
+    [
+        *((flavour, line.format(flavour)) for flavour in Flavour for line in EDITS),
+        *((Flavour.NFT, line) for line in NFT_EDITS),
+    ],
+)
+def test_what_somebody_removes_or_edits_is_written_again(
+    alone: LoneNamespace, flavour: Flavour, line: str
+) -> None:
+    async def story(node: Node) -> None:
+        before = node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle")
+        await execute(line.replace("CHAIN", service_chain(node)) if " CHAIN" in line else line)
+        await node.until(lambda status: status.drifts == 1 and status.full_syncs == 2)
+        after = node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle")
+        assert [rules(text) for text in after] == [rules(text) for text in before]
+
+    with_node(alone, flavour, story)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nft flush ruleset",
+        "nft delete table ip kube-proxy",
+        "nft flush map ip kube-proxy MAP",
+        "nft flush chain ip kube-proxy CHAIN",
+        "nft add rule ip kube-proxy CHAIN counter",
+        "nft add chain ip kube-proxy somebodys",
+    ],
+)
+def test_what_somebody_does_to_our_table_is_put_right(alone: LoneNamespace, line: str) -> None:
+    async def story(node: Node) -> None:
+        before = listed()
+        chain = re.search(r"chain (\S+) {\n\t\ttype nat", before)
+        filled = re.search(r"map (\S+) {(?:(?!\n\t}).)*elements", before, re.DOTALL)
+        assert chain is not None
+        assert filled is not None
+        await execute(line.replace("CHAIN", chain[1]).replace("MAP", filled[1]))
+        await node.until(lambda status: status.drifts == 1 and status.full_syncs == 2)
+        assert sorted(listed().splitlines()) == sorted(before.splitlines())
+
+    with_node(alone, NFTABLES, story)
+
+
+def listed() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+
+
+def rules(text: str) -> list[str]:
+    return sorted(line for line in text.splitlines() if line.startswith("-A"))
+
+
+@pytest.mark.parametrize(
+    ("way", "edit"), [("nft", "iptables-nft -t nat -F PREROUTING"), (NFTABLES, "nft flush ruleset")]
+)
+def test_neither_our_own_changes_nor_those_of_others_rules_wake_us(
+    alone: LoneNamespace, way: str, edit: str
+) -> None:
+    async def story(node: Node) -> None:
+        looks = 0
+        observe = node.backend.observe
+
+        def counted() -> str:
+            nonlocal looks
+            looks += 1
+            return observe()
+
+        node.backend.observe = counted  # type: ignore[method-assign]
+        await execute("iptables-nft -A FORWARD -s 192.0.2.1 -j DROP")
+        await execute("iptables-nft -D FORWARD -s 192.0.2.1 -j DROP")
+        await execute("nft add table ip somebody")
+        await execute("nft delete table ip somebody")
+        await execute("ip6tables-nft -t nat -F")
+        for number in range(2, 5):
+            node.change(f"10.244.0.{number}")
+            await node.until(lambda status, number=number: status.syncs == number)  # type: ignore[misc]
+        await execute(edit)  # what was told before has been read when this has been
+        await node.until(lambda status: status.drifts == 1)
+        assert looks <= 1  # after the first sync, perhaps
+
+    with_node(alone, way, story)
+
+
+def test_a_crowd_of_others_changes_is_told_as_lost_and_looked_at(
+    alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kubeproxy.kernel.notices.ROOM_BYTES", 4096)
+
+    def work() -> Hint | None:
+        (source,) = iptables_hints(Family.V4, Flavour.NFT, Writers())
+        source.open()
+        rules = "".join(f"-A FORWARD -s 192.0.2.{number % 250} -j ACCEPT\n" for number in range(2000))
+        subprocess.run(["iptables-nft-restore", "-n"], input=f"*filter\n{rules}COMMIT\n", text=True, check=True)
+        return source.read()
+
+    hint = alone.run(work)
+    assert hint == Hint("the kernel could not tell of every change", is_certain=False)
+
+
+def told(source: HintSource, ready: int) -> Hint | None:
+    """Return the next hint; None when nothing comes though the kernel tells before a change returns."""
+    poll = select.poll()
+    poll.register(ready, select.POLLIN)
+    while poll.poll(0):
+        if hint := source.read():
+            return hint
+    return None
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_what_others_do_to_virtual_addresses_is_told_and_what_we_do_is_not(
+    alone: LoneNamespace, family: Family
+) -> None:
+    alone.ip(f"link add eth0 type {kind_here()}", f"addr add {NODE[family][0]}/{family.host_bits} dev eth0")
+    alone.ip("link set eth0 up")
+    vip, other = VIP[family], OTHER[family]
+    ip = "-6 " if family is Family.V6 else ""
+
+    def work() -> None:
+        writers = Writers()
+        addresses = VirtualAddresses(family, kind=kind_here(), writers=writers)
+        source = AddressNotices(family, DEVICE, writers)
+        addresses.ensure_device()
+        ready = source.open()
+        addresses.add([vip, other])
+        addresses.remove([other])
+        addresses.add([other])
+        assert told(source, ready) is None
+        run(f"ip {ip}route del local {vip} dev {DEVICE} table local proto 242")
+        assert told(source, ready) == Hint(f"local address {vip} on device {DEVICE} was deleted by somebody", True)
+        run(f"ip {ip}addr add {NODE[family][1]}/{family.host_bits} dev eth0")
+        assert told(source, ready) == Hint("this node's addresses have changed", False)
+        run(f"ip link set {DEVICE} down")
+        hint = told(source, ready)
+        assert hint is not None
+        assert hint.is_certain
+        run(f"ip link set {DEVICE} up")
+        while told(source, ready):
+            pass
+        run(f"ip link del {DEVICE}")
+        hint = told(source, ready)
+        assert hint is not None
+        assert hint.is_certain
+        source.close()
+
+    alone.run(work)
+
+
+def run(line: str) -> None:
+    subprocess.run(line.split(), check=True, capture_output=True)

@@ -1,0 +1,130 @@
+"""What the kernel tells of others' changes, decoded and judged; and who is not others."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeproxy.dataplane.iptables.edits import Edits
+from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, is_ours
+from kubeproxy.kernel.netlink_messages import AF, HEADER, attribute, text_attribute
+from kubeproxy.kernel.notice_messages import (
+    AddressNotice,
+    LinkNotice,
+    RouteNotice,
+    TableNotice,
+    Transaction,
+    route_notices,
+    table_notices,
+)
+from kubeproxy.kernel.writers import Writers
+from kubeproxy.model.addresses import Family
+
+pytestmark = pytest.mark.unit
+
+PORT = 4711
+JUDGE = Edits(CHAINS, is_ours, JUMPS)
+
+
+def message(kind: int, body: bytes, port: int = PORT) -> bytes:
+    return HEADER.pack(len(body) + HEADER.size, kind, 0, 0, port) + body + bytes(-len(body) % 4)
+
+
+def change(number: int, *texts: tuple[int, str], family: Family = Family.V4, rest: bytes = b"") -> bytes:
+    body = struct.pack("!BBH", AF[family], 0, 7) + b"".join(text_attribute(kind, text) for kind, text in texts)
+    return message(10 << 8 | number, body + rest)
+
+
+def test_a_transaction_is_told_change_by_change_and_then_by_whom() -> None:
+    name = (
+        struct.pack("!BBH", 0, 0, 7) + attribute(1, bytes(4)) + attribute(2, bytes(4)) + text_attribute(3, "nft")
+    )
+    datagram = change(8, (1, "nat"), (2, "KUBE-SVC-X")) + change(5, (1, "nat"), (3, "KUBE-SVC-X"))
+    datagram += change(2, (1, "nat")) + change(14, (1, "t"), (2, "set")) + message(10 << 8 | 15, name)
+    found = [each[:5] if isinstance(each, TableNotice) else each for each in table_notices(datagram, Family.V4)]
+    assert found == [
+        (PORT, "rule", True, "nat", "KUBE-SVC-X"),
+        (PORT, "chain", True, "nat", "KUBE-SVC-X"),
+        (PORT, "table", True, "nat", ""),
+        (PORT, "element", True, "t", "set"),
+        Transaction(PORT, "nft"),
+    ]
+
+
+def test_other_families_and_other_objects_are_passed_over() -> None:
+    datagram = change(8, (1, "nat"), (2, "X"), family=Family.V6) + change(20, (1, "nat"), (2, "counter"))
+    assert list(table_notices(datagram, Family.V4)) == []
+    assert [each.port for each in table_notices(datagram, Family.V6)] == [PORT]
+
+
+@given(st.binary(max_size=200), st.sampled_from(Family))
+def test_nonsense_is_passed_over(data: bytes, family: Family) -> None:
+    for number in (0x0A08, 0x0A0F, 16, 20, 25):
+        for datagram in (data, message(number, data), message(number, data)[: len(data)]):
+            list(table_notices(datagram, family))
+            list(route_notices(datagram, (242,)))
+
+
+@pytest.mark.parametrize(
+    ("number", "texts", "rest", "expected"),
+    [
+        (2, [(1, "nat")], b"", "table nat was deleted"),
+        (2, [(1, "raw")], b"", ""),
+        (0, [(1, "nat")], b"", ""),
+        (5, [(1, "nat"), (3, "KUBE-SERVICES")], b"", "chain KUBE-SERVICES of table nat was deleted"),
+        (3, [(1, "nat"), (3, "KUBE-SERVICES")], b"", ""),
+        (5, [(1, "nat"), (3, "DOCKER")], b"", ""),
+        (6, [(1, "nat"), (2, "KUBE-SVC-ABC")], b"", "chain KUBE-SVC-ABC of table nat was changed"),
+        (8, [(1, "filter"), (2, "KUBE-FORWARD")], b"", "chain KUBE-FORWARD of table filter was changed"),
+        (8, [(1, "filter"), (2, "KUBE-FIREWALL")], b"", ""),
+        (8, [(1, "nat"), (2, "PREROUTING")], b"", ""),
+        (
+            8,
+            [(1, "nat"), (2, "PREROUTING")],
+            text_attribute(4, "KUBE-SERVICES"),
+            "a rule of chain PREROUTING of table nat that leads to Services was deleted",
+        ),
+        (6, [(1, "nat"), (2, "PREROUTING")], text_attribute(4, "KUBE-SERVICES"), ""),
+        (12, [(1, "nat"), (2, "KUBE-SERVICES")], b"", ""),
+    ],
+)
+def test_what_of_ours_a_change_has_hit(
+    number: int, texts: list[tuple[int, str]], rest: bytes, expected: str
+) -> None:
+    (notice,) = table_notices(change(number, *texts, rest=rest), Family.V4)
+    assert isinstance(notice, TableNotice)
+    assert JUDGE(notice) == expected
+
+
+def test_links_addresses_and_routes_are_told() -> None:
+    name = text_attribute(3, "kube-ipvs0")
+    link = struct.Struct("=BBHiII")
+    route = struct.Struct("=BBBBBBBBI")
+    datagram = message(17, link.pack(0, 0, 0, 5, 0, 0) + name)
+    datagram += message(16, link.pack(0, 0, 0, 5, 1, 0) + name) + message(16, link.pack(0, 0, 0, 5, 0, 0) + name)
+    datagram += message(20, bytes(8)) + message(24, route.pack(2, 32, 0, 0, 255, 242, 0, 2, 0))
+    for protocol in (242, 2):
+        datagram += message(25, route.pack(2, 32, 0, 0, 255, protocol, 0, 2, 0) + attribute(1, b"\x0a\x60\0\x01"))
+    assert list(route_notices(datagram, (242,))) == [
+        LinkNotice(PORT, "kube-ipvs0", is_up=False),
+        LinkNotice(PORT, "kube-ipvs0", is_up=True),
+        LinkNotice(PORT, "kube-ipvs0", is_up=False),
+        AddressNotice(PORT),
+        RouteNotice(PORT, 242, b"\x0a\x60\0\x01"),
+    ]
+
+
+def test_a_port_is_ours_until_all_that_came_from_it_was_read() -> None:
+    writers = Writers()
+    writers.begin(1)
+    writers.begin(2)
+    writers.end(1)
+    ended = writers.ended()
+    writers.end(2)  # while what was told is read
+    assert writers.ours() == {1, 2}
+    writers.forget(ended)
+    assert writers.ours() == {2}
+    writers.begin(2)
+    writers.forget(writers.ended())
+    assert writers.ours() == {2}

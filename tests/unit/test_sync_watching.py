@@ -1,0 +1,190 @@
+"""When the kernel's hints lead to looks and repairs, and how little a busy neighbour costs."""
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kubeproxy.clock import ManualClock, settle
+from kubeproxy.kernel.notices import Hint
+from kubeproxy.sync.watching import Watcher
+
+pytestmark = pytest.mark.unit
+
+FLUSHED = Hint("table nat was deleted by somebody (nft)", is_certain=True)
+PERHAPS = Hint("this node's addresses have changed", is_certain=False)
+
+
+class Source:
+    """A model of what the kernel tells, over a pipe. Knob: ``refuses`` to be opened."""
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.told: list[Hint | None] = []
+        self.reads = self.opened = 0
+        self._ends: tuple[int, int] | None = None
+
+    def open(self) -> int:
+        if self.refuses:
+            raise PermissionError(1, "Operation not permitted")
+        self.opened += 1
+        self._ends = os.pipe()
+        return self._ends[0]
+
+    def tell(self, hint: Hint | None) -> None:
+        """Let the kernel tell something (None: something that concerns nobody), if anybody listens."""
+        if self._ends is not None:
+            self.told.append(hint)
+            os.write(self._ends[1], b"!")
+
+    def read(self) -> Hint | None:
+        assert self._ends is not None
+        os.read(self._ends[0], 1000)
+        self.reads += 1
+        told, self.told = self.told, []
+        return next((each for each in told if each), None)
+
+    def close(self) -> None:
+        for end in self._ends or ():
+            os.close(end)
+        self._ends = None
+        self.told = []
+
+
+class Bench:
+    def __init__(self, every: float, sources: int) -> None:
+        self.clock = ManualClock()
+        self.start = self.clock.now()
+        self.sources = [Source() for _ in range(sources)]
+        self.events: list[tuple[str, float]] = []
+        self.look_takes = 0.0
+        self.watcher = Watcher(self.sources, self._look, self._repair, clock=self.clock, every=every)
+
+    async def _look(self) -> None:
+        self._note("look")
+        await self.clock.sleep(self.look_takes)
+
+    def _repair(self, text: str) -> None:
+        self._note(text)
+
+    def _note(self, what: str) -> None:
+        self.events.append((what, round(self.clock.now() - self.start, 2)))
+
+    async def step(self, seconds: float) -> None:
+        """Move on; the event loop notices what can be read between two of its rounds."""
+        await settle(4)
+        await self.clock.step(seconds)
+
+
+@asynccontextmanager
+async def watching(every: float = math.inf, sources: int = 1, refuses: bool = False) -> AsyncIterator[Bench]:
+    bench = Bench(every, sources)
+    for source in bench.sources:
+        source.refuses = refuses
+    task = asyncio.create_task(bench.watcher.run())
+    await bench.step(0)
+    yield bench
+    assert not task.done()
+    task.cancel()
+    await settle()
+    assert all(source._ends is None for source in bench.sources)
+
+
+async def test_nothing_is_polled_where_the_kernel_tells_of_everything() -> None:
+    async with watching() as it:
+        await it.step(3600)
+        assert it.events == []
+
+
+async def test_what_is_certain_is_repaired_at_once() -> None:
+    async with watching() as it:
+        await it.step(10)
+        it.sources[0].tell(FLUSHED)
+        await it.step(0)
+        assert it.events == [(FLUSHED.text, 10)]
+
+
+async def test_what_is_uncertain_is_looked_at_at_once() -> None:
+    async with watching(every=5) as it:
+        await it.step(1)
+        it.sources[0].tell(PERHAPS)
+        await it.step(0)
+        assert it.events == [("look", 1)]
+        await it.step(6)
+        assert it.events == [("look", 1), ("look", 6.1)]
+
+
+async def test_what_concerns_nobody_costs_a_reading_now_and_then() -> None:
+    async with watching() as it:
+        for _ in range(100):
+            it.sources[0].tell(None)
+            await it.step(0.001)
+        await it.step(1)
+        assert it.events == []
+        assert it.sources[0].reads <= 4
+
+
+async def test_many_hints_are_few_looks() -> None:
+    async with watching() as it:
+        it.look_takes = 0.05
+        for _ in range(100):
+            it.sources[0].tell(PERHAPS)
+            await it.step(0.1)
+        assert 9 <= len(it.events) <= 11
+
+
+async def test_who_undoes_repairs_is_answered_ever_more_slowly() -> None:
+    async with watching() as it:
+        for _ in range(700):
+            it.sources[0].tell(FLUSHED)
+            await it.step(0.1)
+        times = [at for _, at in it.events]
+        assert times == pytest.approx([0, 1, 3, 7, 15, 31, 61], abs=0.3)
+        await it.step(120)
+        it.events.clear()
+        it.sources[0].tell(FLUSHED)
+        await it.step(0.05)
+        assert len(it.events) == 1
+
+
+async def test_while_everything_is_written_anew_nobody_listens_and_then_looks_once() -> None:
+    async with watching() as it:
+        it.sources[0].tell(FLUSHED)
+        it.watcher.suspend()
+        it.sources[0].tell(FLUSHED)
+        await it.step(1)
+        assert it.events == []
+        it.watcher.resume()
+        await it.step(0)
+        assert it.events == [("look", 1)]
+        it.sources[0].tell(FLUSHED)
+        await it.step(1)
+        assert it.events[1:] == [(FLUSHED.text, 1.1)]
+
+
+async def test_without_hints_it_is_looked_every_so_often() -> None:
+    async with watching(every=1, sources=0) as it:
+        await it.step(3.5)
+        assert it.events == [("look", 1), ("look", 2.1), ("look", 3.2)]
+
+
+async def test_a_source_that_cannot_be_opened_is_replaced_by_looks_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with watching(refuses=True) as it:
+        await it.step(11)
+        assert it.events == [("look", 5), ("look", 10.1)]
+        it.watcher.suspend()
+        it.watcher.resume()
+        assert [record.message for record in caplog.records] == [
+            "the kernel does not tell of others' changes ([Errno 1] Operation not permitted); "
+            "looking for them instead"
+        ]
+        it.sources[0].refuses = False
+        it.watcher.suspend()
+        it.watcher.resume()
+        await it.step(20)
+        assert len(it.events) == 3
