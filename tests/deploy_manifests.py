@@ -13,7 +13,7 @@ Obj = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "scripts" / "deploy"
-BASES = ("kube-proxy", "clusterdns", "clusterdns-node", "kube-flannel")
+BASES = ("kube-proxy", "kube-proxy-nftables", "clusterdns", "clusterdns-node", "kube-flannel")
 
 
 @cache

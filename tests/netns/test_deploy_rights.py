@@ -1,5 +1,6 @@
 """Every container of scripts/deploy runs with what its manifest gives it, and is granted what it asks for."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -63,8 +64,9 @@ def config_maps(objects: list[Obj]) -> dict[str, Any]:
     return {obj["metadata"]["name"]: obj["data"] for obj in objects if obj["kind"] == "ConfigMap"}
 
 
-def test_kube_proxy_runs_with_the_servers_own_role(node: Node):
-    objects = rendered("kube-proxy")
+@pytest.mark.parametrize("base", ["kube-proxy", "kube-proxy-nftables"])
+def test_kube_proxy_runs_with_the_servers_own_role(node: Node, base: str):
+    objects = rendered(base)
     config = yaml.safe_load((DEPLOY / "kube-proxy" / "kubeconfig.example.yaml").read_text())
     kubeconfig = config["data"]["kubeconfig.conf"].replace("https://API-SERVER.example:6443", node.server)
     node.start(workload(objects), {config["metadata"]["name"]: {"kubeconfig.conf": kubeconfig}})
@@ -73,8 +75,14 @@ def test_kube_proxy_runs_with_the_servers_own_role(node: Node):
     until(lambda: watched <= node.asked("kube-proxy"), "everything is watched")
     assert node.asked("kube-proxy") <= NODE_PROXIER
     node.kubectl("create", "service", "clusterip", "web", "--tcp=80:80", "--clusterip=10.96.7.7")
-    rules = "iptables-legacy-save; iptables-nft-save"
-    until(lambda: "10.96.7.7/32" in node.on("sh", "-c", rules, check=False), f"rules; {node.log('kube-proxy')}")
+    by_netlink = base == "kube-proxy-nftables"
+    rules = "nft list table ip kube-proxy" if by_netlink else "iptables-legacy-save; iptables-nft-save"
+    shown = "10.96.7.7 . tcp . 80 " if by_netlink else "10.96.7.7/32"
+    until(lambda: shown in node.on("sh", "-c", rules, check=False), f"rules; {node.log('kube-proxy')}")
+    node.kubectl("delete", "service", "web")
+    # Without its rights the sysctl that iptables mode had set is told of, and no more than that.
+    leftovers = json.loads(node.on("curl", "-s", "http://127.0.0.1:10249/statusz.json"))["leftovers"]
+    assert all(by_netlink and "sysctl net/ipv4/conf/all/route_localnet=0: Read-only" in each for each in leftovers)
 
 
 def test_flanneld_asks_for_what_it_is_granted(node: Node):
