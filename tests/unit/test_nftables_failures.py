@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.nftables import backend
+from kubeproxy.dataplane.nftables import backend, limits
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide, VerdictWord
 from kubeproxy.kernel.nf_tables.types import (
@@ -26,6 +26,8 @@ from kubeproxy.kernel.nf_tables.types import (
     Rule,
     SetSpec,
 )
+from kubeproxy.model.objects import EndpointSlice
+from kubeproxy.testing.build import endpoint_slice, service
 from tests.nftables_node import Node, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -273,3 +275,37 @@ def test_the_table_of_an_older_agent_without_a_set_gets_it() -> None:
     node.table.commit([AddTable(), AddChain(Chain("services"))])
     node.full()
     assert node.held("service-ips") == {HTTP: "cluster-2"}
+
+
+def _crowd(count: int, name: str = "web") -> EndpointSlice:
+    return endpoint_slice(
+        name, "http=80>8080,more=81>8081", [f"10.244.{i // 250}.{i % 250}@far" for i in range(count)]
+    )
+
+
+def test_a_service_that_wants_too_much_is_left_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_ELEMENTS", 100)
+    node = Node(service("web", "10.96.0.1", "http=80>8080,more=81>8081"), _crowd(60), web("api", "10.96.0.2"))
+    applied = node.full()
+    (name,) = applied.quarantined
+    assert name.key == ("default", "web")
+    assert "room" in applied.quarantined[name]
+    assert (applied.ports, applied.endpoints) == (2, 60)
+    assert len(node.held("service-ips")) == 2
+    assert node.backend.observe() == ""
+    assert node.put(web("api", "10.96.0.3")).quarantined == applied.quarantined
+
+
+def test_it_is_served_when_another_of_its_ports_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_ELEMENTS", 100)
+    node = Node(service("web", "10.96.0.1", "http=80>8080,more=81>8081"), _crowd(60))
+    assert len(node.full().quarantined) == 1
+    applied = node.put(_crowd(40))
+    assert not applied.quarantined
+    assert set(node.held("service-ips").values()) == {"cluster-40"}
+    assert len(node.put(_crowd(60)).quarantined) == 1
+    kept = {"http": "http=80>8080", "more": "more=81>8081"}
+    (left_out,) = node.full().quarantined
+    assert not node.put(service("web", "10.96.0.1", kept[left_out.port])).quarantined
+    assert set(node.held("service-ips").values()) == {"cluster-60"}
+    assert node.backend.observe() == ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from kubeproxy.dataplane.ipvs.budget import Budget
+from kubeproxy.dataplane.budget import Budget
 from kubeproxy.dataplane.ipvs.marks import Marks
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part
 from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark

@@ -9,15 +9,17 @@ kube-proxy's own table is taken over.
 import errno
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.layout import Layout
+from kubeproxy.dataplane.nftables.limits import Limits
 from kubeproxy.dataplane.nftables.render import Sheet, Unrenderable
 from kubeproxy.dataplane.nftables.survey import Correction, skeleton, survey
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
-from kubeproxy.dataplane.remarks import Quarantine
+from kubeproxy.dataplane.remarks import Joined, Quarantine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Change as Step
@@ -64,6 +66,8 @@ class NftablesBackend:
         self._stale_chains: set[str] = set()
         """Chains that nothing leads to any more."""
         self._quarantine = Quarantine()
+        self._limits = Limits()
+        self._left_out = Joined()
         self._needs_full = True
 
     @property
@@ -95,7 +99,7 @@ class NftablesBackend:
         """See `Backend.observe`; chains that no Service needs any more are deleted too."""
         if self._needs_full or self._books is None:
             return ""
-        standing = (state for state in self._ledger if not self._quarantine.holds(state.name, state))
+        standing = filter(self._stands, self._ledger)
         try:
             drift = self._watch.drift(self._books, standing)
             if not drift:
@@ -127,10 +131,13 @@ class NftablesBackend:
         assert books is not None, "a partial plan needs a full one before it"
         before, after = Sheet(), Sheet()
         for change in changes:
-            if change.before is not None and not self._quarantine.holds(change.name, change.before):
+            if change.before is not None and self._stands(change.before):
                 books.render(change.before, before)
-            if change.after is not None:
-                self._render(books, change.after, after)
+            self._limits.forget(change.name)
+        waiting = self._limits.waiting({change.name.key for change in changes})
+        for state in chain((change.after for change in changes), waiting):
+            if state is not None:
+                self._render(books, state, after)
         self._commit(list(books.change(before, after)))
         for change in changes:
             self._ledger.enter(change)
@@ -172,6 +179,7 @@ class NftablesBackend:
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         layout = Layout(node, drop_invalid=not liberal)
         books = self._books = Books(node, layout, found.codes())
+        self._limits = Limits()
         correction = Correction(found)
         first = list(skeleton(found, layout))
         pieces = [Piece(None, first)]
@@ -189,13 +197,18 @@ class NftablesBackend:
         return pieces
 
     def _render(self, books: Books, state: ServiceState, sheet: Sheet) -> None:
-        """Add a port to a sheet, unless it is in quarantine, or comes there now."""
-        if self._quarantine and self._quarantine.holds(state.name, state):
+        """Add a port to a sheet, unless it is left out, or comes to be so now."""
+        if self._quarantine.holds(state.name, state) or not self._limits.fits(state):
             return
         try:
             books.render(state, sheet)
         except Unrenderable as why:
             self._quarantine.hold(state.name, state, str(why))
+            self._limits.forget(state.name)
+
+    def _stands(self, state: ServiceState) -> bool:
+        """Return whether a state that is in the ledger is in the kernel."""
+        return not (self._quarantine.holds(state.name, state) or self._limits.too_large.holds(state.name, state))
 
     def _sweep(self, books: Books) -> None:
         """Delete what no Service needs any more: of chains first what leads there, as old kernels want it."""
@@ -218,12 +231,13 @@ class NftablesBackend:
             self._stale_chains.clear()
 
     def _applied(self, full: bool, changed: int) -> Applied:
+        left_out, too_large = self._quarantine, self._limits.too_large
         return Applied(
             full=full,
             changed=changed,
-            ports=len(self._ledger.states) - len(self._quarantine),
-            endpoints=self._ledger.endpoints - self._quarantine.endpoints,
-            quarantined=self._quarantine.told(),
+            ports=len(self._ledger.states) - len(left_out) - len(too_large),
+            endpoints=self._ledger.endpoints - left_out.endpoints - too_large.endpoints,
+            quarantined=self._left_out.of(left_out.told(), too_large.told()),
             lacks_local=self._ledger.turned(),
         )
 

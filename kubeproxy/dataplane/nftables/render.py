@@ -22,9 +22,6 @@ from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
 
-ENDPOINTS_MAX = 100_000
-"""No cluster has that many, and one hostile Service must not fill the kernel's memory."""
-
 _is_safe = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII).fullmatch
 
 # Python looks an enumeration's members up in 0.2 µs each time.
@@ -35,7 +32,7 @@ _DROP = Refusal.DROP
 
 
 class Unrenderable(ValueError):
-    """A port that must not reach the kernel: too large, or its name is none (`decode` should have refused it)."""
+    """A port that must not reach the kernel: its name is none (`decode` should have refused it)."""
 
 
 class Sheet:
@@ -216,9 +213,6 @@ def _label(state: ServiceState) -> str:
     label = f"{namespace}/{name}:{port}" if port else f"{namespace}/{name}"
     if _is_safe(label) is None:
         raise Unrenderable(f"{label[:80]!r} is no name of a Service port")
-    most = len(state.cluster) + len(state.local)
-    if most > ENDPOINTS_MAX:
-        raise Unrenderable(f"{most} endpoints are more than the {ENDPOINTS_MAX} that maps are for")
     if len(label) <= COMMENT_BYTES:
         return label
     end = sha256(label.encode()).hexdigest()[:16]
