@@ -198,8 +198,14 @@ def test_what_takes_the_place_of_another_in_a_full_set_gets_in() -> None:
     assert served(node) == ["10.96.1.1", "10.96.1.5"]
 
 
-def test_a_port_has_the_room_that_another_of_its_service_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a Service have ten destinations, and count them from the first."""
     monkeypatch.setattr(translator, "MOST_DESTINATIONS", 10)
+    monkeypatch.setattr(translator, "FEW_DESTINATIONS", 0)
+
+
+def test_a_port_has_the_room_that_another_of_its_service_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_at_most(monkeypatch)
 
     def pods(port: str, count: int) -> EndpointSlice:
         addresses = [f"10.244.1.{number}" for number in range(1, count + 1)]
@@ -222,7 +228,7 @@ def giant(addresses: int) -> Service:
 
 
 def test_a_service_has_so_many_destinations_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translator, "MOST_DESTINATIONS", 10)
+    few_at_most(monkeypatch)
     pods = endpoint_slice("giant", "a=80,b=81", ["10.244.1.1", "10.244.1.2"])
     node = Node(web(), web_slice(), giant(4), pods)
     applied = node.full()

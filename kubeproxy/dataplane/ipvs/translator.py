@@ -11,6 +11,7 @@ from kubeproxy.dataplane.ipvs.render import Renderer, wants_mark
 from kubeproxy.dataplane.ipvs.substitutes import COSTLY, MOST_COSTS, costs, saving, served
 from kubeproxy.dataplane.remarks import Quarantine, Remarks
 from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.model.admission import MOST_PLACES
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.ipvs import IpvsSettings
@@ -21,6 +22,8 @@ MOST_DESTINATIONS = 100_000
 400 bytes and 15 µs."""
 
 
+FEW_DESTINATIONS = MOST_DESTINATIONS // MOST_PLACES
+"""So many of a port are not even counted: all ports of a Service together cannot have more than there may be."""
 MOST_NAMED = 5
 """Of a port's endpoints that are left out."""
 
@@ -59,16 +62,18 @@ class Translator:
         """Addresses of endpoints that the kernel refuses, and why. IPVS looks at no more of an endpoint."""
         self._destinations = Budget(MOST_DESTINATIONS, lambda name: name.key)
         self._costs = Budget(MOST_COSTS)
+        self._is_used = False
         self._is_chosen = settings.scheduler == COSTLY
         """Whether the administrator wants it for all, whatever it costs."""
 
     def parts(self, states: Mapping[ServicePortName, ServiceState | None]) -> dict[ServicePortName, Part | None]:
         """Return the Part of each port, None for no port. Raises OverflowError when there is no mark for one."""
-        for name in states:
+        for name in states if self._is_used else ():
             self.too_large.release(name)
             self.replaced.pop(name, None)
             self._destinations.give_back(name)
             self._costs.give_back(name)
+        self._is_used = True
         found: dict[ServicePortName, Part | None] = {}
         for name, state in states.items():
             found[name], note = self._part(name, state) if state else (None, "")
@@ -86,7 +91,7 @@ class Translator:
         if lacking:
             part, note = served(part, lacking)
         count = sum([len(each.destinations) for each in part.virtuals])
-        if not self._destinations.take(name, count):
+        if count > FEW_DESTINATIONS and not self._destinations.take(name, count):
             self.too_large.hold(name, state, _excess(count))
             return NOTHING, ""
         if (cost := costs(part)) and not self._is_chosen and not self._costs.take(name, cost):
@@ -94,7 +99,9 @@ class Translator:
             part, note = saving(part, lacking)
         if note:
             self.replaced[name] = frozenset(lacking)
-        return part, "; ".join(filter(None, (note, self._on_endpoints(state, kept))))
+        if kept is not state:
+            note = "; ".join(filter(None, (note, self._on_endpoints(state))))
+        return part, note
 
     def squeezed_out(self, names: Collection[ServicePortName]) -> dict[ServicePortName, ServiceState]:
         """Return the ports of the same Services that are too large beside these, which may make room now."""
@@ -116,10 +123,8 @@ class Translator:
         if state is None or not wants_mark(state):
             self._marks.release(name)
 
-    def _on_endpoints(self, state: ServiceState, kept: ServiceState) -> str:
+    def _on_endpoints(self, state: ServiceState) -> str:
         """Return what is to be said of endpoints that are left out."""
-        if kept is state:
-            return ""
         gone = [each for each in state.reachable if each.address in self._no_hosts]
         named = ", ".join(each.text for each in gone[:MOST_NAMED])
         more = f" and {len(gone) - MOST_NAMED:,} more" if len(gone) > MOST_NAMED else ""
