@@ -18,12 +18,12 @@ from kubeproxy.kernel.ipvs_messages import (
     decode_destinations,
     decode_servers,
     decode_timeouts,
-    encode_commands,
     encode_flush,
     encode_get_destinations,
     encode_get_servers,
     encode_get_timeouts,
     encode_set_timeouts,
+    pack_commands,
 )
 from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts, Verb
 from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, NetlinkSocket
@@ -106,7 +106,8 @@ class Ipvs:
     def run(self, commands: Sequence[Command]) -> list[int]:
         """See `VirtualServers`. All in one sendmsg, up to 256 KiB."""
         with self._using() as netlink, _CHANGES:
-            codes = netlink.pipeline(self._number, encode_commands(commands), _WHAT)
+            number = self._number
+            codes = netlink.pipeline_packed(lambda sequence: pack_commands(commands, number, sequence), _WHAT)
         if errno.ENOENT in codes:
             self._number = 0  # or the module was loaded anew, and its family has another number
         return codes

@@ -5,7 +5,7 @@ are those of linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c and of what ipvsadm s
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from sys import byteorder
 
@@ -23,14 +23,17 @@ from kubeproxy.kernel.ipvs_types import (
     Timeouts,
     Verb,
 )
+from kubeproxy.kernel.netlink_batches import Parcel
 from kubeproxy.kernel.netlink_messages import (
     AF,
     NLA_F_NESTED,
+    NLM_F_REQUEST,
     PROTOCOL_NUMBER,
     address_text,
     attribute,
     attribute_map,
     decode_text,
+    message,
     packed_address,
     text_attribute,
 )
@@ -65,8 +68,10 @@ _FAMILY = {number: family for family, number in AF.items()}
 _ADDRESS_KEY = struct.Struct("=20s 16s 4s 2sxx")
 _MARK_KEY = struct.Struct("=HHHxx HHI")
 _SERVER_REST = struct.Struct("=HHII HHI HH4s")
-_DESTINATION_ROW = struct.Struct("=8s 16s 4s 2sxx 12s i 24s")
+_DESTINATION_ROW = struct.Struct("=8s 16s 20s i 24s")
 _NESTED = struct.Struct("=HH")
+_PARCEL = 256
+"""Destinations that are packed together."""
 _NETMASK = {Family.V4: b"\xff" * 4, Family.V6: struct.pack("=I", 128)}
 """How many bits of a client's address make a client; of IPv6 it is their number."""
 _SERVER_VERBS = {Verb.ADD_SERVER: _NEW_SERVER, Verb.SET_SERVER: _SET_SERVER}
@@ -77,31 +82,63 @@ _DESTINATION_VERBS = {
 }
 
 
-def encode_commands(commands: Iterable[Command]) -> Iterator[bytes]:
-    """Encode the bodies of the messages that carry out commands: one for each, and for each destination in it."""
+def pack_commands(commands: Iterable[Command], kind: int, sequence: int) -> Iterator[Parcel]:
+    """Pack the messages that carry out commands, each taken `singly`; ``kind`` is IPVS's number.
+
+    They are numbered from ``sequence`` on.
+    """
     for command in commands:
-        yield encode_command(command)
-        if command.destinations:
-            server = _about(_NEW_DESTINATION, _key(command.server.key))
-            for each in command.destinations:
-                yield server + _destination(each)
+        destinations = command.destinations
+        if not destinations:
+            yield message(kind, NLM_F_REQUEST, sequence, encode_command(command)), 1
+            sequence += 1
+            continue
+        key = _key(command.server.key)
+        yield message(kind, NLM_F_REQUEST, sequence, _new_server(_NEW_SERVER, key, command.server)), 1
+        sequence += 1
+        about = _about(_NEW_DESTINATION, key)
+        for start in range(0, len(destinations), _PARCEL):
+            some = destinations[start : start + _PARCEL]
+            yield _destinations(about, some, kind, sequence), len(some)
+            sequence += len(some)
+
+
+def _destinations(about: bytes, destinations: Sequence[Destination], kind: int, sequence: int) -> bytes:
+    """Pack the messages that add destinations to a server; ``about``: what their bodies begin with."""
+    row = _row(len(about))
+    head, before = struct.pack("=IHH", row.size, kind, NLM_F_REQUEST), about + _D_BEGIN
+    end = _D_END_6 if ":" in destinations[0].address else _D_END_4
+    return b"".join(
+        [
+            row.pack(
+                head, number, before, packed_address(each.address), _port_and_method(each.port), each.weight, end
+            )
+            for number, each in enumerate(destinations, sequence)
+        ]
+    )
+
+
+@lru_cache(maxsize=64)
+def _row(about: int) -> struct.Struct:
+    """Return the layout of a message that adds a destination; ``about``: how many bytes say to which server."""
+    # It pads an address of four bytes.
+    return struct.Struct(f"=8s I 4x {about + len(_D_BEGIN)}s 16s 20s i 24s")
 
 
 def encode_command(command: Command) -> bytes:
     """Encode the body of the message that carries out a command, without the destinations that come with it."""
     server, destination, verb = command.server, command.destination, command.verb
+    key = _key(server.key)
     if destination is not None:
-        return _server_of(_DESTINATION_VERBS[verb], server.key) + _destination(destination)
+        return _about(_DESTINATION_VERBS[verb], key) + _destination(destination)
     if verb is Verb.DELETE_SERVER:
-        return _about(_DELETE_SERVER, _key(server.key))
+        return _about(_DELETE_SERVER, key)
+    return _new_server(_SERVER_VERBS[verb], key, server)
+
+
+def _new_server(command: int, key: bytes, server: Server) -> bytes:
     rest = _server_rest(server.scheduler, server.flags, server.affinity_seconds, server.key.family)
-    return _about(_SERVER_VERBS[verb], _key(server.key) + rest)
-
-
-@lru_cache(maxsize=1024)  # a server's destinations come one after another
-def _server_of(command: int, key: ServerKey) -> bytes:
-    """Encode what a message about a destination begins with."""
-    return _about(command, _key(key))
+    return _about(command, key + rest)
 
 
 def _about(command: int, server: bytes) -> bytes:
@@ -150,11 +187,16 @@ _D_END_4, _D_END_6 = (_D_LIMITS + struct.pack("=Hxx", AF[family]) for family in 
 
 def _destination(destination: Destination) -> bytes:
     address = destination.address
-    port, end = destination.port.to_bytes(2, "big"), _D_END_6 if ":" in address else _D_END_4
+    end = _D_END_6 if ":" in address else _D_END_4
     # The struct pads an address of four bytes.
     return _DESTINATION_ROW.pack(
-        _D_BEGIN, packed_address(address), _D_PORT_HEAD, port, _D_MIDDLE, destination.weight, end
+        _D_BEGIN, packed_address(address), _port_and_method(destination.port), destination.weight, end
     )
+
+
+@lru_cache(maxsize=1024)  # most destinations have one of few ports
+def _port_and_method(port: int) -> bytes:
+    return _D_PORT_HEAD + port.to_bytes(2, "big") + b"\0\0" + _D_MIDDLE
 
 
 def encode_flush() -> bytes:

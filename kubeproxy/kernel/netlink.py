@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.netlink_batches import Request, batches
+from kubeproxy.kernel.netlink_batches import Parcel, Request, batches, numbered
 from kubeproxy.kernel.netlink_messages import (
     NLM_F_ACK,
     NLM_F_DUMP,
@@ -147,8 +147,11 @@ class NetlinkSocket:
 
         Not atomic, see `pipeline_requests`.
         """
-        answers = self.pipeline_requests(((kind, flags, body) for body in bodies), what)
-        return [-_code(answer) if answer else 0 for answer in answers]
+        return _codes(self.pipeline_requests(((kind, flags, body) for body in bodies), what))
+
+    def pipeline_packed(self, pack: Callable[[int], Iterable[Parcel]], what: str = "netlink") -> list[int]:
+        """Do the same with messages that ``pack`` makes, numbered from what it is given on."""
+        return _codes(self._pipeline(pack(self._sequence + 1), what))
 
     def pipeline_requests(self, requests: Iterable[Request], what: str = "netlink") -> list[bytes]:
         """Send messages of any kind, many in one call; return for each b"", or the body of the kernel's error.
@@ -156,10 +159,13 @@ class NetlinkSocket:
         The kernel goes on behind a message that it refuses. Requests are taken as they are sent. Raises
         NetlinkError, OSError when it is not known which it refused, and what ``requests`` raises.
         """
+        return self._pipeline(numbered(requests, self._sequence + 1), what)
+
+    def _pipeline(self, parcels: Iterable[Parcel], what: str) -> list[bytes]:
         errors: list[bytes] = []
         if self._room is None:
             self._room = _pages(self._send_bytes)
-        for data, count in batches(requests, self._sequence + 1, self._room, self.answers_bytes):
+        for data, count in batches(parcels, self._room, self.answers_bytes):
             self._socket.send(data)
             first = self._sequence + 1
             self._sequence += count
@@ -251,6 +257,10 @@ class KeptSocket:
 def _pages(size: int) -> mmap.mmap:
     """Return memory of which only those pages are taken that are written; a bytearray writes all of its own."""
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _codes(answers: Iterable[bytes]) -> list[int]:
+    return [-_code(answer) if answer else 0 for answer in answers]
 
 
 def error_code(body: bytes) -> int:

@@ -1,6 +1,6 @@
 """Many netlink messages behind one another, for few sends. Pure.
 
-They are packed into memory that the next send uses again: new memory for each would be paid for page by page.
+They are gathered in memory that the next send uses again: new memory for each would be paid for page by page.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,46 +17,56 @@ The kernel counts the memory that holds it: 768 (a sk_buff of 256 and a block of
 Request = tuple[int, int, bytes]
 """Kind, flags and body of a message."""
 
+Parcel = tuple[bytes, int]
+"""Whole messages that are not parted, and how many they are."""
+
 Room = bytearray | mmap
-"""Where messages are packed; most that one send carries."""
+"""Where messages are gathered; most that one send carries."""
 
 
-def batches(
-    requests: Iterable[Request], sequence: int, room: Room, answers_bytes: int
-) -> Iterator[tuple[memoryview | bytes, int]]:
+def numbered(requests: Iterable[Request], sequence: int) -> Iterator[Parcel]:
+    """Yield the message of each request, numbered from ``sequence`` on."""
+    for number, (kind, flags, body) in enumerate(requests, sequence):
+        yield message(kind, flags | NLM_F_REQUEST, number, body), 1
+
+
+def batches(parcels: Iterable[Parcel], room: Room, answers_bytes: int) -> Iterator[tuple[memoryview | bytes, int]]:
     """Yield what goes out in one send, with the number of its messages; it is sent before the next is asked for.
 
-    They are numbered from ``sequence`` on. Only the last of a send asks for an answer whatever becomes of it.
-    Should every one be refused, the answers still fit ``answers_bytes``: an answer is counted with the request in
-    it, twice as memory is given out in powers of two. Most leave the request out, but ipset's bring it back whole.
-    A message that is too long by itself goes alone.
+    Only the last message of a send asks for an answer whatever becomes of it. Should every one be refused, the
+    answers still fit ``answers_bytes``: an answer is counted with the request in it, twice as memory is given out
+    in powers of two. Most leave the request out, but ipset's bring it back whole. A parcel that is too long by
+    itself goes alone.
     """
-    view, limit, pack = memoryview(room), len(room), HEADER.pack_into
-    end = last = count = answers = 0
-    for kind, flags, body in requests:
-        size = len(body) + HEADER.size
-        answer = ANSWER_BYTES + 2 * size
+    view, limit = memoryview(room), len(room)
+    last = end = count = answers = 0
+    for data, messages in parcels:
+        size = len(data)
+        answer = ANSWER_BYTES * messages + 2 * size
         if count and (end + size > limit or answers + answer > answers_bytes):
-            _ask(room, last)
+            _ask(room, last, end)
             yield view[:end], count
             end = count = answers = 0
         if size > limit:
-            yield message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, sequence, body), 1
-            sequence += 1
+            alone = bytearray(data)
+            _ask(alone, 0, size)
+            yield bytes(alone), messages
             continue
-        pack(room, end, size, kind, flags | NLM_F_REQUEST, sequence, 0)
-        room[end + HEADER.size : end + size] = body
+        room[end : end + size] = data
         last = end
         end += size
         answers += answer
-        count += 1
-        sequence += 1
+        count += messages
     if count:
-        _ask(room, last)
+        _ask(room, last, end)
         yield view[:end], count
 
 
-def _ask(room: Room, start: int) -> None:
-    """Have the message at ``start`` answered."""
-    size, kind, flags, sequence, port = HEADER.unpack_from(room, start)
+def _ask(room: Room, start: int, end: int) -> None:
+    """Have the last of the messages from ``start`` to ``end`` answered."""
+    while True:
+        size, kind, flags, sequence, port = HEADER.unpack_from(room, start)
+        if start + size >= end:
+            break
+        start += size
     HEADER.pack_into(room, start, size, kind, flags | NLM_F_ACK, sequence, port)

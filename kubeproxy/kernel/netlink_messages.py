@@ -6,8 +6,8 @@ hot paths pack their own. Numbers are those of linux/netlink.h, in the byte orde
 
 import struct
 from collections.abc import Collection, Iterator
-from functools import lru_cache
 from ipaddress import IPv6Address
+from socket import AF_INET6, inet_aton, inet_pton  # conversions, which open none
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -91,16 +91,8 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def packed_address(address: str) -> bytes:
     """Encode a canonical address, in 4 or 16 bytes."""
-    if ":" in address:
-        return IPv6Address(address).packed
-    # A tenth of what ipaddress takes: most addresses have neighbours.
-    network, _, host = address.rpartition(".")
-    return _packed_octets(network) + _packed_octets(host)
-
-
-@lru_cache(maxsize=8192)
-def _packed_octets(text: str) -> bytes:
-    return bytes(map(int, text.split(".")))
+    # The C library takes 0.2 µs; splitting an IPv4 address three times that, ipaddress 5 µs for one of IPv6.
+    return inet_pton(AF_INET6, address) if ":" in address else inet_aton(address)
 
 
 def address_text(packed: bytes) -> str:

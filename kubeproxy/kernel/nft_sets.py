@@ -18,7 +18,7 @@ from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER
 from kubeproxy.kernel.sets import SetChange, without_replaced
-from kubeproxy.kernel.xtables import has_nft, nft_generation
+from kubeproxy.kernel.xtables import has_nft, nft_generation, nft_has_table
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -178,7 +178,9 @@ class NftSets:
         generation = nft_generation()
         if self._is_known and generation == self._known_at:
             return
-        listed = self._nft.listed(self._family, self._table)
+        # Most machines have no such table, and a program takes a hundred times as long to say so.
+        has_table = nft_has_table(self._family, self._table)
+        listed = self._nft.listed(self._family, self._table) if has_table else None
         self._kinds, self._members = text.read_sets(self._family, listed) if listed else ({}, {})
         self._has_chains = bool(listed) and text.has_chains(listed or {})
         self._is_known = True

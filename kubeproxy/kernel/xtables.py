@@ -29,8 +29,8 @@ _LEVELS = {Family.V4: (socket.AF_INET, socket.IPPROTO_IP), Family.V6: (socket.AF
 _REVISION_BYTES = 30
 """struct xt_get_revision: a name of 29 bytes and a revision."""
 
-_NFT_GET_GENERATION = 10 << 8 | 16
-_GENERATION_ID = 1
+_NFT_GET_TABLE, _NFT_GET_GENERATION = 10 << 8 | 1, 10 << 8 | 16
+_TABLE_NAME, _GENERATION_ID = 1, 1
 _COMPAT_GET = 11 << 8
 _COMPAT_NAME, _COMPAT_REVISION, _COMPAT_TYPE = 1, 2, 3
 _COMPAT_MATCH = 0
@@ -74,6 +74,19 @@ def has_nft() -> bool:
         nft_generation()
     except NetlinkError as error:
         if error.code != errno.EINVAL:  # which is what nfnetlink says of a subsystem that it does not know
+            raise
+        return False
+    return True
+
+
+def nft_has_table(family: Family, name: str) -> bool:
+    """Return whether nf_tables, which the kernel must have, has a table of a family."""
+    body = netfilter_head(family) + text_attribute(_TABLE_NAME, name)
+    try:
+        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.request(_NFT_GET_TABLE, 0, body, f"nftables table {name}")
+    except NetlinkError as error:
+        if error.code != errno.ENOENT:
             raise
         return False
     return True

@@ -1,7 +1,7 @@
 """What `Ipvs` makes of a kernel's answers: a socket that plays them stands in for the kernel."""
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from kubeproxy.kernel.ipvs import PROBES, Ipvs, IpvsUnavailable
 from kubeproxy.kernel.ipvs_messages import encode_command
 from kubeproxy.kernel.ipvs_types import Command, Server, ServerKey, Verb
 from kubeproxy.kernel.netlink import DumpInterrupted, NetlinkError
-from kubeproxy.kernel.netlink_messages import attribute
+from kubeproxy.kernel.netlink_batches import Parcel
+from kubeproxy.kernel.netlink_messages import attribute, messages
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
@@ -55,8 +56,9 @@ class PlayedSocket:
             raise NetlinkError(errno.ENOENT, what)
         return [bytes(4) + attribute(1, self._kernel.family.to_bytes(2, "little"))]
 
-    def pipeline(self, kind: int, bodies: Sequence[bytes], what: str = "") -> list[int]:
-        self._kernel.sent.append((kind, list(bodies)))
+    def pipeline_packed(self, pack: Callable[[int], Iterable[Parcel]], what: str = "") -> list[int]:
+        sent = list(messages(b"".join(data for data, _ in pack(1))))
+        self._kernel.sent.append((sent[0][0], [body for _, _, _, body in sent]))
         codes: list[int] = self._kernel.play()
         return codes
 

@@ -20,12 +20,12 @@ from kubeproxy.kernel.ipvs_messages import (
     decode_servers,
     decode_timeouts,
     encode_command,
-    encode_commands,
     encode_flush,
     encode_get_destinations,
     encode_get_servers,
     encode_get_timeouts,
     encode_set_timeouts,
+    pack_commands,
 )
 from kubeproxy.kernel.ipvs_types import (
     FALLBACK,
@@ -41,7 +41,7 @@ from kubeproxy.kernel.ipvs_types import (
     mark_key,
     singly,
 )
-from kubeproxy.kernel.netlink_messages import attribute, attributes
+from kubeproxy.kernel.netlink_messages import NLM_F_REQUEST, attribute, attributes, messages
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
@@ -172,7 +172,9 @@ def test_a_new_server_and_its_destinations_are_a_message_each(key: ServerKey) ->
         *(Command(Verb.ADD_DESTINATION, Server(key), pod) for pod in pods),
     ]
     assert list(singly([whole, delete])) == [*alone, delete]
-    assert list(encode_commands([whole, delete])) == [encode_command(each) for each in (*alone, delete)]
+    packed = b"".join(data for data, _ in pack_commands([whole, delete], 33, 7))
+    expected = [(33, NLM_F_REQUEST, 7 + i, encode_command(each)) for i, each in enumerate((*alone, delete))]
+    assert list(messages(packed)) == expected
 
 
 def test_timeouts_and_flush_are_what_ipvsadm_sends() -> None:

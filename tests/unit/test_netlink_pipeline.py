@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubeproxy.kernel.netlink_batches import ANSWER_BYTES, Request, batches
+from kubeproxy.kernel.netlink_batches import ANSWER_BYTES, Request, batches, numbered
 from kubeproxy.kernel.netlink_messages import NLM_F_ACK, NLM_F_REQUEST, messages
 
 pytestmark = pytest.mark.unit
@@ -15,7 +15,7 @@ KIND = 33
 def sends(sizes: list[int], send_bytes: int, answers_bytes: int) -> list[int]:
     """Return how many messages go into each send, when their bodies have these sizes."""
     requests = ((KIND, 0, b"\0" * size) for size in sizes)
-    return [count for _, count in batches(requests, 1, bytearray(send_bytes), answers_bytes)]
+    return [count for _, count in batches(numbered(requests, 1), bytearray(send_bytes), answers_bytes)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_messages_are_numbered_and_the_last_of_a_send_is_answered() -> None:
     requests = [(KIND + number, 0x400, body) for number, body in enumerate(bodies)]
     room = bytearray(64)
     # The room is used again, so a batch is read before the next one is asked for.
-    sent = [list(messages(bytes(data))) for data, _ in batches(requests, 7, room, 1 << 20)]
+    sent = [list(messages(bytes(data))) for data, _ in batches(numbered(requests, 7), room, 1 << 20)]
     asked, answered = NLM_F_REQUEST | 0x400, NLM_F_REQUEST | 0x400 | NLM_F_ACK
     assert sent == [
         [(33, asked, 7, b"one."), (34, answered, 8, b"two2")],
@@ -67,6 +67,6 @@ def test_requests_are_taken_as_they_are_sent() -> None:
             taken.append(number)
             yield KIND, 0, b"\0" * 84
 
-    sending = batches(requests(), 1, bytearray(200), 1 << 20)
+    sending = batches(numbered(requests(), 1), bytearray(200), 1 << 20)
     next(sending)
     assert taken == [0, 1, 2]

@@ -66,7 +66,7 @@ class RuleWriter:
 
     def write(self, node: NodeState) -> tuple[RuleCount, ...]:
         """Write all rules, and tell how many there are in each table."""
-        found = self._tables.save_all()
+        found = self._tables.save_all() if self._tables.in_use() else {}
         saved = {table: saved_in(table, found.get(table, "")) for table in ORDER}
         drop_invalid = self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
         counters = usable(self._tables, self._nfacct) if self._nfacct else frozenset[str]()
