@@ -17,6 +17,7 @@ from kubeproxy.kernel.ipvs_types import (
     Counted,
     Destination,
     Found,
+    Place,
     Server,
     ServerKey,
     Statistics,
@@ -88,8 +89,8 @@ def pack_commands(commands: Iterable[Command], kind: int, sequence: int) -> Iter
     They are numbered from ``sequence`` on.
     """
     for command in commands:
-        destinations = command.destinations
-        if not destinations:
+        places = command.places
+        if not places:
             yield message(kind, NLM_F_REQUEST, sequence, encode_command(command)), 1
             sequence += 1
             continue
@@ -97,23 +98,21 @@ def pack_commands(commands: Iterable[Command], kind: int, sequence: int) -> Iter
         yield message(kind, NLM_F_REQUEST, sequence, _new_server(_NEW_SERVER, key, command.server)), 1
         sequence += 1
         about = _about(_NEW_DESTINATION, key)
-        for start in range(0, len(destinations), _PARCEL):
-            some = destinations[start : start + _PARCEL]
+        for start in range(0, len(places), _PARCEL):
+            some = places[start : start + _PARCEL]
             yield _destinations(about, some, kind, sequence), len(some)
             sequence += len(some)
 
 
-def _destinations(about: bytes, destinations: Sequence[Destination], kind: int, sequence: int) -> bytes:
+def _destinations(about: bytes, places: Sequence[Place], kind: int, sequence: int) -> bytes:
     """Pack the messages that add destinations to a server; ``about``: what their bodies begin with."""
     row = _row(len(about))
-    head, before = struct.pack("=IHH", row.size, kind, NLM_F_REQUEST), about + _D_BEGIN
-    end = _D_END_6 if ":" in destinations[0].address else _D_END_4
+    pack, head, before = row.pack, struct.pack("=IHH", row.size, kind, NLM_F_REQUEST), about + _D_BEGIN
+    end = _WEIGHT_1 + (_D_END_6 if ":" in places[0].address else _D_END_4)
     return b"".join(
         [
-            row.pack(
-                head, number, before, packed_address(each.address), _port_and_method(each.port), each.weight, end
-            )
-            for number, each in enumerate(destinations, sequence)
+            pack(head, number, before, packed_address(each.address), _port_and_method(each.port), end)
+            for number, each in enumerate(places, sequence)
         ]
     )
 
@@ -122,7 +121,7 @@ def _destinations(about: bytes, destinations: Sequence[Destination], kind: int, 
 def _row(about: int) -> struct.Struct:
     """Return the layout of a message that adds a destination; ``about``: how many bytes say to which server."""
     # It pads an address of four bytes.
-    return struct.Struct(f"=8s I 4x {about + len(_D_BEGIN)}s 16s 20s i 24s")
+    return struct.Struct(f"=8s I 4x {about + len(_D_BEGIN)}s 16s 20s 28s")
 
 
 def encode_command(command: Command) -> bytes:
@@ -182,6 +181,7 @@ _D_PORT_HEAD = struct.pack("=HH", 6, _D_PORT)
 _D_MIDDLE = struct.pack("=HHI HH", 8, _D_METHOD, _MASQUERADING, 8, _D_WEIGHT)
 _D_LIMITS = struct.pack("=HHI HHI HH", 8, _D_UPPER, 0, 8, _D_LOWER, 0, 6, _D_FAMILY)
 """What all destinations have, between the values that tell them apart."""
+_WEIGHT_1 = struct.pack("=i", 1)
 _D_END_4, _D_END_6 = (_D_LIMITS + struct.pack("=Hxx", AF[family]) for family in (Family.V4, Family.V6))
 
 

@@ -50,6 +50,20 @@ class Server(Record, frozen=True):
     """`ONE_PACKET`, and those of its scheduler; never `PERSISTENT` or `HASHED`."""
 
 
+class Place(typing.Protocol):
+    """An address and a port."""
+
+    @property
+    def address(self) -> str:
+        """Canonical."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """From 1 to 65535."""
+        ...
+
+
 class Destination(Record, frozen=True):
     """Where a virtual server sends connections: an address of the server's own family, by masquerading."""
 
@@ -125,17 +139,17 @@ class Command(Record, frozen=True):
     """About a destination, and for a deletion, only its key counts."""
     destination: Destination | None = None
     """For a deletion its weight does not count."""
-    destinations: tuple[Destination, ...] = ()
-    """Those that come with a new server; the kernel is told of each after it, see `singly`."""
+    places: tuple[Place, ...] = ()
+    """Destinations of weight 1 that come with a new server; the kernel is told of each after it, see `singly`."""
 
 
 def singly(commands: Iterable[Command]) -> Iterator[Command]:
     """Yield what the kernel is told one by one: a new server, then each destination that comes with it."""
     for command in commands:
-        if command.destinations:
+        if command.places:
             yield Command(command.verb, command.server)
-            for each in command.destinations:
-                yield Command(Verb.ADD_DESTINATION, command.server, each)
+            for each in command.places:
+                yield Command(Verb.ADD_DESTINATION, command.server, Destination(each.address, each.port))
         else:
             yield command
 

@@ -164,8 +164,8 @@ def test_an_address_of_a_destination_says_its_own_family() -> None:
 
 @pytest.mark.parametrize("key", [WEB, WEB6, MARK6])
 def test_a_new_server_and_its_destinations_are_a_message_each(key: ServerKey) -> None:
-    pods = (POD6, Destination("fd00::7", 9, 0)) if key.family is Family.V6 else (POD,)
-    whole = Command(Verb.ADD_SERVER, Server(key), destinations=pods)
+    pods = (POD6, Destination("fd00::7", 9)) if key.family is Family.V6 else (POD,)
+    whole = Command(Verb.ADD_SERVER, Server(key), places=pods)
     delete = Command(Verb.DELETE_SERVER, Server(key))
     alone = [
         Command(Verb.ADD_SERVER, Server(key)),

@@ -7,7 +7,7 @@ from kubeproxy.dataplane.ipvs.names import MARKS, Set, is_short_circuit, short_c
 from kubeproxy.dataplane.ipvs.part import Part, Virtual
 from kubeproxy.dataplane.ipvs.render import Renderer, node_port_addresses, wants_mark
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Server, ServerKey, mark_key
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
@@ -29,7 +29,7 @@ def target(address: str, *, here: bool = False) -> Target:
 
 
 NEAR, FAR = target("10.244.0.11", here=True), target("10.244.1.11")
-DESTINATIONS = (Destination("10.244.0.11", 8080), Destination("10.244.1.11", 8080))
+DESTINATIONS = (NEAR, FAR)
 STATE = ServiceState(name=NAME, cluster_ip="10.96.0.1", port=80, cluster=(NEAR, FAR), has_endpoints=True)
 LOCAL = msgspec.structs.replace(
     STATE, node_port=30080, external_ips=("198.18.0.1",), external_local=True, local=(NEAR,)

@@ -228,7 +228,7 @@ def _protocol(key: ServerKey, owned: Owned | None) -> Protocol | None:
 def _weights(virtual: Virtual | None, draining: Iterable[Spot]) -> dict[Spot, int]:
     weights = dict.fromkeys(draining, 0)
     if virtual is not None:
-        weights.update((spot(each), each.weight) for each in virtual.destinations)
+        weights.update((spot(each), 1) for each in virtual.destinations)
     return weights
 
 

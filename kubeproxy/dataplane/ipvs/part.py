@@ -6,7 +6,7 @@ here is the kernel's state itself: that is the union over all ports.
 
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import Destination, Server
+from kubeproxy.kernel.ipvs_types import Place, Server
 from kubeproxy.model.objects import Record
 
 Entry = tuple[Set, Member]
@@ -17,8 +17,8 @@ class Virtual(Record, frozen=True):
     """A virtual server, where it leads, and what the rules must know of its place."""
 
     server: Server
-    destinations: tuple[Destination, ...]
-    """May be empty: then clients are refused."""
+    destinations: tuple[Place, ...]
+    """Each has weight 1. May be empty: then clients are refused."""
     entries: tuple[Entry, ...] = ()
     """Count only where this virtual server has its place: see the next field."""
     is_node_port: bool = False

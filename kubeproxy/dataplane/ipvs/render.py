@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
-from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Destination, Server, ServerKey, mark_key
+from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Server, ServerKey, mark_key
 from kubeproxy.model.addresses import Family, outermost, within
-from kubeproxy.model.desired import Refusal, ServiceState, Target
+from kubeproxy.model.desired import Refusal, ServiceState
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import NodeState
 
@@ -66,7 +66,6 @@ class Renderer:
 
     def render(self, state: ServiceState, mark: int = 0) -> Part:
         """Render one port; ``mark`` is its own, for one that `wants_mark`."""
-        addresses = (*state.external_ips, *state.load_balancer_ips)
         entries: list[Entry] = [
             (Set.LOOP_BACK, (each.address, state.name.protocol, each.port))
             for each in state.reachable
@@ -74,30 +73,32 @@ class Renderer:
         ]
         if state.health_check_node_port:
             entries.append((Set.HEALTH_CHECKS, state.health_check_node_port))
-        return Part(
-            virtuals=tuple(self._virtuals(state, mark)),
-            addresses=(state.cluster_ip, *addresses) if state.cluster_ip else addresses,
-            entries=tuple(entries),
-        )
+        virtuals, addresses = self._internal(state)
+        if state.is_external:
+            virtuals += tuple(self._external(state, mark))
+            addresses += state.external_ips + state.load_balancer_ips
+        return Part(virtuals=virtuals, addresses=addresses, entries=tuple(entries))
 
-    def _virtuals(self, state: ServiceState, mark: int) -> Iterator[Virtual]:
+    def _internal(self, state: ServiceState) -> tuple[tuple[Virtual, ...], tuple[str, ...]]:
+        """Return the virtual server at the cluster IP, and that address: neither when it is another Service's."""
+        address = state.cluster_ip
+        if not address:
+            return (), ()
+        place = address, state.name.protocol, state.port
+        destinations = state.internal
+        entries: tuple[Entry, ...] = ((Set.CLUSTER_IP, place),)
+        if not destinations and (refusal := state.internal_refusal):
+            entries = (*entries, (_REFUSALS[refusal], place))
+        return (Virtual(self._server(state, address, state.port), destinations, entries),), (address,)
+
+    def _server(self, state: ServiceState, address: str, port: int) -> Server:
         scheduler = state.scheduler or self._scheduler
-        flags = _FLAGS.get(scheduler, 0)
-        protocol, sticky = state.name.protocol, state.affinity_seconds
+        key = ServerKey(state.name.protocol, address, port)
+        return Server(key, scheduler, state.affinity_seconds, _FLAGS.get(scheduler, 0))
 
-        def server(address: str, port: int) -> Server:
-            return Server(ServerKey(protocol, address, port), scheduler, sticky, flags)
-
-        if state.cluster_ip:
-            place = state.cluster_ip, protocol, state.port
-            entries: tuple[Entry, ...] = ((Set.CLUSTER_IP, place),)
-            if refusal := state.internal_refusal:
-                entries = ((Set.CLUSTER_IP, place), (_REFUSALS[refusal], place))
-            yield Virtual(server(state.cluster_ip, state.port), _destinations(state.internal), entries)
-        if not state.is_external:
-            return
-        destinations = _destinations(state.external)
-        roles = self._external_roles(state)
+    def _external(self, state: ServiceState, mark: int) -> Iterator[Virtual]:
+        """Yield the virtual servers that clients outside the cluster can address, and those of short circuits."""
+        protocol, roles = state.name.protocol, self._external_roles(state)
         cut = wants_mark(state)
 
         def external(address: str, port: int, more: tuple[Entry, ...], is_node_port: bool) -> Virtual:
@@ -105,7 +106,7 @@ class Renderer:
             entries = (*[(role, place) for role in roles], *more)
             if cut:
                 entries = (*entries, (Set.SHORT_CIRCUIT, (*place, mark, WHOLE_MARK)))
-            return Virtual(server(address, port), destinations, entries, is_node_port)
+            return Virtual(self._server(state, address, port), state.external, entries, is_node_port)
 
         for ip in state.external_ips:
             yield external(ip, state.port, (), False)
@@ -115,20 +116,21 @@ class Renderer:
             for ip in self.node_port_addresses:
                 yield external(ip, state.node_port, (), True)
         if cut:
-            yield from self._short_circuits(state, mark, scheduler, flags)
+            yield from self._short_circuits(state, mark)
 
     def _external_roles(self, state: ServiceState) -> tuple[Set, ...]:
         refusal = state.external_refusal
         refused = (_REFUSALS[refusal],) if refusal else ()
         return refused if state.external_local else (Set.MASQUERADE, *refused)
 
-    def _short_circuits(self, state: ServiceState, mark: int, scheduler: str, flags: int) -> Iterator[Virtual]:
+    def _short_circuits(self, state: ServiceState, mark: int) -> Iterator[Virtual]:
         """Yield the virtual server for pods, and that for the node itself, whose packets are to be masqueraded."""
+        scheduler = state.scheduler or self._scheduler
+        flags = _FLAGS.get(scheduler, 0)
         if state.affinity_seconds:
             scheduler, flags = STICKY_SCHEDULER, FALLBACK
-        destinations = _destinations(state.cluster)
         for each in (mark, mark | self._node.mark):
-            yield Virtual(Server(mark_key(self._node.family, each), scheduler, 0, flags), destinations)
+            yield Virtual(Server(mark_key(self._node.family, each), scheduler, 0, flags), state.cluster)
 
     def _guard(self, state: ServiceState, address: str) -> tuple[Entry, ...]:
         """Return who may come through a load balancer's address; nothing where everybody may."""
@@ -144,7 +146,3 @@ class Renderer:
             (Set.GUARDED, (address, protocol, port)),
             *[(Set.ADMITTED, (address, protocol, port, source)) for source in outermost(admitted)],
         )
-
-
-def _destinations(targets: Collection[Target]) -> tuple[Destination, ...]:
-    return tuple([Destination(each.address, each.port) for each in targets])

@@ -9,7 +9,7 @@ as connections through it are established; the kernel refuses new ones, as it ha
 from collections.abc import Collection, Mapping
 
 from kubeproxy.dataplane.ipvs.part import Virtual
-from kubeproxy.kernel.ipvs_types import Command, Destination, Server, Verb
+from kubeproxy.kernel.ipvs_types import Command, Destination, Place, Server, Verb
 from kubeproxy.model.objects import Protocol, Record
 
 Spot = tuple[str, int]
@@ -39,7 +39,7 @@ class Steps(Record, frozen=True):
     """Destinations with weight 0 that nobody wants."""
 
 
-def spot(destination: Destination) -> Spot:
+def spot(destination: Place) -> Spot:
     """Return what a destination is known by within its virtual server."""
     return destination.address, destination.port
 
@@ -65,9 +65,9 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
         commands.append(Command(Verb.SET_SERVER, server))
     for each in wanted.destinations:
         weight = weights.get(spot(each))
-        if weight != each.weight:
+        if weight != 1:
             verb = Verb.ADD_DESTINATION if weight is None else Verb.SET_DESTINATION
-            commands.append(Command(verb, server, each))
+            commands.append(Command(verb, server, Destination(each.address, each.port)))
     if not weights:
         return Steps(tuple(commands))
     stay = set(map(spot, wanted.destinations))
@@ -78,7 +78,7 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
 
 def making(wanted: Virtual) -> Command:
     """Return what makes a virtual server with its destinations where none is."""
-    return Command(Verb.ADD_SERVER, wanted.server, destinations=wanted.destinations)
+    return Command(Verb.ADD_SERVER, wanted.server, places=wanted.destinations)
 
 
 def _farewell(standing: Standing, *, drain: bool) -> Steps:
