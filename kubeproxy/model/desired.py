@@ -143,7 +143,7 @@ def stream(
     world: World, settings: Settings, node: NodeState, only: Iterable[Key] | None = None
 ) -> Iterator[tuple[ServicePortName, ServiceState]]:
     """Yield the ports of Services one after the other."""
-    where, own = Where(node.name, node.zone), (node.name, "")
+    where, own, local = Where(node.name, node.zone), (node.name, ""), TrafficPolicy.LOCAL
     for key in world.services if only is None else only:
         service = world.services.get(key)
         addresses = virtual_addresses(service, node.family) if service is not None else None
@@ -154,11 +154,12 @@ def stream(
         merged = merge(world.slices_of(key), node.family)
         loops = world.loops_of(key)
         lost = world.claims.lost.get(key, NOTHING_LOST)
-        in_ranges = any(within(node.node_ip, cidr) for cidr in addresses.source_ranges)
+        ranges = addresses.source_ranges
+        in_ranges = bool(ranges) and any(within(node.node_ip, cidr) for cidr in ranges)
         affinity = service.affinity_seconds if service.session_affinity else 0
         scheduler = service.scheduler if settings.ipvs is not None else ""
         health_check = health_check_port(service)
-        internal_local = service.internal_policy is TrafficPolicy.LOCAL
+        internal_local = service.internal_policy is local
         for index, port in enumerate(service.ports):
             name = ServicePortName(service.namespace, service.name, port.name, port.protocol)
             places = _won(addresses, port, index, lost) if lost else addresses
@@ -166,7 +167,7 @@ def stream(
             if lost and (index, Place("", port.protocol, node_port)) in lost:
                 node_port = 0
             is_external = bool(node_port or places.external_ips or places.load_balancer_ips)
-            external_local = is_external and service.external_policy is TrafficPolicy.LOCAL
+            external_local = is_external and service.external_policy is local
             endpoints = merged.get((port.name, port.protocol), ())
             chosen = categorize(
                 [each for each in endpoints if each.endpoint.address not in loops] if loops else endpoints,

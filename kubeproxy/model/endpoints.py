@@ -5,7 +5,8 @@ between pods), and may name the same endpoint twice while a pod moves between th
 by the text `ip:port`, so that the same world always renders to the same bytes.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from operator import attrgetter
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Record
@@ -34,14 +35,32 @@ def merge(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, li
     if len(usable) > 1:
         # Which duplicate wins must not depend on the order in which slices arrived.
         usable.sort(key=lambda piece: piece.name)
-    found: dict[PortKey, dict[str, PortEndpoint]] = {}
-    form = "%s:%d" if family is Family.V4 else "[%s]:%d"
+    found: dict[PortKey, list[PortEndpoint]] = {}
+    is_v4 = family is Family.V4
     for piece in usable:
         for port in piece.ports:
-            known = found.setdefault((port.name, port.protocol), {})
             number = port.port
-            for endpoint in piece.endpoints:
-                text = form % (endpoint.address, number)
-                if text not in known or not endpoint.conditions.terminating:
-                    known[text] = PortEndpoint(text, number, endpoint)
-    return {port: [known[text] for text in sorted(known)] for port, known in found.items()}
+            before, behind = ("", f":{number}") if is_v4 else ("[", f"]:{number}")
+            entries = [PortEndpoint(before + each.address + behind, number, each) for each in piece.endpoints]
+            key = port.name, port.protocol
+            if key in found:
+                found[key] += entries
+            else:
+                found[key] = entries
+    for entries in found.values():
+        entries.sort(key=_TEXT)
+        if len({each.text for each in entries}) < len(entries):
+            entries[:] = _once(entries)
+    return found
+
+
+_TEXT = attrgetter("text")
+
+
+def _once(entries: Iterable[PortEndpoint]) -> Collection[PortEndpoint]:
+    """Return each `ip:port` once; the last of those that are not terminating, else the first."""
+    known: dict[str, PortEndpoint] = {}
+    for each in entries:
+        if each.text not in known or not each.endpoint.conditions.terminating:
+            known[each.text] = each
+    return known.values()

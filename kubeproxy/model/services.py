@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record, Service, ServiceType, TrafficPolicy
 
+_EXTERNAL_NAME, _LOAD_BALANCER, _V6 = ServiceType.EXTERNAL_NAME, ServiceType.LOAD_BALANCER, Family.V6
+"""Bound once: Python 3.11 takes 0.2 µs to find a member of an Enum."""
+
 
 class VirtualAddresses(Record, frozen=True, kw_only=True):
     """Where one family's clients reach a Service; what all its ports have in common."""
@@ -28,17 +31,19 @@ class VirtualAddresses(Record, frozen=True, kw_only=True):
 
 def is_proxied(service: Service) -> bool:
     """Return whether this Service is ours to forward, whatever the family."""
-    return not (service.headless or service.proxy_name or service.type is ServiceType.EXTERNAL_NAME)
+    return not (service.headless or service.proxy_name or service.type is _EXTERNAL_NAME)
 
 
 def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | None:
     """Return the addresses of a Service in one family, or None when it does not exist there."""
     if not is_proxied(service):
         return None
-    ips = _of_family(service.cluster_ips, family)
-    if not ips:
+    v6 = family is _V6
+    for cluster_ip in service.cluster_ips:
+        if (":" in cluster_ip) is v6:
+            break
+    else:
         return None
-    cluster_ip = ips[0]
     if not (service.external_ips or service.load_balancer_ips or service.source_ranges):
         return VirtualAddresses(cluster_ip=cluster_ip, external_ips=(), load_balancer_ips=(), source_ranges=())
     balanced = _of_family(service.load_balancer_ips, family, but=(cluster_ip,))
@@ -52,7 +57,7 @@ def virtual_addresses(service: Service, family: Family) -> VirtualAddresses | No
 
 def health_check_port(service: Service) -> int:
     """Return the node port on which load balancers ask, 0 when they have nothing to ask."""
-    balanced = service.type is ServiceType.LOAD_BALANCER and service.external_policy is TrafficPolicy.LOCAL
+    balanced = service.type is _LOAD_BALANCER and service.external_policy is TrafficPolicy.LOCAL
     return service.health_check_node_port if balanced else 0
 
 

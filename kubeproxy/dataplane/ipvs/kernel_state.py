@@ -243,10 +243,11 @@ class KernelState:
         is_refused = any(codes)
         if is_refused:
             commands = list(singly(commands))
+        add, delete = Verb.ADD_SERVER, Verb.DELETE_SERVER
         for command, code in zip(commands, codes, strict=is_refused):
-            if command.verb is Verb.ADD_SERVER and not code:
+            if command.verb is add and not code:
                 self._made.add(command.server.key)
-            elif command.verb is Verb.DELETE_SERVER:
+            elif command.verb is delete:
                 self._made.discard(command.server.key)
         if not is_refused:
             return ()

@@ -25,6 +25,8 @@ _FLAGS = {"sh": FALLBACK, "mh": FALLBACK | SOURCE_PORT}
 """Without the first these would refuse a client whose endpoint drains. The other has `mh` spread a client's
 connections, as upstream has it."""
 
+_CLUSTER_IP = Set.CLUSTER_IP  # Python 3.11 takes 0.2 µs to find a member of an Enum
+
 _REFUSALS = {Refusal.REJECT: Set.NO_ENDPOINTS, Refusal.DROP: Set.NO_LOCAL}
 
 WHOLE_MARK = 0xFFFFFFFF
@@ -86,7 +88,7 @@ class Renderer:
             return (), ()
         place = address, state.name.protocol, state.port
         destinations = state.internal
-        entries: tuple[Entry, ...] = ((Set.CLUSTER_IP, place),)
+        entries: tuple[Entry, ...] = ((_CLUSTER_IP, place),)
         if not destinations and (refusal := state.internal_refusal):
             entries = (*entries, (_REFUSALS[refusal], place))
         return (Virtual(self._server(state, address, state.port), destinations, entries),), (address,)

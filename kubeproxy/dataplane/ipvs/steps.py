@@ -15,6 +15,8 @@ from kubeproxy.model.objects import Protocol, Record
 Spot = tuple[str, int]
 """Address and port of a destination."""
 
+_ADD_SERVER = Verb.ADD_SERVER  # Python 3.11 takes 0.2 µs to find a member of an Enum
+
 CHOOSES_THE_IDLE = frozenset(("dh",))
 """Schedulers that go on choosing a destination of weight 0, and then refuse: it must be deleted at once."""
 
@@ -78,7 +80,7 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
 
 def making(wanted: Virtual) -> Command:
     """Return what makes a virtual server with its destinations where none is."""
-    return Command(Verb.ADD_SERVER, wanted.server, places=wanted.destinations)
+    return Command(_ADD_SERVER, wanted.server, places=wanted.destinations)
 
 
 def _farewell(standing: Standing, *, drain: bool) -> Steps:
