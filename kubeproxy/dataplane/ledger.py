@@ -19,7 +19,7 @@ class Ledger:
         self.states: dict[ServicePortName, ServiceState] = {}
         self.endpoints = 0
         """How many endpoints all ports have together."""
-        self._ports_of: dict[Key, set[ServicePortName]] = {}
+        self._ports_of: dict[Key, tuple[ServicePortName, ...]] = {}
         self._turned: dict[ServicePortName, LacksLocal] = {}
 
     def clear(self) -> None:
@@ -55,7 +55,8 @@ class Ledger:
             self.states[name] = after
             self.endpoints += len(after.reachable)
             if before is None:
-                self._ports_of.setdefault(name.key, set()).add(name)
+                key = name.key
+                self._ports_of[key] = (*self._ports_of.get(key, ()), name)
 
     def turned(self) -> Mapping[ServicePortName, LacksLocal]:
         """Return which ports drop traffic for want of an endpoint here, or do no more, since this was last asked.
@@ -66,10 +67,9 @@ class Ledger:
         return turned
 
     def _forget(self, name: ServicePortName) -> None:
-        ports = self._ports_of[name.key]
-        ports.discard(name)
-        if not ports:
-            del self._ports_of[name.key]
+        ports = self._ports_of.pop(name.key)
+        if len(ports) > 1:
+            self._ports_of[name.key] = tuple([each for each in ports if each != name])
 
     def __iter__(self) -> Iterator[ServiceState]:
         """Go through every recorded state."""

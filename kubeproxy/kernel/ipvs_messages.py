@@ -5,7 +5,7 @@ are those of linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c and of what ipvsadm s
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from sys import byteorder
 
@@ -95,33 +95,34 @@ def pack_commands(commands: Iterable[Command], kind: int, sequence: int) -> Iter
             sequence += 1
             continue
         key = _key(command.server.key)
-        yield message(kind, NLM_F_REQUEST, sequence, _new_server(_NEW_SERVER, key, command.server)), 1
-        sequence += 1
         about = _about(_NEW_DESTINATION, key)
+        packed = [message(kind, NLM_F_REQUEST, sequence, _new_server(_NEW_SERVER, key, command.server))]
         for start in range(0, len(places), _PARCEL):
-            some = places[start : start + _PARCEL]
-            yield _destinations(about, some, kind, sequence), len(some)
-            sequence += len(some)
+            packed += _destinations(about, places[start : start + _PARCEL], kind, sequence + len(packed))
+            yield b"".join(packed), len(packed)
+            sequence += len(packed)
+            packed = []
 
 
-def _destinations(about: bytes, places: Sequence[Place], kind: int, sequence: int) -> bytes:
-    """Pack the messages that add destinations to a server; ``about``: what their bodies begin with."""
-    row = _row(len(about))
-    pack, head, before = row.pack, struct.pack("=IHH", row.size, kind, NLM_F_REQUEST), about + _D_BEGIN
-    end = _WEIGHT_1 + (_D_END_6 if ":" in places[0].address else _D_END_4)
-    return b"".join(
-        [
-            pack(head, number, before, packed_address(each.address), _port_and_method(each.port), end)
-            for number, each in enumerate(places, sequence)
-        ]
-    )
+def _destinations(about: bytes, places: Sequence[Place], kind: int, sequence: int) -> list[bytes]:
+    """Return the messages that add destinations to a server; ``about``: what their bodies begin with."""
+    pack, head = _row(len(about), kind)
+    before, end = about + _D_BEGIN, _D_ONE_6 if ":" in places[0].address else _D_ONE_4
+    return [
+        pack(head, number, before, packed_address(each.address), _port_and_method(each.port), end)
+        for number, each in enumerate(places, sequence)
+    ]
 
 
 @lru_cache(maxsize=64)
-def _row(about: int) -> struct.Struct:
-    """Return the layout of a message that adds a destination; ``about``: how many bytes say to which server."""
+def _row(about: int, kind: int) -> tuple[Callable[..., bytes], bytes]:
+    """Return what packs a message that adds a destination, and how it begins.
+
+    ``about``: how many bytes say to which server.
+    """
     # It pads an address of four bytes.
-    return struct.Struct(f"=8s I 4x {about + len(_D_BEGIN)}s 16s 20s 28s")
+    row = struct.Struct(f"=8s I 4x {about + len(_D_BEGIN)}s 16s 20s {len(_D_ONE_4)}s")
+    return row.pack, struct.pack("=IHH", row.size, kind, NLM_F_REQUEST)
 
 
 def encode_command(command: Command) -> bytes:
@@ -181,8 +182,9 @@ _D_PORT_HEAD = struct.pack("=HH", 6, _D_PORT)
 _D_MIDDLE = struct.pack("=HHI HH", 8, _D_METHOD, _MASQUERADING, 8, _D_WEIGHT)
 _D_LIMITS = struct.pack("=HHI HHI HH", 8, _D_UPPER, 0, 8, _D_LOWER, 0, 6, _D_FAMILY)
 """What all destinations have, between the values that tell them apart."""
-_WEIGHT_1 = struct.pack("=i", 1)
 _D_END_4, _D_END_6 = (_D_LIMITS + struct.pack("=Hxx", AF[family]) for family in (Family.V4, Family.V6))
+_D_ONE_4, _D_ONE_6 = (struct.pack("=i", 1) + end for end in (_D_END_4, _D_END_6))
+"""The same with weight 1."""
 
 
 def _destination(destination: Destination) -> bytes:

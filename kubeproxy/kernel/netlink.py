@@ -6,7 +6,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink_batches import Parcel, Request, batches, numbered
@@ -147,11 +147,15 @@ class NetlinkSocket:
 
         Not atomic, see `pipeline_requests`.
         """
-        return _codes(self.pipeline_requests(((kind, flags, body) for body in bodies), what))
+        return self.pipeline_packed(lambda first: numbered(((kind, flags, body) for body in bodies), first), what)
 
     def pipeline_packed(self, pack: Callable[[int], Iterable[Parcel]], what: str = "netlink") -> list[int]:
         """Do the same with messages that ``pack`` makes, numbered from what it is given on."""
-        return _codes(self._pipeline(pack(self._sequence + 1), what))
+        count, refused = self._pipeline(pack(self._sequence + 1), what)
+        codes = [0] * count
+        for place, answer in refused.items():
+            codes[place] = error_code(answer)
+        return codes
 
     def pipeline_requests(self, requests: Iterable[Request], what: str = "netlink") -> list[bytes]:
         """Send messages of any kind, many in one call; return for each b"", or the body of the kernel's error.
@@ -159,30 +163,33 @@ class NetlinkSocket:
         The kernel goes on behind a message that it refuses. Requests are taken as they are sent. Raises
         NetlinkError, OSError when it is not known which it refused, and what ``requests`` raises.
         """
-        return self._pipeline(numbered(requests, self._sequence + 1), what)
+        count, refused = self._pipeline(numbered(requests, self._sequence + 1), what)
+        return [refused.get(place, b"") for place in range(count)]
 
-    def _pipeline(self, parcels: Iterable[Parcel], what: str) -> list[bytes]:
-        errors: list[bytes] = []
+    def _pipeline(self, parcels: Iterable[Parcel], what: str) -> tuple[int, dict[int, bytes]]:
+        """Return how many messages were sent, and the errors in answer to them, by their places."""
+        before = self._sequence
+        refused: dict[int, bytes] = {}
         if self._room is None:
             self._room = _pages(self._send_bytes)
         for data, count in batches(parcels, self._room, self.answers_bytes):
             self._socket.send(data)
             first = self._sequence + 1
             self._sequence += count
-            errors += self._refusals(first, count, what)
-        return errors
+            for sequence, answer in self._refusals(first, what):
+                refused[sequence - before - 1] = answer
+        return self._sequence - before, refused
 
-    def _refusals(self, first: int, count: int, what: str) -> list[bytes]:
-        """Take in the answers to messages of a batch, up to that to the last, which always comes."""
-        errors = [b""] * count
+    def _refusals(self, first: int, what: str) -> Iterator[tuple[int, bytes]]:
+        """Take in the answers to messages from ``first`` on, up to that to the last, which always comes."""
         while True:
             for kind, _, sequence, answer in self._receive_whole(what):
                 if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
                     continue
                 if _code(answer):
-                    errors[sequence - first] = answer
+                    yield sequence, answer
                 if sequence == self._sequence:
-                    return errors
+                    return
 
     def _receive_whole(self, what: str) -> Iterator[tuple[int, int, int, bytes]]:
         try:
@@ -257,10 +264,6 @@ class KeptSocket:
 def _pages(size: int) -> mmap.mmap:
     """Return memory of which only those pages are taken that are written; a bytearray writes all of its own."""
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _codes(answers: Iterable[bytes]) -> list[int]:
-    return [-_code(answer) if answer else 0 for answer in answers]
 
 
 def error_code(body: bytes) -> int:

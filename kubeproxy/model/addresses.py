@@ -99,7 +99,10 @@ def host_port(host: str, port: int | str) -> str:
 
 def family_of(address_or_cidr: str) -> Family:
     """Return the family of a canonical address or CIDR."""
-    return Family.V6 if ":" in address_or_cidr else Family.V4
+    return _V6 if ":" in address_or_cidr else _V4
+
+
+_V4, _V6 = Family.V4, Family.V6  # Python 3.11 takes 0.2 µs to find a member of an Enum
 
 
 def without(cidr: str, other: str) -> list[str]:

@@ -6,10 +6,12 @@ A full sync reads all that the kernel holds and corrects what differs, so nothin
 restart, after a failure, and when kube-proxy's ipvs mode is taken over.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
+from kubeproxy.dataplane.collector import collector_paused
 from kubeproxy.dataplane.ipvs.blame import Refused, culprits, full_sets
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
@@ -91,6 +93,10 @@ class IpvsBackend:
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
+        with collector_paused() if plan.full else contextlib.nullcontext():
+            return self._apply(plan)
+
+    def _apply(self, plan: Plan) -> Applied:
         if plan.full and not self._needs_full:
             self._lacking.clear()  # somebody may have loaded the module
             self._quarantine.clear()

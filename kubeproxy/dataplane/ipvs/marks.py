@@ -37,6 +37,10 @@ class Marks:
         """Return every port's mark."""
         return dict(self._of)
 
+    def __contains__(self, name: ServicePortName) -> bool:
+        """Return whether a port has a mark."""
+        return name in self._of
+
     def release(self, name: ServicePortName) -> None:
         """Take back a port's mark, if it has one."""
         mark = self._of.pop(name, None)

@@ -120,7 +120,7 @@ class Translator:
 
     def settled(self, name: ServicePortName, state: ServiceState | None) -> None:
         """Note that a port's state is in the kernel: a mark that it does not need may be another's now."""
-        if state is None or not wants_mark(state):
+        if name in self._marks and (state is None or not wants_mark(state)):
             self._marks.release(name)
 
     def _on_endpoints(self, state: ServiceState) -> str:
