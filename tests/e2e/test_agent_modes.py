@@ -156,6 +156,6 @@ def test_connections_are_counted_and_packets_traced(nft_machines: tuple[Machine,
     traced = node.run("kubeproxy", "trace", PEER_IP, f"{NODE_IP}:30080", "--from", "outside", "--live")
     assert traced.returncode == 0, traced.stdout + traced.stderr
     assert "node node, nftables (netlink), IPv4" in traced.stdout
-    assert "map service-nodeports: tcp . 30080 → nodeport-masquerade-1" in traced.stdout
+    assert "map nodeport-classes: tcp . 30080 → nodeport-masquerade-1" in traced.stdout
     assert " → nat-prerouting → services → nodeports → nodeport-masquerade-1 → " in traced.stdout
     assert "model agrees" in traced.stdout

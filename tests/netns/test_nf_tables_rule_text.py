@@ -15,7 +15,7 @@ pytestmark = pytest.mark.netns
 
 PLACE = "IP daddr . meta l4proto . th dport"
 TABLE = f"""table IP t {{
- map service-ips {{ typeof {PLACE} : meta priority; }}
+ map service-classes {{ typeof {PLACE} : meta priority; }}
  map picks {{ typeof meta priority : verdict; }}
  map endpoints {{ typeof {PLACE} . numgen random mod 2 : IP daddr . th dport; }}
  map affinity {{ typeof IP saddr . {PLACE} : meta priority; flags dynamic,timeout; size 65536; }}
@@ -46,7 +46,7 @@ OURS = f"""
   oifname "eth0" counter accept
   fib saddr type local goto other
   fib daddr type local IP daddr != LOOPBACK meta l4proto . th dport @no-endpoints reject
-  meta priority set {PLACE} map @service-ips
+  meta priority set {PLACE} map @service-classes
   meta priority vmap @picks
   meta priority set 6b00:3
   dnat IP to {PLACE} . numgen random mod 7 map @endpoints

@@ -167,8 +167,8 @@ def test_a_flushed_ruleset_is_noticed_and_written_again(namespace: LoneNamespace
 EDITS = (
     "delete element ip kube-proxy cluster-ips {{ {cluster} }}",
     "delete element ip kube-proxy endpoints {{ {cluster} . tcp . 80 . 1 }}",
-    "add element ip kube-proxy no-endpoint-services {{ {cluster} . tcp . 80 }}",
-    "flush map ip kube-proxy service-ips",
+    "add element ip kube-proxy rejected-services {{ {cluster} . tcp . 80 }}",
+    "flush map ip kube-proxy service-classes",
     "flush chain ip kube-proxy services",
     "add rule ip kube-proxy filter-forward drop",
     "insert rule ip kube-proxy cluster-2 return",

@@ -40,22 +40,22 @@ def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_ther
     node = Node(web(), web_slice())
     node.full()
     node.put(web("api", "10.96.0.2"), web_slice("10.244.1.5@node2", "10.244.1.6@node2", name="api"))
-    assert sizes(node.table.commits[-1]) == {"service-ips": 1, "endpoints": 2, "cluster-ips": 1}
+    assert sizes(node.table.commits[-1]) == {"service-classes": 1, "endpoints": 2, "cluster-ips": 1}
     node.remove("api")
-    assert sizes(node.table.commits[-1]) == {"-service-ips": 1, "-endpoints": 2, "-cluster-ips": 1}
+    assert sizes(node.table.commits[-1]) == {"-service-classes": 1, "-endpoints": 2, "-cluster-ips": 1}
 
 
 def test_another_number_of_endpoints_is_another_class() -> None:
     node = Node(web(), web_slice("10.244.1.1@node2"))
     node.full()
     node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
     assert {"cluster-1", "cluster-2"} <= node.chains()
     node.backend.observe()
     assert "cluster-1" not in node.chains()
     assert set(node.held("picks").values()) == {"cluster-2"}
     node.put(web_slice("10.244.1.1@node2"))
-    assert node.held("service-ips") == {HTTP: "cluster-1"}
+    assert node.held("service-classes") == {HTTP: "cluster-1"}
     assert not node.backend.observe()
 
 
@@ -78,7 +78,7 @@ def test_a_place_goes_from_one_service_to_another_in_one_transaction() -> None:
     commits = len(node.table.commits)
     node.put(web(ip="10.96.0.3"), web("api", "10.96.0.1"))
     assert len(node.table.commits) == commits + 1
-    assert node.held("service-ips") == {HTTP: "cluster-1", "10.96.0.3 . tcp . 80": "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-1", "10.96.0.3 . tcp . 80": "cluster-2"}
     assert node.held("endpoints")[f"{HTTP} . 0"] == "10.244.2.9 . 8080"
 
 
@@ -87,7 +87,7 @@ def test_a_restart_finds_everything_and_moves_no_element() -> None:
         web(node_port=30080), web_slice(), web("api", "10.96.0.2", session_affinity=True, affinity_seconds=9)
     )
     node.full()
-    before = {name: node.held(name) for name in ("service-ips", "picks", "endpoints")}
+    before = {name: node.held(name) for name in ("service-classes", "picks", "endpoints")}
     node.restart()
     node.full()
     assert sizes(node.table.commits[-1]) == {}
@@ -105,8 +105,8 @@ def test_a_restart_corrects_what_changed_meanwhile_in_one_transaction() -> None:
     node.world.apply_slices({(gone.namespace, gone.name): None})
     node.full()
     assert len(node.table.commits) == commits + 1
-    assert node.held("service-ips") == {HTTP: "untranslated"}
-    assert set(node.held("no-endpoint-services")) == {HTTP}
+    assert node.held("service-classes") == {HTTP: "untranslated"}
+    assert set(node.held("rejected-services")) == {HTTP}
 
 
 def test_clients_that_affinity_remembers_survive_a_restart() -> None:
@@ -133,7 +133,7 @@ def test_a_table_of_kube_proxys_own_is_replaced_in_the_same_transaction() -> Non
     node.full()
     assert len(node.table.commits) == 2
     assert isinstance(node.table.commits[-1][0], DeleteTable)
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
 
 
 def test_a_base_chain_with_another_priority_is_replaced() -> None:
@@ -190,10 +190,10 @@ def test_only_changed_elements_are_in_a_transaction_that_many_services_share() -
     moved = sizes(node.table.commits[-1])
     assert moved == {
         "picks": 1,
-        "-service-ips": 1,
-        "service-ips": 1,
+        "-service-classes": 1,
+        "service-classes": 1,
         "endpoints": 1,
-        "-no-endpoint-services": 1,
+        "-rejected-services": 1,
     }
     kinds = {type(step) for step in node.table.commits[-1]}
     assert {AddElements, DeleteElements, AddRule, AddChain} <= kinds

@@ -44,7 +44,7 @@ def test_a_change_that_fails_is_followed_by_a_full_sync(code: int) -> None:
     with pytest.raises(SyncFailed, match="a full sync will follow"):
         node.put(web_slice("10.244.1.9@node2"))
     assert node.backend.needs_full
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
     applied = node.full()
     assert not applied.quarantined
     assert node.held("endpoints") == {f"{HTTP} . 0": "10.244.1.9 . 8080"}
@@ -84,7 +84,7 @@ def test_a_port_that_the_kernel_refuses_is_left_out_and_the_others_are_served(na
     applied = node.full()
     assert [str(name) for name in applied.quarantined] == ["default/bad:http"]
     assert (applied.ports, applied.endpoints) == (2, 2)
-    assert set(node.held("service-ips")) == {HTTP, "10.96.0.2 . tcp . 80"}
+    assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
 
 
 def test_a_port_is_tried_again_when_it_changes() -> None:
@@ -99,9 +99,9 @@ def test_a_port_is_tried_again_when_it_changes() -> None:
     node.table.refuses_element = lambda each: 0
     assert node.put(web("api", "10.96.0.2")).quarantined
     assert not node.put(web("bad", "10.96.0.67")).quarantined
-    assert "10.96.0.67 . tcp . 80" in node.held("service-ips")
+    assert "10.96.0.67 . tcp . 80" in node.held("service-classes")
     node.remove("bad")
-    assert set(node.held("service-ips")) == {HTTP, "10.96.0.2 . tcp . 80"}
+    assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
 
 
 def test_a_port_in_quarantine_that_goes_takes_nothing_with_it() -> None:
@@ -121,7 +121,7 @@ def test_an_unspeakable_name_never_reaches_the_kernel() -> None:
     node = Node(web(), web_slice(), web('evil"; flush ruleset', "10.96.0.9"))
     applied = node.full()
     assert len(applied.quarantined) == 1
-    assert set(node.held("service-ips")) == {HTTP}
+    assert set(node.held("service-classes")) == {HTTP}
     assert node.put(web("api", "10.96.0.2")).quarantined
 
 
@@ -133,7 +133,7 @@ def test_a_table_that_is_deleted_is_noticed_and_made_again() -> None:
     assert "the table was deleted" in node.backend.observe()
     assert node.backend.needs_full
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
 
 
 def test_a_table_that_is_deleted_before_anybody_looks_makes_the_next_change_fail() -> None:
@@ -159,14 +159,14 @@ def test_a_table_that_is_deleted_while_a_full_sync_reads_it_is_made_again() -> N
 
     node.table.chains = deleted  # type: ignore[method-assign]
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
 
 
 def _edits(node: Node) -> dict[str, tuple[object, ...]]:
-    place, slot = node.element("service-ips", HTTP), node.element("endpoints", f"{HTTP} . 0")
+    place, slot = node.element("service-classes", HTTP), node.element("endpoints", f"{HTTP} . 0")
     other = msgspec.structs.replace(slot, data=bytes((192, 0, 2, 1, 0, 80, 0, 0)))
     return {
-        "an element is deleted": (DeleteElements("service-ips", [place]),),
+        "an element is deleted": (DeleteElements("service-classes", [place]),),
         "an element leads elsewhere": (DeleteElements("endpoints", [slot]), AddElements("endpoints", [other])),
         "an element is added": (AddElements("cluster-ips", [Element(bytes((192, 0, 2, 1)))]),),
         "a set is emptied": (FlushSet("cluster-ips"),),
@@ -265,7 +265,7 @@ def test_a_chain_that_waits_for_its_end_may_be_needed_again() -> None:
     node.put(web_slice("10.244.1.1@node2"))
     node.table.refuses = lambda step: 0
     assert node.backend.observe() == ""
-    assert node.held("service-ips") == {HTTP: "cluster-1"}
+    assert node.held("service-classes") == {HTTP: "cluster-1"}
     assert "cluster-1" in node.chains()
     assert node.table.rules("cluster-1")
 
@@ -274,7 +274,7 @@ def test_the_table_of_an_older_agent_without_a_set_gets_it() -> None:
     node = Node(web(), web_slice())
     node.table.commit([AddTable(), AddChain(Chain("services"))])
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
 
 
 def _crowd(count: int, name: str = "web") -> EndpointSlice:
@@ -291,7 +291,7 @@ def test_a_service_that_wants_too_much_is_left_out_alone(monkeypatch: pytest.Mon
     assert name.key == ("default", "web")
     assert "room" in applied.quarantined[name]
     assert (applied.ports, applied.endpoints) == (2, 60)
-    assert len(node.held("service-ips")) == 2
+    assert len(node.held("service-classes")) == 2
     assert node.backend.observe() == ""
     assert node.put(web("api", "10.96.0.3")).quarantined == applied.quarantined
 
@@ -302,10 +302,10 @@ def test_it_is_served_when_another_of_its_ports_makes_room(monkeypatch: pytest.M
     assert len(node.full().quarantined) == 1
     applied = node.put(_crowd(40))
     assert not applied.quarantined
-    assert set(node.held("service-ips").values()) == {"cluster-40"}
+    assert set(node.held("service-classes").values()) == {"cluster-40"}
     assert len(node.put(_crowd(60)).quarantined) == 1
     kept = {"http": "http=80>8080", "more": "more=81>8081"}
     (left_out,) = node.full().quarantined
     assert not node.put(service("web", "10.96.0.1", kept[left_out.port])).quarantined
-    assert set(node.held("service-ips").values()) == {"cluster-60"}
+    assert set(node.held("service-classes").values()) == {"cluster-60"}
     assert node.backend.observe() == ""

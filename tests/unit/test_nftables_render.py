@@ -14,14 +14,14 @@ EXTERNAL = "203.0.113.1 . tcp . 80"
 def test_a_place_has_a_class_and_its_endpoints_have_slots() -> None:
     node = Node(web(), web_slice())
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
     assert node.held("endpoints") == {
         f"{HTTP} . 0": "10.244.1.1 . 8080",
         f"{HTTP} . 1": "10.244.2.1 . 8080",
     }
     assert node.held("cluster-ips") == {"10.96.0.1": ""}
     assert node.held("hairpin-connections") == {"10.244.1.1 . 10.244.1.1 . tcp . 8080": ""}
-    assert node.element("service-ips", HTTP).comment == "default/web:http"
+    assert node.element("service-classes", HTTP).comment == "default/web:http"
 
 
 def test_the_number_of_chains_is_that_of_classes_not_of_services() -> None:
@@ -38,8 +38,8 @@ def test_under_policy_local_a_place_has_two_lists() -> None:
         web(node_port=30080, external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL), web_slice()
     )
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2", EXTERNAL: "local-1"}
-    assert node.held("service-nodeports") == {"tcp . 30080": "nodeport-local-1"}
+    assert node.held("service-classes") == {HTTP: "cluster-2", EXTERNAL: "local-1"}
+    assert node.held("nodeport-classes") == {"tcp . 30080": "nodeport-local-1"}
     assert node.held("short-circuit-ips") == {EXTERNAL: "pick-2"}
     assert node.held("short-circuit-nodeports") == {"tcp . 30080": "nodeport-pick-2"}
     assert node.held("local-endpoints") == {f"{EXTERNAL} . 0": "10.244.1.1 . 8080"}
@@ -49,27 +49,27 @@ def test_under_policy_local_a_place_has_two_lists() -> None:
 def test_nobody_there_is_refused_and_no_node_port_of_that_number_has_it() -> None:
     node = Node(web(node_port=30080, external_ips=("203.0.113.1",)))
     node.full()
-    assert node.held("service-ips") == {HTTP: "untranslated", EXTERNAL: "untranslated"}
-    assert set(node.held("no-endpoint-services")) == {HTTP, EXTERNAL}
-    assert set(node.held("no-endpoint-nodeports")) == {"tcp . 30080"}
-    assert node.held("service-nodeports") == {}
+    assert node.held("service-classes") == {HTTP: "untranslated", EXTERNAL: "untranslated"}
+    assert set(node.held("rejected-services")) == {HTTP, EXTERNAL}
+    assert set(node.held("rejected-nodeports")) == {"tcp . 30080"}
+    assert node.held("nodeport-classes") == {}
 
 
 def test_nobody_here_is_dropped_from_outside() -> None:
     service = web(external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL)
     node = Node(service, web_slice("10.244.2.1@node2"))
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-1", EXTERNAL: "local-0"}
+    assert node.held("service-classes") == {HTTP: "cluster-1", EXTERNAL: "local-0"}
     assert node.held("short-circuit-ips") == {EXTERNAL: "pick-1"}
-    assert set(node.held("no-local-endpoint-services")) == {EXTERNAL}
-    assert node.held("no-endpoint-services") == {}
+    assert set(node.held("dropped-services")) == {EXTERNAL}
+    assert node.held("rejected-services") == {}
 
 
 def test_endpoints_under_affinity_keep_their_numbers_when_others_go() -> None:
     sticky = web(session_affinity=True, affinity_seconds=60)
     node = Node(sticky, web_slice("10.244.1.1@node1", "10.244.2.1@node2", "10.244.2.2@node2"))
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-3-sticky-60"}
+    assert node.held("service-classes") == {HTTP: "cluster-3-sticky-60"}
     before = set(node.held("sticky-endpoints").items())
     assert len(before) == 3
     node.put(web_slice("10.244.2.1@node2", "10.244.2.2@node2"))
@@ -86,7 +86,7 @@ def test_source_ranges_guard_a_load_balancers_address() -> None:
     )
     node = Node(service, web_slice())
     node.full()
-    assert set(node.held("firewall-ips")) == {EXTERNAL}
+    assert set(node.held("guarded-ips")) == {EXTERNAL}
     assert set(node.held("firewall-sources-24")) == {f"{EXTERNAL} . 198.51.100.0", f"{EXTERNAL} . 192.168.0.0"}
     assert set(node.held("firewall-sources-25")) == {f"{EXTERNAL} . 198.51.100.128"}
     assert set(node.held("firewall-sources-32")) == {f"{EXTERNAL} . 203.0.113.1"}
@@ -95,13 +95,13 @@ def test_source_ranges_guard_a_load_balancers_address() -> None:
 def test_an_address_that_a_service_names_twice_is_one_place() -> None:
     node = Node(web(external_ips=("10.96.0.1", "203.0.113.1"), load_balancer_ips=("203.0.113.1",)), web_slice())
     node.full()
-    assert node.held("service-ips") == {HTTP: "cluster-2", EXTERNAL: "masquerade-2"}
+    assert node.held("service-classes") == {HTTP: "cluster-2", EXTERNAL: "masquerade-2"}
 
 
 def test_a_name_too_long_for_a_comment_is_cut() -> None:
     name = f"{'n' * 63}/{'s' * 63}"
     node = Node(web(name), web_slice(name=name))
     node.full()
-    comment = node.element("service-ips", HTTP).comment
+    comment = node.element("service-classes", HTTP).comment
     assert len(comment) == 128
     assert comment.startswith("n" * 63 + "/" + "s" * 40)

@@ -58,7 +58,7 @@ def rules(source: str, destination: str, port: int, *objects: Service | Endpoint
 def test_a_cluster_ip_is_an_element_that_leads_to_a_chain() -> None:
     found = rules(OUTSIDE, VIP, 80, everywhere(), BOTH)
     assert found == {
-        "address": f"map service-ips: {VIP} . tcp . 80 → cluster-2",
+        "address": f"map service-classes: {VIP} . tcp . 80 → cluster-2",
         "endpoints": f"cluster-2 dnat ip to {PLACE} . numgen random mod 2 map @endpoints",
         "masquerade": "cluster-2 ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x00004000",
     }
@@ -67,7 +67,7 @@ def test_a_cluster_ip_is_an_element_that_leads_to_a_chain() -> None:
 def test_a_client_that_stays_is_in_the_map_of_affinity() -> None:
     found = rules(POD, VIP, 80, everywhere(session_affinity=True), BOTH)
     chain = "cluster-2-sticky-10800"
-    assert found["address"] == f"map service-ips: {VIP} . tcp . 80 → {chain}"
+    assert found["address"] == f"map service-classes: {VIP} . tcp . 80 → {chain}"
     assert found["affinity"] == f"{chain} meta priority set ip saddr . {PLACE} map @affinity"
     slots = f"meta priority set {PLACE} . numgen random mod 2 map @sticky-slots"
     assert found["endpoints"] == f"{chain} {slots}"
@@ -75,11 +75,11 @@ def test_a_client_that_stays_is_in_the_map_of_affinity() -> None:
 
 def test_from_outside_the_ranges_guard_and_everybody_is_masqueraded() -> None:
     found = rules(OUTSIDE, BALANCER, 80, RANGED, BOTH)
-    assert found["address"] == f"map service-ips: {BALANCER} . tcp . 80 → masquerade-2"
-    assert found["source ranges"] == f"firewall-check {PLACE} @firewall-ips goto firewall-sources"
+    assert found["address"] == f"map service-classes: {BALANCER} . tcp . 80 → masquerade-2"
+    assert found["source ranges"] == f"firewall-check {PLACE} @guarded-ips goto firewall-sources"
     assert found["masquerade"] == "masquerade-2 meta mark set meta mark | 0x00004000"
     found = rules(OUTSIDE, NODE_IP, 30080, everywhere(), BOTH)
-    assert found["address"] == "map service-nodeports: tcp . 30080 → nodeport-masquerade-2"
+    assert found["address"] == "map nodeport-classes: tcp . 30080 → nodeport-masquerade-2"
     assert found["endpoints"].endswith(
         "dnat ip to meta l4proto . th dport . numgen random mod 2 map @nodeport-endpoints"
     )
@@ -87,7 +87,7 @@ def test_from_outside_the_ranges_guard_and_everybody_is_masqueraded() -> None:
 
 def test_under_policy_local_pods_and_the_node_are_cut_short() -> None:
     found = rules(POD, EXTERNAL, 80, LOCAL, BOTH)
-    assert found["address"] == f"map service-ips: {EXTERNAL} . tcp . 80 → local-1"
+    assert found["address"] == f"map service-classes: {EXTERNAL} . tcp . 80 → local-1"
     assert found["short circuit"] == f"map short-circuit-ips: {EXTERNAL} . tcp . 80 → pick-2"
     assert found["endpoints"] == f"pick-2 dnat ip to {PLACE} . numgen random mod 2 map @endpoints"
     assert "masquerade" not in found
@@ -99,15 +99,15 @@ def test_under_policy_local_pods_and_the_node_are_cut_short() -> None:
 
 def test_who_gets_nothing_is_told_why() -> None:
     refused = rules(POD, VIP, 80, everywhere())
-    assert refused["address"] == f"map service-ips: {VIP} . tcp . 80 → untranslated"
-    assert refused["refusal"] == f"service-endpoints-check {PLACE} @no-endpoint-services counter reject"
-    dropped = f"service-endpoints-check {PLACE} @no-local-endpoint-services counter drop"
+    assert refused["address"] == f"map service-classes: {VIP} . tcp . 80 → untranslated"
+    assert refused["refusal"] == f"service-endpoints-check {PLACE} @rejected-services counter reject"
+    dropped = f"service-endpoints-check {PLACE} @dropped-services counter drop"
     assert rules(OUTSIDE, EXTERNAL, 80, LOCAL, FAR_ONLY)["refusal"] == dropped
     here = everywhere(internal_policy=TrafficPolicy.LOCAL)
     assert rules(POD, VIP, 80, here, FAR_ONLY)["refusal"] == dropped
     nobody = rules(OUTSIDE, NODE_IP, 30080, everywhere())
-    assert nobody["address"] == "set no-endpoint-nodeports: tcp . 30080"
-    assert nobody["refusal"].startswith("nodeport-endpoints-check meta l4proto . th dport @no-endpoint-nodeports ")
+    assert nobody["address"] == "set rejected-nodeports: tcp . 30080"
+    assert nobody["refusal"].startswith("nodeport-endpoints-check meta l4proto . th dport @rejected-nodeports ")
     assert "ip daddr @cluster-ips counter reject" in rules(POD, VIP, 81, everywhere(), BOTH)["undefined port"]
     unallocated = rules(POD, "10.96.7.7", 80, everywhere(), BOTH)["unallocated"]
     assert unallocated.startswith("cluster-ips-check ip daddr 10.96.0.0/16 counter drop")
@@ -129,11 +129,11 @@ def test_everything_about_a_service() -> None:
     (port,) = whole.ports
     assert {
         f"set cluster-ips: {VIP}",
-        f"map service-ips: {VIP} . tcp . 80 → cluster-2",
-        f"map service-ips: {EXTERNAL} . tcp . 80 → local-1",
+        f"map service-classes: {VIP} . tcp . 80 → cluster-2",
+        f"map service-classes: {EXTERNAL} . tcp . 80 → local-1",
         f"map short-circuit-ips: {EXTERNAL} . tcp . 80 → pick-2",
-        "map service-nodeports: tcp . 30080 → nodeport-local-1",
-        f"set firewall-ips: {BALANCER} . tcp . 80",
+        "map nodeport-classes: tcp . 30080 → nodeport-local-1",
+        f"set guarded-ips: {BALANCER} . tcp . 80",
         f"set firewall-sources-24: {BALANCER} . tcp . 80 . 192.168.56.0",
         "local-1 ip saddr 10.244.0.0/16 goto short-circuit",
     } <= set(port.objects)

@@ -151,7 +151,7 @@ class Layout:
         for cidr in self._node.service_cidrs:
             why = "Drop traffic to unallocated ClusterIPs"
             yield Rule(names.CLUSTER_IPS_CHECK, (*words.to_network(cidr), *DROP), why)
-        guarded = words.at(Way.ADDRESS, names.FIREWALL_IPS)
+        guarded = words.at(Way.ADDRESS, names.GUARDED_IPS)
         yield Rule(names.FIREWALL_CHECK, (*guarded, go(names.FIREWALL_SOURCES)))
 
     def _serve(self, which: Class) -> Iterator[Phrase]:

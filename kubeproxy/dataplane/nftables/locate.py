@@ -33,7 +33,7 @@ _SHARED = {
     Subject.UNDEFINED_PORT: (names.CLUSTER_IPS_CHECK, f"@{names.CLUSTER_IPS}"),
     Subject.UNALLOCATED: (names.CLUSTER_IPS_CHECK, "drop"),
     Subject.HAIRPIN: (names.MASQUERADING, f"@{names.HAIRPIN}"),
-    Subject.RANGES: (names.FIREWALL_CHECK, f"@{names.FIREWALL_IPS}"),
+    Subject.RANGES: (names.FIREWALL_CHECK, f"@{names.GUARDED_IPS}"),
 }
 """Rules that all Services have together: the chain, and words of the rule."""
 _MARKS = "meta mark set"

@@ -1,7 +1,8 @@
 """Every name that nftables mode gives to a kernel object stands here, once.
 
-Where upstream's nftables mode has the same thing, it has the same name. The table's name is upstream's too: one
-takes over from the other in one transaction.
+Where upstream's nftables mode has the same thing, it has the same name, and only there. The table's name is
+upstream's too, so that one takes over from the other in one transaction; upstream's would fail where a name meant
+another thing.
 """
 
 from enum import Enum, StrEnum
@@ -17,7 +18,7 @@ PICKS = "picks"  # class → goto the chain that serves it
 SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local does not bind
 CLUSTER_IPS = "cluster-ips"
 HAIRPIN = "hairpin-connections"
-FIREWALL_IPS = "firewall-ips"
+GUARDED_IPS = "guarded-ips"
 
 # Chains that are always there; what hooks the base ones have is in `layout`.
 FILTER_PREROUTING = "filter-prerouting-pre-dnat"
@@ -79,25 +80,25 @@ class Way(Enum):
 
     ADDRESS = WayNames(
         prefix="",
-        services="service-ips",
+        services="service-classes",
         cluster=_lists(""),
         local=_lists("local-"),
         short_circuits="short-circuit-ips",
         short_circuit="short-circuit",
         affinity="affinity",
-        no_endpoints="no-endpoint-services",
-        no_local="no-local-endpoint-services",
+        no_endpoints="rejected-services",
+        no_local="dropped-services",
     )
     NODE_PORT = WayNames(
         prefix="nodeport-",
-        services="service-nodeports",
+        services="nodeport-classes",
         cluster=_lists("nodeport-"),
         local=_lists("nodeport-local-"),
         short_circuits="short-circuit-nodeports",
         short_circuit="nodeport-short-circuit",
         affinity="nodeport-affinity",
-        no_endpoints="no-endpoint-nodeports",
-        no_local="no-local-endpoint-nodeports",
+        no_endpoints="rejected-nodeports",
+        no_local="dropped-nodeports",
     )
 
     __hash__ = object.__hash__

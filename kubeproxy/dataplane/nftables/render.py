@@ -159,7 +159,7 @@ class Renderer:
         if state.node_in_ranges:
             # The node speaks to an address that it holds itself from that very address.
             admitted = (*admitted, f"{address}/{self._bits}")
-        sheet.elements[names.FIREWALL_IPS].append(Element(place, None, label))
+        sheet.elements[names.GUARDED_IPS].append(Element(place, None, label))
         for length, networks in _by_length(admitted).items():
             sheet.lengths.append(length)
             sheet.elements.setdefault(set_of(length), []).extend([Element(place + each) for each in networks])

@@ -27,7 +27,7 @@ def _specs() -> Iterator[SetSpec]:
         name=names.HAIRPIN, key=(Field.SOURCE, *_PLACE[Way.ADDRESS]), comment="service hairpin connections"
     )
     guarded = "destinations that are subject to LoadBalancerSourceRanges"
-    yield SetSpec(name=names.FIREWALL_IPS, key=_PLACE[Way.ADDRESS], comment=guarded)
+    yield SetSpec(name=names.GUARDED_IPS, key=_PLACE[Way.ADDRESS], comment=guarded)
     for way in Way:
         yield from _of(way)
 
