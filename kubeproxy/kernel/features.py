@@ -35,7 +35,7 @@ from kubeproxy.kernel.netlink_messages import (
 )
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.table import KernelTable
-from kubeproxy.kernel.nft_sets import NftProgram
+from kubeproxy.kernel.nft_program import NftProgram
 from kubeproxy.kernel.xtables import has_nft, legacy_has_match, nft_has_match
 from kubeproxy.model.addresses import Family
 

@@ -79,19 +79,6 @@ def has_nft() -> bool:
     return True
 
 
-def nft_has_table(family: Family, name: str) -> bool:
-    """Return whether nf_tables, which the kernel must have, has a table of a family."""
-    body = netfilter_head(family) + text_attribute(_TABLE_NAME, name)
-    try:
-        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-            netlink.request(_NFT_GET_TABLE, 0, body, f"nftables table {name}")
-    except NetlinkError as error:
-        if error.code != errno.ENOENT:
-            raise
-        return False
-    return True
-
-
 def legacy_has_match(family: Family, match: str) -> bool:
     """Return whether rules of legacy tables may have `-m MATCH`; the kernel loads its module for the question.
 

@@ -16,7 +16,9 @@ from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.ipvs_types import Verb
-from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nft_program import NftProgram
+from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.xtables import nft_generation
 from kubeproxy.model.addresses import Family
@@ -36,7 +38,7 @@ class Node(ipvs_node.Node):
 
     def restart(self) -> None:
         assert self.settings.ipvs is not None
-        self.real = NftSets(SystemExec(), Family.V4, NFT_TABLE)
+        self.real = NftSets(KernelTable(Family.V4, NFT_TABLE))
         self.backend = IpvsBackend(
             NftRuleWriter(NftProgram(SystemExec()), Family.V4, self.sysctls),
             self.real,
@@ -50,7 +52,7 @@ class Node(ipvs_node.Node):
         )
 
     def members(self, which: Set) -> set[Member]:
-        return NftSets(SystemExec(), Family.V4, NFT_TABLE).members(set_name(Family.V4, which))
+        return NftSets(KernelTable(Family.V4, NFT_TABLE)).members(set_name(Family.V4, which))
 
 
 @pytest.fixture

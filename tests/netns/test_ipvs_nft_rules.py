@@ -13,8 +13,11 @@ from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.nft_set_text import WHOLE_MARK, spoken
-from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nft_program import NftProgram
+from kubeproxy.kernel.nft_set_elements import WHOLE_MARK
+from kubeproxy.kernel.nft_set_text import spoken
+from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
 from kubeproxy.model.addresses import Family
@@ -43,7 +46,7 @@ class Node:
     def __init__(self, place: Lab, family: Family, local: LocalTraffic) -> None:
         self.place = place
         self.family = family
-        self.sets = NftSets(SystemExec(), family, NFT_TABLE)
+        self.sets = NftSets(KernelTable(family, NFT_TABLE))
         self.writer = NftRuleWriter(NftProgram(SystemExec()), family, ProcSysctls())
         cidr = "10.96.0.0/16" if family is Family.V4 else "fd00:96::/112"
         state = NodeState(family=family, name="node1", local=local, service_cidrs=(cidr,))

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.ipset import EntriesRefused
 from kubeproxy.kernel.ipset_messages import Member, SetType
-from kubeproxy.kernel.nft_set_text import WHOLE_MARK
+from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nft_set_elements import WHOLE_MARK
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
@@ -34,7 +35,7 @@ def alone() -> Iterator[LoneNamespace]:
 
 
 def made(family: Family = Family.V4) -> NftSets:
-    return NftSets(SystemExec(), family, TABLE)
+    return NftSets(KernelTable(family, TABLE))
 
 
 def address(family: Family, number: int) -> str:
@@ -141,7 +142,7 @@ def test_an_entry_that_is_refused_is_named_and_keeps_nobody_out(alone: LoneNames
             sets.add("KUBE-PORTS", [*good[:20], bad, *good[20:]])
         assert set(caught.value.refused) == {("KUBE-PORTS", bad)}
         assert sets.members("KUBE-PORTS") == set(good)
-        with pytest.raises(KernelError, match="nft -f -: exit status 1"):
+        with pytest.raises(KernelError, match="does not have this set's shape"):
             sets.add("KUBE-PORTS", [("fd00::1", Protocol.UDP, number) for number in range(1, 60)])
         assert sets.members("KUBE-PORTS") == set(good)
 

@@ -15,8 +15,10 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.nft_program import NftProgram
+from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.notice_messages import TableNotice
 from kubeproxy.kernel.notices import AddressNotices, HintSource, TableNotices
 from kubeproxy.kernel.sets import Sets
@@ -68,12 +70,11 @@ def ipvs_backend(
     past: Sets | None = None
     if flavour is None:
         rules = NftRuleWriter(NftProgram(programs), family, ProcSysctls())
-        sets, past = NftSets(programs, family, NFT_TABLE), Ipset(family)
+        sets, past = NftSets(KernelTable(family, NFT_TABLE, writing.programs)), Ipset(family)
     else:
         rules = RuleWriter(Iptables(programs, family, flavour), ProcSysctls(), Nfacct())
         sets = Ipset(family)
-        if NftProgram(SystemExec()).is_installed():
-            past = NftSets(SystemExec(), family, NFT_TABLE)
+        past = NftSets(KernelTable(family, NFT_TABLE, writing.programs))
     return IpvsBackend(
         rules,
         sets,

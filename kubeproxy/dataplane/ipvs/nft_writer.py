@@ -9,8 +9,8 @@ from kubeproxy.dataplane.ipvs.rule_writer import TCP_BE_LIBERAL
 from kubeproxy.kernel.exec import CommandFailed
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER
+from kubeproxy.kernel.nft_program import NftProgram
 from kubeproxy.kernel.nft_set_text import spoken
-from kubeproxy.kernel.nft_sets import NftProgram
 from kubeproxy.kernel.nftrace_messages import MSG_GET_RULE, decode_rule, encode_rules
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.xtables import has_nft, nft_generation

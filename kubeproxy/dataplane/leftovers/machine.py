@@ -11,8 +11,9 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Iptables
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.nft_sets import NftProgram, NftSets
+from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.nftables import Nftables
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import ProcSysctls
@@ -33,9 +34,9 @@ def whole_kernel() -> Kernel:
         counters=Nfacct(),
         sysctls=ProcSysctls(),
         local_addresses=local_addresses,
-        nft_sets=_nft_sets if NftProgram(SystemExec()).is_installed() else None,
+        nft_sets=_nft_sets,
     )
 
 
 def _nft_sets(family: Family) -> Sets:
-    return NftSets(SystemExec(), family, NFT_TABLE)
+    return NftSets(KernelTable(family, NFT_TABLE))
