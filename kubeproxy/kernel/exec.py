@@ -142,6 +142,7 @@ class _Feeder(threading.Thread):
             try:
                 for piece in self._pieces:
                     self._pipe.write(piece)
+                    self._pipe.flush()  # else the end of a piece would wait for all that comes before the next
             except BrokenPipeError:
                 raise
             except Exception as error:

@@ -27,10 +27,14 @@ from kubeproxy.kernel.xtables import (
 from kubeproxy.model.addresses import Family
 
 LOCK_WAIT_SECONDS = 5
-"""How long to wait for another program that holds the xtables lock (kube-proxy waits as long)."""
+"""How long a single command waits for another program that holds the xtables lock (kube-proxy waits as long)."""
 
 RESTORE_TIMEOUT_SECONDS = 300
-"""iptables-nft takes minutes for a table that legacy loads in seconds."""
+"""iptables-nft takes minutes for a table that legacy loads in seconds.
+
+A restore waits for the lock as long. iptables-legacy never stops the alarm that ends its wait, and when that rings
+while it waits for more text it takes the text to be at its end: `COMMIT expected`.
+"""
 
 TIMED_OUT, RESOURCE_PROBLEM = -1, 4
 """Exit statuses: killed after too long; the lock is held, or another writer was first."""
@@ -76,10 +80,10 @@ class Iptables:
         self.family = family
         self.flavour = flavour
 
-    def restore(self, text: str | Iterable[str], *, wait_seconds: int = LOCK_WAIT_SECONDS) -> None:
+    def restore(self, text: str | Iterable[str]) -> None:
         """Commit a restore text without touching chains that it does not name. Raises RestoreFailed."""
         program = _program(self.family, self.flavour, "-restore")
-        argv = [program, "--wait", str(wait_seconds), "--noflush", "--counters"]
+        argv = [program, "--wait", str(RESTORE_TIMEOUT_SECONDS), "--noflush", "--counters"]
         try:
             self._execute.run(argv, stdin=text, timeout=RESTORE_TIMEOUT_SECONDS)
         except CommandFailed as error:

@@ -32,9 +32,9 @@ class Recording(Iptables):
 
     pieces: list[str]
 
-    def restore(self, text: str | Iterable[str], *, wait_seconds: int = 5) -> None:
+    def restore(self, text: str | Iterable[str]) -> None:
         self.pieces = []
-        super().restore(self._noted(text), wait_seconds=wait_seconds)
+        super().restore(self._noted(text))
 
     def _noted(self, text: Iterable[str]) -> Iterator[str]:
         for piece in text:

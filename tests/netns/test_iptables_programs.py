@@ -45,6 +45,27 @@ def test_a_streamed_text_is_committed_whole(iptables: Iptables) -> None:
     assert "-A OURS -p tcp -j ACCEPT" in iptables.save("nat")
 
 
+def test_a_text_may_be_as_long_in_coming_as_a_restore_may_take() -> None:
+    """iptables-legacy's wait for the lock goes on, unseen, while it reads: 5 s cut every longer text off."""
+    asked: list[tuple[float, float]] = []
+
+    class Asked:
+        def run(
+            self,
+            argv: Sequence[str],
+            *,
+            stdin: str | Iterable[str] = "",
+            check: bool = True,
+            timeout: float = 60.0,
+        ) -> Result:
+            asked.append((float(argv[argv.index("--wait") + 1]), timeout))
+            return Result(status=0, stdout="", stderr="")
+
+    Iptables(Asked(), Family.V4, Flavour.LEGACY).restore("")
+    ((lock, whole),) = asked
+    assert lock >= whole
+
+
 def test_a_refused_text_leaves_nothing_and_names_its_line(iptables: Iptables) -> None:
     with pytest.raises(RestoreFailed) as refused:
         iptables.restore("*nat\n:OURS - [0:0]\n-A OURS -j ACCEPT\n-A OURS -j NO-SUCH-CHAIN\nCOMMIT\n")
