@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
-from kubeproxy.dataplane.nftables.sets import DYNAMIC, VERDICT_MAPS
+from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS, VERDICT_MAPS
 from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide
@@ -23,6 +23,7 @@ from kubeproxy.kernel.nf_tables.types import (
     Change,
     DeleteElements,
     DeleteTable,
+    Field,
     FlushChain,
     FlushSet,
     Rule,
@@ -124,7 +125,10 @@ class FakeNftKernel(NftKernel):
 
 
 def described(table: NfTable) -> dict[str, set[object]]:
-    """Return all that a table holds, each class's number written as the chain that it leads to."""
+    """Return all that a table holds, each class's number written as the chain that it leads to.
+
+    Which of a place's endpoints has which slot is history; that they have the first slots is not.
+    """
     if not table.exists():
         return {}
     found: dict[str, set[object]] = {}
@@ -140,7 +144,12 @@ def described(table: NfTable) -> dict[str, set[object]]:
             found[name] = {each.data for each in elements}
         else:
             named = (msgspec.structs.replace(each, data=chains.get(each.data, each.data)) for each in elements)  # type: ignore[call-overload]
-            found[name] = {(each.key, each.data, each.end, each.comment) for each in named}
+            has_slots = SPECS[name].key[-1] is Field.SLOT if name in SPECS else False
+            if has_slots:
+                found[f"{name}: slots"] = {each.key for each in table.elements(name)}
+            found[name] = {
+                (each.key[:-4] if has_slots else each.key, each.data, each.end, each.comment) for each in named
+            }
     for chain in table.chains():
         found[f"chain {chain}"] = set(enumerate(table.rules(chain)))
     return found

@@ -20,7 +20,7 @@ from kubeproxy.kernel.nf_tables.types import (
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.objects import Service, ServiceType
+from kubeproxy.model.objects import EndpointSlice, Service, ServiceType
 from tests.nftables_node import Node, sizes, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -34,6 +34,53 @@ def test_an_endpoint_that_is_replaced_moves_one_element_and_nothing_else() -> No
     node.put(web_slice("10.244.1.1@node2", "10.244.1.3@node2"))
     assert sizes(node.table.commits[-1]) == {"-endpoints": 1, "endpoints": 1}
     assert len(node.table.commits[-1]) == 2
+
+
+def _many(*numbers: int) -> EndpointSlice:
+    return web_slice(*(f"10.244.1.{number}@node2" for number in numbers))
+
+
+def test_endpoints_that_stay_keep_their_slots() -> None:
+    node = Node(web(node_port=30080), _many(*range(10, 20)))
+    node.full()
+    node.put(_many(1, *range(11, 20)))
+    assert sizes(node.table.commits[-1]) == {
+        "-endpoints": 1,
+        "endpoints": 1,
+        "-nodeport-endpoints": 1,
+        "nodeport-endpoints": 1,
+    }
+    node.put(_many(1, *range(12, 20)))
+    assert sizes(node.table.commits[-1])["-endpoints"] == 2
+    assert sizes(node.table.commits[-1])["endpoints"] == 1
+    node.put(_many(1, 5, *range(12, 20)))
+    assert sizes(node.table.commits[-1])["endpoints"] == 1
+    before = node.held("endpoints")
+    assert {each.split(" . ")[0] for each in before.values()} == {f"10.244.1.{n}" for n in (1, 5, *range(12, 20))}
+    assert node.backend.observe() == ""
+    node.restart()
+    node.full()
+    assert sizes(node.table.commits[-1]) == {}
+    assert node.held("endpoints") == before
+    assert node.backend.observe() == ""
+    node.put(_many(1, 5, *range(13, 20)))
+    assert sizes(node.table.commits[-1])["endpoints"] <= 1
+
+
+def test_endpoints_under_affinity_keep_their_slots_too() -> None:
+    sticky = web(session_affinity=True, affinity_seconds=60)
+    node = Node(sticky, _many(*range(10, 20)))
+    node.full()
+    node.put(_many(*range(11, 21)))
+    assert sizes(node.table.commits[-1]) == {
+        "-sticky-slots": 1,
+        "sticky-slots": 1,
+        "-sticky-endpoints": 1,
+        "sticky-endpoints": 1,
+    }
+    node.restart()
+    node.full()
+    assert sizes(node.table.commits[-1]) == {}
 
 
 def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_there() -> None:

@@ -16,8 +16,10 @@ from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.limits import Limits
-from kubeproxy.dataplane.nftables.render import Sheet, Unrenderable
-from kubeproxy.dataplane.nftables.survey import Correction, skeleton, survey
+from kubeproxy.dataplane.nftables.reading import survey
+from kubeproxy.dataplane.nftables.render import Unrenderable
+from kubeproxy.dataplane.nftables.sheet import Sheet
+from kubeproxy.dataplane.nftables.survey import Correction, skeleton
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
 from kubeproxy.dataplane.remarks import Joined, Quarantine
 from kubeproxy.kernel.exec import KernelError
@@ -131,8 +133,10 @@ class NftablesBackend:
         assert books is not None, "a partial plan needs a full one before it"
         before, after = Sheet(), Sheet()
         for change in changes:
-            if change.before is not None and self._stands(change.before):
-                books.render(change.before, before)
+            stood = change.before if change.before is not None and self._stands(change.before) else None
+            if stood is not None:
+                books.render(stood, before)
+            books.follow(change.name, stood, change.after)
             self._limits.forget(change.name)
         waiting = self._limits.waiting({change.name.key for change in changes})
         for state in chain((change.after for change in changes), waiting):
@@ -178,7 +182,7 @@ class NftablesBackend:
         found = survey(self._table)
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         layout = Layout(node, drop_invalid=not liberal)
-        books = self._books = Books(node, layout, found.codes())
+        books = self._books = Books(node, layout, found)
         self._limits = Limits()
         correction = Correction(found)
         first = list(skeleton(found, layout))
@@ -191,6 +195,7 @@ class NftablesBackend:
             for which in books.enter(sheet):
                 first += books.chain_of(which)
             pieces.append(Piece(some[0].name if ports == 1 else None, list(correction.towards(sheet))))
+        books.opened()
         first += books.admitting(found.lengths())
         pieces.append(Piece(None, [*correction.rest(), *books.not_admitting(found.lengths())]))
         self._stale_chains = set(found.class_chains())

@@ -8,14 +8,17 @@ opens new ones.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from kubeproxy.dataplane.nftables.classes import Classes, pick_of
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import FIREWALL_SOURCES, Class
 from kubeproxy.dataplane.nftables.ranges import Lengths, set_of, spec_of
-from kubeproxy.dataplane.nftables.render import Renderer, Sheet
+from kubeproxy.dataplane.nftables.render import Renderer
 from kubeproxy.dataplane.nftables.sets import SHARED, SPECS
+from kubeproxy.dataplane.nftables.sheet import Sheet, fill_what_moved
+from kubeproxy.dataplane.nftables.slots import Slots
+from kubeproxy.dataplane.nftables.survey import Survey
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -30,17 +33,19 @@ from kubeproxy.kernel.nf_tables.types import (
     FlushChain,
 )
 from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import NodeState
 
 
 class Books:
     """One family's state."""
 
-    def __init__(self, node: NodeState, layout: Layout, codes: Mapping[str, bytes]) -> None:
-        """See the module; ``codes``: those that classes have in the kernel, by their chains."""
-        self.classes = Classes(codes)
+    def __init__(self, node: NodeState, layout: Layout, found: Survey) -> None:
+        """See the module; ``found``: what is there, of which as much as possible stays as it is."""
+        self.classes = Classes(found.codes())
         self._layout = layout
-        self._renderer = Renderer(node, self.classes)
+        self._slots = Slots(found.elements)
+        self._renderer = Renderer(node, self.classes, self._slots)
         self._lengths = Lengths()
         self._shared = [_Shared(name) for name in sorted(SHARED)]
 
@@ -48,11 +53,20 @@ class Books:
         """See `Renderer.render`."""
         self._renderer.render(state, sheet)
 
+    def follow(self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None) -> None:
+        """See `Slots.follow`; between the rendering of the one and of the other."""
+        self._slots.follow(name, before, after)
+
+    def opened(self) -> None:
+        """Note that all ports were rendered."""
+        self._slots.settled()
+
     def enter(self, sheet: Sheet) -> list[Class]:
         """Take in ports that were not there; leave in the sheet what they add to the kernel.
 
         Returns the classes whose chains are wanted now.
         """
+        sheet.fill_lists()
         fresh = self.classes.count(sheet.classes)
         for which in fresh:
             self._add_pick(which, sheet)
@@ -77,6 +91,7 @@ class Books:
 
     def change(self, before: Sheet, after: Sheet) -> Iterator[Change]:
         """Yield the steps from what some ports asked for to what they ask for now."""
+        fill_what_moved(before, after)
         fresh = self.classes.count(after.classes, before.classes)
         for which in fresh:
             yield from self.chain_of(which)
@@ -104,6 +119,7 @@ class Books:
         sheet = Sheet()
         for state in states:
             self._renderer.render(state, sheet)
+        sheet.fill_lists()
         for name in SHARED:
             sheet.elements[name] = _once(sheet.elements[name])
         for which in self.classes.standing:

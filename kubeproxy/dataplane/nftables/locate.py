@@ -12,8 +12,9 @@ from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.names import Class, Way
 from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
-from kubeproxy.dataplane.nftables.render import Renderer, Sheet, Unrenderable
+from kubeproxy.dataplane.nftables.render import Renderer, Unrenderable
 from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.kernel.netlink_messages import packed_address
 from kubeproxy.kernel.nf_tables.fields import fields_bytes, node_port, text
 from kubeproxy.kernel.nf_tables.rule_text import rule_text

@@ -13,11 +13,13 @@ from hashlib import sha256
 
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
+from kubeproxy.dataplane.nftables.lists import Listing, numbers_of
 from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
-from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.sheet import Sheet
+from kubeproxy.dataplane.nftables.slots import Slots
 from kubeproxy.kernel.netlink_messages import packed_address
-from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, node_port, number
+from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, node_port
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
@@ -35,27 +37,14 @@ class Unrenderable(ValueError):
     """A port that must not reach the kernel: its name is none (`decode` should have refused it)."""
 
 
-class Sheet:
-    """What ports ask for."""
-
-    __slots__ = ("classes", "elements", "lengths")
-
-    def __init__(self) -> None:
-        self.elements: dict[str, list[Element]] = {name: [] for name in SPECS}
-        """By set."""
-        self.classes: list[Class] = []
-        """Of each place."""
-        self.lengths: list[int] = []
-        """Of source ranges' prefixes, one for each set that a port has some in."""
-
-
 class Renderer:
     """Renders for one node and one family."""
 
-    def __init__(self, node: NodeState, classes: Classes) -> None:
-        """See the module; ``classes`` gives a class that is new its code."""
+    def __init__(self, node: NodeState, classes: Classes, slots: Slots | None = None) -> None:
+        """See the module; ``classes`` gives a class that is new its code, ``slots`` knows who keeps his."""
         self._bits = node.family.host_bits
         self._codes = classes
+        self._slots = slots or Slots({})
 
     def render(self, state: ServiceState, sheet: Sheet) -> None:
         """Add what one port asks for. Raises Unrenderable, and then has added nothing."""
@@ -133,18 +122,9 @@ class Renderer:
         self, sheet: Sheet, maps: ListMaps, place: bytes, targets: Sequence[Target], state: ServiceState
     ) -> None:
         """Add one of a place's lists of endpoints."""
-        if not state.affinity_seconds:
-            sheet.elements[maps.endpoints] += [
-                Element(place + slot, packed_address(target.address) + _end(target.port))
-                for slot, target in zip(_slots(len(targets)), targets, strict=True)
-            ]
-            return
-        numbers = _numbers(state.reachable)
-        slots, sticky = sheet.elements[maps.slots], sheet.elements[maps.sticky]
-        for index, target in enumerate(targets):
-            own = numbers[target.text]
-            slots.append(Element(place + number(index), own))
-            sticky.append(Element(place + own, packed_address(target.address) + _end(target.port)))
+        numbers = numbers_of(state.reachable) if state.affinity_seconds else None
+        listing = self._slots.ordered((state.name, targets is state.local), Listing(maps, place, targets, numbers))
+        sheet.lists[listing.name, place] = listing
 
     def _refuse(self, sheet: Sheet, way: Way, place: bytes, refusal: Refusal | None, label: str) -> None:
         own = _NAMES[way]
@@ -171,40 +151,12 @@ _tail = lru_cache(maxsize=65536)(node_port)
 """Protocol and port, behind an address."""
 
 
-@lru_cache(maxsize=65536)
-def _end(port: int) -> bytes:
-    """Return the port of an endpoint, behind its address."""
-    return (port << 16).to_bytes(4, "big")
-
-
 def _by_length(cidrs: Iterable[str]) -> dict[int, list[bytes]]:
     found: dict[int, list[bytes]] = {}
     for cidr in dict.fromkeys(cidrs):
         address, _, length = cidr.partition("/")
         found.setdefault(int(length), []).append(packed_address(address))
     return found
-
-
-@lru_cache(maxsize=1024)
-def _slots(count: int) -> tuple[bytes, ...]:
-    return tuple([number(index) for index in range(count)])
-
-
-def _numbers(targets: Iterable[Target]) -> dict[str, bytes]:
-    """Return each endpoint's number, by its text: the same whatever other endpoints there are, nearly always."""
-    found: dict[str, bytes] = {}
-    taken: set[int] = set()
-    for target in targets:
-        own = _digest(target.text)
-        while own in taken:
-            own = (own + 1) % names.ENDPOINT_NUMBERS
-        taken.add(own)
-        found[target.text] = number(names.FIRST_ENDPOINT + own)
-    return found
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % names.ENDPOINT_NUMBERS
 
 
 def _label(state: ServiceState) -> str:

@@ -1,11 +1,11 @@
-"""What the kernel holds of the table, and the way from there to what is wanted.
+"""What the kernel holds of the table, and the way from there to what is wanted. Pure.
 
 A table that is not as ours would be (kube-proxy's own has the same name; somebody may have put something into it)
 is replaced as a whole, in the transaction that fills the new one: no connection meets a moment without rules.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -14,10 +14,8 @@ from kubeproxy.dataplane.nftables.classes import codes_in
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Kind, Way
 from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
-from kubeproxy.dataplane.nftables.render import Sheet
-from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS, VERDICT_MAPS
-from kubeproxy.kernel.netlink import DumpInterrupted
-from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.dataplane.nftables.sets import SPECS, VERDICT_MAPS
+from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -34,9 +32,6 @@ from kubeproxy.kernel.nf_tables.types import (
     SetSpec,
 )
 from kubeproxy.model.objects import Record
-
-PATIENCE = 8
-"""How often a dump is begun anew because others have changed something meanwhile."""
 
 _PREFIXES = "|".join(way.value.prefix for way in Way)
 _KINDS = "|".join(kind for kind in Kind if kind is not Kind.UNTRANSLATED)
@@ -68,37 +63,7 @@ class Survey(Record, frozen=True, kw_only=True):
         return self.chains - CHAINS.keys()
 
 
-def survey(table: NfTable, *, deep: bool = True) -> Survey:
-    """Read the table; ``deep``: with its elements. Raises KernelError, OSError."""
-    if not table.exists():
-        return Survey(stands=False)
-    chains, sets = table.chains(), table.sets()
-    strange = _strange(chains, sets)
-    if strange:
-        return Survey(stands=True, strange=strange)
-    return Survey(
-        stands=True,
-        chains=frozenset(chains),
-        sets=frozenset(sets),
-        elements={name: read(table, name) for name in sets if name not in DYNAMIC} if deep else {},
-    )
-
-
-def read(table: NfTable, name: str) -> dict[bytes, Element]:
-    """Return the elements of a set, by key. Raises DumpInterrupted when others leave no time for that."""
-    return _patiently(lambda: {each.key: each for each in table.elements(name)})
-
-
-def _patiently(look: Callable[[], dict[bytes, Element]]) -> dict[bytes, Element]:
-    for _ in range(PATIENCE - 1):
-        try:
-            return look()
-        except DumpInterrupted:
-            continue
-    return look()
-
-
-def _strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
+def strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
     """Return what is there that is none of ours, "" when nothing is."""
     for name, found in sets.items():
         spec = SPECS.get(name) or _spec_of_ranges(name)

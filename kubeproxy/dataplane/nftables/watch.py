@@ -7,7 +7,8 @@ to look at; and when they did, what they changed is mostly some other table.
 from collections.abc import Iterable
 
 from kubeproxy.dataplane.nftables.books import Books
-from kubeproxy.dataplane.nftables.survey import Correction, survey
+from kubeproxy.dataplane.nftables.reading import survey
+from kubeproxy.dataplane.nftables.survey import Correction
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.types import AddElements, DeleteElements, Rule

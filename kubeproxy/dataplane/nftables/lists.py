@@ -1,0 +1,110 @@
+"""The endpoints of a place: which slot each has, and with affinity which number; and what of it changes. Pure.
+
+A slot that stays as it is costs a comparison: of a place with thousands of endpoints, few are replaced at a time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+from kubeproxy.dataplane.nftables.names import ENDPOINT_NUMBERS, FIRST_ENDPOINT, ListMaps
+from kubeproxy.kernel.netlink_messages import packed_address
+from kubeproxy.kernel.nf_tables.fields import number
+from kubeproxy.kernel.nf_tables.types import Element
+from kubeproxy.model.desired import Target
+
+Elements = dict[str, list[Element]]
+"""By set."""
+
+
+class Listing(NamedTuple):
+    """One of a place's lists."""
+
+    maps: ListMaps
+    place: bytes
+    targets: Sequence[Target]
+    """By slot."""
+    numbers: Mapping[str, bytes] | None
+    """With affinity: each endpoint's number, by its text."""
+
+    @property
+    def name(self) -> str:
+        """Return the map that says what is in a slot."""
+        return self.maps.endpoints if self.numbers is None else self.maps.slots
+
+    def data(self, target: Target) -> bytes:
+        """Return what that map has for an endpoint."""
+        return packed(target) if self.numbers is None else self.numbers[target.text]
+
+    def fill(self, elements: Elements) -> None:
+        """Add all of its elements."""
+        maps, place, targets, numbers = self
+        slots = slots_of(len(targets))
+        if numbers is None:
+            elements[maps.endpoints] += [
+                Element(place + slot, packed_address(target.address) + _port(target.port))
+                for slot, target in zip(slots, targets, strict=True)
+            ]
+            return
+        elements[maps.slots] += [
+            Element(place + slot, numbers[target.text]) for slot, target in zip(slots, targets, strict=True)
+        ]
+        elements[maps.sticky] += [self._numbered(target) for target in targets]
+
+    def _slot(self, slot: int) -> Element:
+        return Element(self.place + number(slot), self.data(self.targets[slot]))
+
+    def _numbered(self, target: Target) -> Element:
+        assert self.numbers is not None
+        return Element(self.place + self.numbers[target.text], packed(target))
+
+    def _part(self, slots: Iterable[int], elements: Elements) -> None:
+        """Add the elements of some slots."""
+        for slot in slots:
+            elements[self.name].append(self._slot(slot))
+            if self.numbers is not None:
+                elements[self.maps.sticky].append(self._numbered(self.targets[slot]))
+
+
+def move(before: Listing, after: Listing, gone: Elements, come: Elements) -> None:
+    """Add what differs between two lists of the same place, both with affinity or both without."""
+    old, new = before.targets, after.targets
+    common = min(len(old), len(new))
+    differ = [slot for slot in range(common) if old[slot].text != new[slot].text]
+    before._part([*differ, *range(common, len(old))], gone)
+    after._part([*differ, *range(common, len(new))], come)
+
+
+def packed(target: Target) -> bytes:
+    """Return an endpoint as the data of an element."""
+    return packed_address(target.address) + _port(target.port)
+
+
+@lru_cache(maxsize=65536)
+def _port(port: int) -> bytes:
+    return (port << 16).to_bytes(4, "big")
+
+
+@lru_cache(maxsize=1024)
+def slots_of(count: int) -> tuple[bytes, ...]:
+    """Return so many slots as the last parts of keys."""
+    return tuple([number(index) for index in range(count)])
+
+
+def numbers_of(targets: Iterable[Target]) -> dict[str, bytes]:
+    """Return each endpoint's number, by its text: the same whatever other endpoints there are, nearly always."""
+    found: dict[str, bytes] = {}
+    taken: set[int] = set()
+    for target in targets:
+        own = _digest(target.text)
+        while own in taken:
+            own = (own + 1) % ENDPOINT_NUMBERS
+        taken.add(own)
+        found[target.text] = number(FIRST_ENDPOINT + own)
+    return found
+
+
+@lru_cache(maxsize=65536)
+def _digest(text: str) -> int:
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % ENDPOINT_NUMBERS

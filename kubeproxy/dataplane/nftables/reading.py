@@ -1,0 +1,42 @@
+"""Reads what the kernel holds of the table."""
+
+from collections.abc import Callable
+
+from kubeproxy.dataplane.nftables.sets import DYNAMIC
+from kubeproxy.dataplane.nftables.survey import Survey, strange
+from kubeproxy.kernel.netlink import DumpInterrupted
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.types import Element
+
+PATIENCE = 8
+"""How often a dump is begun anew because others have changed something meanwhile."""
+
+
+def survey(table: NfTable, *, deep: bool = True) -> Survey:
+    """Read the table; ``deep``: with its elements. Raises KernelError, OSError."""
+    if not table.exists():
+        return Survey(stands=False)
+    chains, sets = table.chains(), table.sets()
+    why = strange(chains, sets)
+    if why:
+        return Survey(stands=True, strange=why)
+    return Survey(
+        stands=True,
+        chains=frozenset(chains),
+        sets=frozenset(sets),
+        elements={name: read(table, name) for name in sets if name not in DYNAMIC} if deep else {},
+    )
+
+
+def read(table: NfTable, name: str) -> dict[bytes, Element]:
+    """Return the elements of a set, by key. Raises DumpInterrupted when others leave no time for that."""
+    return _patiently(lambda: {each.key: each for each in table.elements(name)})
+
+
+def _patiently(look: Callable[[], dict[bytes, Element]]) -> dict[bytes, Element]:
+    for _ in range(PATIENCE - 1):
+        try:
+            return look()
+        except DumpInterrupted:
+            continue
+    return look()

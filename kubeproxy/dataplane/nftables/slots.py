@@ -1,0 +1,77 @@
+"""In which order the endpoints of a Service port have slots. Pure.
+
+Whoever stays keeps its slot, so that an endpoint that comes or goes is one element, and not all that follow; at a
+restart, too. So the order is a matter of history; only where it is not that of their texts it is remembered.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from kubeproxy.dataplane.nftables.lists import Listing, slots_of
+from kubeproxy.kernel.nf_tables.types import Element
+from kubeproxy.model.desired import ServiceState, Target
+from kubeproxy.model.ident import ServicePortName
+
+T = TypeVar("T")
+
+Which = tuple[ServicePortName, bool]
+"""A port, and whether its endpoints under policy Local are meant."""
+
+
+class Slots:
+    """One family's."""
+
+    def __init__(self, found: Mapping[str, Mapping[bytes, Element]]) -> None:
+        """See the module; ``found``: what the kernel holds, by set and key, until everything was rendered."""
+        self._found = found
+        self._orders: dict[Which, Sequence[Target]] = {}
+
+    def settled(self) -> None:
+        """Note that everything was rendered."""
+        self._found = {}
+
+    def ordered(self, which: Which, listing: Listing) -> Listing:
+        """Return a list in the order in which its endpoints have, or had, their slots."""
+        order: Sequence[Target] | None = self._orders.get(which) if self._orders else None
+        if order is None and self._found:
+            there = self._found.get(listing.name, {})
+            found = [there.get(listing.place + slot) for slot in slots_of(len(listing.targets))]
+            data = [each.data if each is not None else None for each in found]
+            order = self._note(which, listing.targets, data, listing.data)
+        return listing if order is None else listing._replace(targets=order)
+
+    def follow(self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None) -> None:
+        """Let a port's endpoints that stay keep their slots; ``before``: None where nothing stood for it."""
+        for is_local in (False, True):
+            which = name, is_local
+            if before is None or after is None:
+                self._orders.pop(which, None)
+                continue
+            old, new = (before.local, after.local) if is_local else (before.cluster, after.cluster)
+            if old != new:
+                texts = [target.text for target in self._orders.get(which, old)]
+                self._note(which, new, texts, lambda target: target.text)
+
+    def _note(
+        self,
+        which: Which,
+        targets: Sequence[Target],
+        old: Sequence[Hashable],
+        identity: Callable[[Target], Hashable],
+    ) -> Sequence[Target] | None:
+        """Remember the order that follows an old one, and return it; None when it is that of ``targets``."""
+        order = keep_places(old, {identity(target): target for target in targets})
+        if all(one is other for one, other in zip(order, targets, strict=True)):
+            self._orders.pop(which, None)
+            return None
+        self._orders[which] = order
+        return order
+
+
+def keep_places(old: Sequence[Hashable], new: Mapping[Hashable, T]) -> list[T]:
+    """Return the values of ``new``, each whose key is in ``old`` at its place there, unless that is too far."""
+    coming = dict(new)
+    placed = [coming.pop(key, None) for key in old]
+    movers = iter([*coming.values(), *(each for each in placed[len(new) :] if each is not None)])
+    placed += [None] * (len(new) - len(placed))
+    return [next(movers) if each is None else each for each in placed[: len(new)]]

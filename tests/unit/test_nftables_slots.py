@@ -1,0 +1,27 @@
+"""Who keeps its place in a list when others come and go."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeproxy.dataplane.nftables.slots import keep_places
+
+pytestmark = pytest.mark.unit
+
+LISTS = st.lists(st.integers(0, 30), unique=True, max_size=20)
+
+
+@given(LISTS, LISTS)
+def test_all_are_there_and_whoever_can_stays(old: list[int], new: list[int]) -> None:
+    found = keep_places(old, {each: each for each in new})
+    assert sorted(found) == sorted(new)
+    for place, each in enumerate(old[: len(new)]):
+        assert each not in new or found[place] == each
+
+
+@given(LISTS, LISTS)
+def test_no_more_move_than_must(old: list[int], new: list[int]) -> None:
+    found = keep_places(old, {each: each for each in new})
+    moved = sum(place >= len(old) or old[place] != each for place, each in enumerate(found))
+    beyond = sum(each in new for each in old[len(new) :])
+    assert moved == len(set(new) - set(old)) + beyond
