@@ -2,9 +2,10 @@
 
 from tests.agent_bed import NODE_IP, Machine, serve_web
 from tests.e2e.test_agent_modes import (  # noqa: F401  (a fixture, and a test that is this kernel's too)
-    lacking,
+    IPVS,
+    asked,
     machines,
-    test_auto_serves_in_the_best_mode_and_ipvs_is_refused_where_the_kernel_has_it_not,
+    test_auto_serves_in_the_best_mode_and_one_that_the_kernel_has_not_is_refused,
 )
 from tests.waiting import until
 
@@ -13,7 +14,7 @@ def test_ipvs_mode_takes_over_from_iptables_mode_and_leaves_nothing_of_it(
     machines: tuple[Machine, Machine],  # noqa: F811
 ) -> None:
     node, peer = machines
-    assert not lacking(node)
+    assert not asked(node, IPVS)
     first = node.agent()
     serve_web(node)
     first.terminate()
