@@ -297,7 +297,7 @@ def test_without_iptables_the_rules_of_ipvs_mode_are_nftables(machine: Machine, 
     parts = parts_of(options, flavour)
     assert parts.kept == Kept(mode=Mode.IPVS, flavour=flavour)
     assert str(parts) == f"ipvs ({flavour or 'nftables'})"
-    assert all(each.startswith("add table ip kube-proxy-ipvs-probe ") for each in machine.checked)
+    assert all(each.startswith("add table ip kube-proxy-ipvs-probe") for each in machine.checked)
 
 
 @pytest.mark.parametrize(
