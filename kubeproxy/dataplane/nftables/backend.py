@@ -9,9 +9,11 @@ kube-proxy's own table is taken over.
 import errno
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
+from kubeproxy.dataplane.collector import collector_paused
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.layout import Layout
@@ -85,6 +87,10 @@ class NftablesBackend:
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
+        with collector_paused() if plan.full else nullcontext():
+            return self._apply(plan)
+
+    def _apply(self, plan: Plan) -> Applied:
         self._needs_full = True  # until it is in
         changes = list(plan.changes)
         try:
