@@ -29,8 +29,8 @@ _LEVELS = {Family.V4: (socket.AF_INET, socket.IPPROTO_IP), Family.V6: (socket.AF
 _REVISION_BYTES = 30
 """struct xt_get_revision: a name of 29 bytes and a revision."""
 
-_NFT_GET_TABLE, _NFT_GET_GENERATION = 10 << 8 | 1, 10 << 8 | 16
-_TABLE_NAME, _GENERATION_ID = 1, 1
+_NFT_GET_GENERATION = 10 << 8 | 16
+_GENERATION_ID = 1
 _COMPAT_GET = 11 << 8
 _COMPAT_NAME, _COMPAT_REVISION, _COMPAT_TYPE = 1, 2, 3
 _COMPAT_MATCH = 0
