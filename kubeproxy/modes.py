@@ -25,9 +25,10 @@ from kubeproxy.dataplane.nftables.machine import nftables_backend, nftables_hint
 from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.kernel.nf_tables import probing
 from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.types import AddChain, AddTable, Base, Chain, Hook
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.notices import HintSource
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
@@ -42,6 +43,7 @@ LOOK_SECONDS = 5.0
 """Between looks at what the kernel does not tell of where they take milliseconds, or where that is sets alone."""
 LEGACY_LOOK_SECONDS = 0.5
 """Where it tells of nothing, and a look is a question for the tables' size: microseconds."""
+_NAT = Chain("nat", Base("nat", Hook.POSTROUTING, 100))
 PREFERENCE = (Mode.NFTABLES, Mode.IPVS, Mode.IPTABLES)
 """What `auto` tries; the last is what every node can run that can run any."""
 
@@ -177,9 +179,8 @@ def family_trouble(options: Options, machine: Machine, flavour: Flavour | None, 
         return f"this kernel's IPVS does not know {family.label} (CONFIG_IP_VS_IPV6)"
     if flavour is not None:
         return machine.tables_trouble(family, flavour)
-    where = f"{spoken(family)} {needs.PROBE_TABLE}"
-    chain = "nat { type nat hook postrouting priority srcnat ; }"
-    return machine.nftables_trouble(f"add table {where}\nadd chain {where} {chain}\n")
+    with machine.nf_table(family, needs.PROBE_TABLE) as table:
+        return probing.trouble(table, (AddTable(), AddChain(_NAT)))
 
 
 def _nf_tables_trouble(machine: Machine, family: Family) -> str:

@@ -13,14 +13,11 @@ from typing import IO, Protocol
 
 import msgspec
 
+from kubeproxy.kernel.errors import KernelError as KernelError  # for who runs programs
 from kubeproxy.kernel.writers import Writers
 
 PIPE_BYTES = 1 << 20
 """What the pipe to a program holds while text is streamed, so that neither side often waits for the other."""
-
-
-class KernelError(Exception):
-    """Base of what the kernel, or a program that speaks to it, refuses."""
 
 
 class CommandMissing(KernelError):

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from kubeproxy.kernel.exec import CommandMissing, Exec, KernelError
+from kubeproxy.kernel.exec import CommandMissing, Exec
 from kubeproxy.kernel.ipset_messages import (
     ATTR_FAMILY,
     ATTR_PROTOCOL,
@@ -35,8 +35,7 @@ from kubeproxy.kernel.netlink_messages import (
 )
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.table import KernelTable
-from kubeproxy.kernel.nft_program import NftProgram
-from kubeproxy.kernel.xtables import has_nft, legacy_has_match, nft_has_match
+from kubeproxy.kernel.xtables import legacy_has_match, nft_has_match
 from kubeproxy.model.addresses import Family
 
 log = logging.getLogger(__name__)
@@ -101,16 +100,6 @@ class Features:
     def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
         """Lend a table of nf_tables, which need not be there."""
         return contextlib.closing(KernelTable(family, name))
-
-    def nftables_trouble(self, commands: str) -> str:
-        """Have the kernel check the commands as one transaction that it then does not commit."""
-        if not has_nft():
-            return "this kernel has no nf_tables (CONFIG_NF_TABLES)"
-        try:
-            NftProgram(self._execute).commit(commands, check_only=True)
-        except KernelError as refused:
-            return str(refused)
-        return ""
 
 
 def load_modules(execute: Exec, modules: Sequence[str]) -> None:

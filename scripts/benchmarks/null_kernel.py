@@ -91,6 +91,9 @@ class NullTable:
     def rules(self, chain: str) -> list[Rule]:
         return []
 
+    def numbered_rules(self, chain: str) -> list[tuple[int, Rule]]:
+        return []
+
     def sets(self) -> dict[str, SetSpec]:
         return {}
 

@@ -8,25 +8,28 @@ from msgspec.structs import replace
 
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
+from kubeproxy.dataplane.ipvs.nft_rules import CHAINS, NftRules
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
+from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
 from kubeproxy.dataplane.leftovers.removal import Kept, remove
 from kubeproxy.dataplane.leftovers.upstream import Mode
-from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.ipvs_types import Verb
 from kubeproxy.kernel.nf_tables.table import KernelTable
-from kubeproxy.kernel.nft_program import NftProgram
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.xtables import nft_generation
 from kubeproxy.model.addresses import Family
+from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
 from tests import ipvs_node
 from tests.backend_node import web, web_slice
 from tests.ipvs_node import VIP
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.nf_tables_contents import contents
 
 pytestmark = pytest.mark.netns
 
@@ -40,7 +43,7 @@ class Node(ipvs_node.Node):
         assert self.settings.ipvs is not None
         self.real = NftSets(KernelTable(Family.V4, NFT_TABLE))
         self.backend = IpvsBackend(
-            NftRuleWriter(NftProgram(SystemExec()), Family.V4, self.sysctls),
+            NftRuleWriter(KernelTable(Family.V4, NFT_TABLE), self.sysctls),
             self.real,
             self.servers,
             self.addresses,
@@ -165,5 +168,39 @@ def test_what_another_mode_leaves_and_a_cleanup_takes_along(alone: LoneNamespace
         assert removed.complaints == ()
         assert node.weights() is None
         assert NFT_TABLE not in nft("list", "tables")
+
+    alone.run(work)
+
+
+LOCALS = {
+    Family.V4: (
+        LocalTraffic(),
+        LocalTraffic(LocalKind.SOURCE, "10.244.0.0/16"),
+        LocalTraffic(LocalKind.SOURCE, "10.240.0.0/12"),
+        LocalTraffic(LocalKind.INTERFACE, "cbr0"),
+        LocalTraffic(LocalKind.PREFIX, "veth"),
+    ),
+    Family.V6: (LocalTraffic(LocalKind.SOURCE, "fd00:10::/45"),),
+}
+CIDRS = {Family.V4: ("10.96.0.0/16", "10.1.0.0/20"), Family.V6: ("fd00:96::/112",)}
+
+
+@pytest.mark.parametrize(("family", "local"), [(family, local) for family in Family for local in LOCALS[family]])
+def test_the_nft_program_makes_the_same_rules_of_its_listing(
+    alone: LoneNamespace, family: Family, local: LocalTraffic
+) -> None:
+    state = NodeState(family=family, name="node1", local=local, service_cidrs=CIDRS[family])
+
+    def work() -> None:
+        table = KernelTable(family, NFT_TABLE)
+        sets = NftSets(table)
+        for which, kind in KINDS.items():
+            sets.create(set_name(family, which), kind)
+        NftRuleWriter(table, ProcSysctls()).write(state)
+        before = contents(table)
+        for chain in CHAINS:
+            assert before[f"chain {chain}"] == [each for each in NftRules(state).rules() if each.chain == chain]
+        subprocess.run(["nft", "-f", "-"], input="flush ruleset\n" + nft("list", "ruleset"), text=True, check=True)
+        assert contents(table) == before
 
     alone.run(work)

@@ -11,12 +11,10 @@ import pytest
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
-from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.nf_tables.fields import SPOKEN
 from kubeproxy.kernel.nf_tables.table import KernelTable
-from kubeproxy.kernel.nft_program import NftProgram
 from kubeproxy.kernel.nft_set_elements import WHOLE_MARK
-from kubeproxy.kernel.nft_set_text import spoken
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
@@ -47,7 +45,7 @@ class Node:
         self.place = place
         self.family = family
         self.sets = NftSets(KernelTable(family, NFT_TABLE))
-        self.writer = NftRuleWriter(NftProgram(SystemExec()), family, ProcSysctls())
+        self.writer = NftRuleWriter(KernelTable(family, NFT_TABLE), ProcSysctls())
         cidr = "10.96.0.0/16" if family is Family.V4 else "fd00:96::/112"
         state = NodeState(family=family, name="node1", local=local, service_cidrs=(cidr,))
         vip = VIP[family]
@@ -91,14 +89,14 @@ class Node:
     def count(self, chain: str, hook: str, match: str) -> None:
         """Count packets that match, in a table beside ours."""
         self.add(
-            f"table {spoken(self.family)} counting",
-            f"chain {spoken(self.family)} counting {chain} {{ type filter {hook} ; }}",
-            f"rule {spoken(self.family)} counting {chain} {match} counter",
+            f"table {SPOKEN[self.family]} counting",
+            f"chain {SPOKEN[self.family]} counting {chain} {{ type filter {hook} ; }}",
+            f"rule {SPOKEN[self.family]} counting {chain} {match} counter",
         )
 
     def translate(self, place: str, to: str) -> None:
         """Let somebody else's rule translate what is for one address, where our own rules let it."""
-        ip = spoken(self.family)
+        ip = SPOKEN[self.family]
         self.add(
             f"table {ip} others",
             f"chain {ip} others nat {{ type nat hook prerouting priority dstnat ; }}",
@@ -106,7 +104,7 @@ class Node:
         )
 
     def counted(self, chain: str) -> int:
-        listed = json.loads(self.nft("-j", f"list chain {spoken(self.family)} counting {chain}"))
+        listed = json.loads(self.nft("-j", f"list chain {SPOKEN[self.family]} counting {chain}"))
         rules = [each["rule"]["expr"] for each in listed["nftables"] if "rule" in each]
         return sum(part["counter"]["packets"] for rule in rules for part in rule if "counter" in part)
 
@@ -138,7 +136,7 @@ def node(place: Lab, request: pytest.FixtureRequest, local: str) -> Iterator[Nod
         addresses.remove([VIP[family]])
         addresses.remove_device()
         for table in ("counting", "others"):
-            subprocess.run(["nft", "delete", "table", spoken(family), table], check=False, capture_output=True)
+            subprocess.run(["nft", "delete", "table", SPOKEN[family], table], check=False, capture_output=True)
         left = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
         assert NFT_TABLE not in left
 
@@ -218,9 +216,9 @@ def test_a_change_of_the_rules_is_seen(node: Node) -> None:
         subprocess.run(["nft", *arguments], check=True)
         return node.writer.drift()
 
-    where = spoken(node.family), NFT_TABLE
+    where = SPOKEN[node.family], NFT_TABLE
     assert node.place.run("node", node.writer.drift) == ""
-    assert node.place.run("node", lambda: change("add", "table", spoken(node.family), "others")) == ""
+    assert node.place.run("node", lambda: change("add", "table", SPOKEN[node.family], "others")) == ""
     added = node.place.run("node", lambda: change("add", "rule", *where, "filter-input", "accept"))
     assert added == f"nftables chain {' '.join(where)} filter-input was changed by somebody"
     flushed = node.place.run("node", lambda: change("flush", "chain", *where, "ingress"))

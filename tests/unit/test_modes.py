@@ -1,5 +1,6 @@
 """Which mode a node runs, what is said where one cannot run, and what of the configuration reaches it."""
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from kubeproxy.dataplane.ipvs.needs import SET_TYPES, missing
+from kubeproxy.dataplane.ipvs.needs import PROBE_TABLE, SET_TYPES, missing
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.expressions import Random
 from kubeproxy.kernel.nf_tables.fake import FakeNftables, FakeTable
+from kubeproxy.kernel.nf_tables.types import AddRule, Change
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.modes import ModeUnavailable, choose, family_trouble, flavour_of, intervals_of, parts_of
@@ -32,8 +35,7 @@ class Machine:
         self.refused = refused
         self.loaded: list[str] = []
         self.no_iptables = ""
-        self.no_nftables = "this kernel has no nf_tables (CONFIG_NF_TABLES)"
-        self.checked: list[str] = []
+        self.asked: list[tuple[Family, str]] = []
         self.nf_tables = FakeNftables()
         self.nf_tables.present = False
         self.families = set(Family)
@@ -64,18 +66,21 @@ class Machine:
     def iptables_trouble(self) -> str:
         return self.no_iptables
 
-    def nftables_trouble(self, commands: str) -> str:
-        self.checked.append(commands)
-        return self.no_nftables
-
     def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
-        return nullcontext(FakeTable(family, name, self.nf_tables))
+        self.asked.append((family, name))
+        table = FakeTable(family, name, self.nf_tables)
+        table.refuses = lambda change: errno.ENOENT if "nft_numgen" in self.without and _is_random(change) else 0
+        return nullcontext(table)
 
     def serves(self, family: Family) -> bool:
         return family in self.families
 
     def tables_trouble(self, family: Family, flavour: Flavour) -> str:
         return self.no_iptables
+
+
+def _is_random(change: Change) -> bool:
+    return isinstance(change, AddRule) and any(isinstance(each, Random) for each in change.rule.expressions)
 
 
 def with_nf_tables(*without: str) -> Machine:
@@ -262,7 +267,6 @@ def troubles(mode: str, machine: Machine, flavour: Flavour | None) -> list[str]:
 def test_each_mode_asks_for_what_it_needs_in_each_family() -> None:
     everything, nothing = with_nf_tables(), without_iptables()
     nothing.families.remove(Family.V6)
-    nothing.no_nftables = "nft: not installed"
     assert troubles("nftables", everything, None) == ["", ""]
     assert all("nf_tables" in each for each in troubles("nftables", nothing, None))
     for flavour in Flavour:
@@ -270,14 +274,17 @@ def test_each_mode_asks_for_what_it_needs_in_each_family() -> None:
         assert troubles("iptables", nothing, flavour) == [nothing.no_iptables] * 2
         _, of_v6 = troubles("ipvs", nothing, flavour)
         assert "CONFIG_IP_VS_IPV6" in of_v6
-    assert troubles("ipvs", nothing, None)[0] == nothing.no_nftables
-    assert [each.split()[2] for each in nothing.checked] == ["ip"]
+    nothing.asked.clear()
+    assert troubles("ipvs", nothing, None)[0] == ""
+    assert nothing.asked == [(Family.V4, PROBE_TABLE)]
+    nothing.nf_tables.present = False
+    assert "modprobe nf_tables" in troubles("ipvs", nothing, None)[0]
 
 
 def without_iptables(*without: str) -> Machine:
-    machine = Machine(*without)
+    """Return a machine where ipvs mode's rules can be nftables', and nftables mode cannot be."""
+    machine = with_nf_tables("nft_numgen", *without)
     machine.no_iptables = "iptables-nft: not installed; iptables-legacy: not installed"
-    machine.no_nftables = ""
     return machine
 
 
@@ -297,7 +304,8 @@ def test_without_iptables_the_rules_of_ipvs_mode_are_nftables(machine: Machine, 
     parts = parts_of(options, flavour)
     assert parts.kept == Kept(mode=Mode.IPVS, flavour=flavour)
     assert str(parts) == f"ipvs ({flavour or 'nftables'})"
-    assert all(each.startswith("add table ip kube-proxy-ipvs-probe") for each in machine.checked)
+    assert ((Family.V4, PROBE_TABLE) in machine.asked) is (flavour is None)
+    assert not machine.nf_tables.tables, "nothing of it is left"
 
 
 @pytest.mark.parametrize(
@@ -309,12 +317,13 @@ def test_without_iptables_the_rules_of_ipvs_mode_are_nftables(machine: Machine, 
 )
 def test_without_either_it_is_said_what_is_missing(without: tuple[str, ...], told: str) -> None:
     machine = without_iptables(*without)
-    machine.no_nftables = "nft: not installed (Debian: apt-get install nftables)"
+    machine.nf_tables.present = False
     with pytest.raises(ModeUnavailable) as caught:
         choose(parse(["--mode=ipvs"]), machine)
     text = str(caught.value)
     assert text.startswith(f"mode ipvs cannot run here: {told}")
-    assert "not by nftables either, in place of iptables: nft: not installed (Debian: apt-get inst" in text
+    assert "; and not by nftables either, in place of iptables: nf_tables ip kube-proxy-ipvs-probe: " in text
+    assert "modprobe nf_tables" in text
 
 
 def test_iptables_mode_asks_only_for_the_flavour() -> None:

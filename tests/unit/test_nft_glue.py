@@ -1,15 +1,15 @@
 """ipvs mode by nftables: what the program is told, what is in the sets, and who removes what."""
 
 import errno
-from collections.abc import Iterable, Sequence
 
 import pytest
 
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
+from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.needs import probe
 from kubeproxy.dataplane.ipvs.nft_rules import NftRules
+from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.dataplane.locate import Spot, Subject
-from kubeproxy.kernel.exec import CommandMissing, Result
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.ipset import EntriesRefused
 from kubeproxy.kernel.ipset_messages import Member, SetType
@@ -17,9 +17,8 @@ from kubeproxy.kernel.nf_tables import fields
 from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.fake import FakeTable
-from kubeproxy.kernel.nft_program import NftProgram
+from kubeproxy.kernel.nf_tables.probing import trouble
 from kubeproxy.kernel.nft_set_elements import WHOLE_MARK, element_of, kind_of, members_of, spec_of, stored
-from kubeproxy.kernel.nft_set_text import declaration
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import AlsoRead
 from kubeproxy.model.addresses import Family, outermost
@@ -32,21 +31,12 @@ pytestmark = pytest.mark.unit
 PLACE = ("10.96.0.1", Protocol.SCTP, 80)
 
 
-class Nobody:
-    """A machine without programs."""
-
-    def run(
-        self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
-    ) -> Result:
-        raise CommandMissing(f"{argv[0]}: not installed")
-
-
 def node(local: LocalTraffic, *, masquerade_all: bool = False) -> NodeState:
     return NodeState(family=Family.V4, name="node1", local=local, masquerade_all=masquerade_all)
 
 
 def rules(local: LocalTraffic, chain: str, *, masquerade_all: bool = False) -> str:
-    found = NftRules(node(local, masquerade_all=masquerade_all)).rules()
+    found = NftRules(node(local, masquerade_all=masquerade_all)).texts()
     return "\n".join(each.removeprefix(f"{chain} ") for each in found if each.startswith(f"{chain} "))
 
 
@@ -73,11 +63,19 @@ def test_who_is_a_pod_is_asked_as_the_node_is_configured() -> None:
     )
 
 
-def test_the_probe_has_all_sets_and_rules_in_a_table_that_is_not_ours() -> None:
-    text = probe()
-    assert all(line.split()[3] == "kube-proxy-ipvs-probe" for line in text.splitlines())
-    assert text.count("\nadd rule ") > 25
-    assert "flags interval" in text
+def test_the_probe_asks_for_all_sets_and_rules_and_leaves_nothing() -> None:
+    steps = list(probe())
+    assert {step.spec.name for step in steps if isinstance(step, t.AddSet)} == {
+        set_name(Family.V4, which) for which in KINDS
+    }
+    assert sum(isinstance(step, t.AddRule) for step in steps) > 25
+    table = FakeTable()
+    assert trouble(table, steps) == ""
+    assert not table.exists()
+    table.refuses = lambda change: errno.ENOENT if isinstance(change, t.AddRule) else 0
+    assert trouble(table, steps).startswith("nf_tables ip kube-proxy, a rule of chain ingress: ")
+    table.refuses = lambda change: errno.EPERM
+    assert trouble(table, steps).endswith("it takes root, or CAP_NET_ADMIN")
 
 
 @pytest.mark.parametrize("family", list(Family))
@@ -157,14 +155,6 @@ def test_a_kernel_without_nftables_has_no_such_sets() -> None:
     assert NftSets(table).destroy("KUBE-PORTS")
 
 
-def test_a_declaration_makes_the_table_too() -> None:
-    table, made = declaration(Family.V6, "t", "KUBE-6-RANGES", SetType.RANGES).splitlines()
-    assert table == "add table ip6 t"
-    assert made == (
-        "add set ip6 t KUBE-6-RANGES { type ipv6_addr . inet_proto . inet_service . ipv6_addr ; flags interval ; }"
-    )
-
-
 def test_of_ranges_within_one_another_the_outermost_remain() -> None:
     assert outermost(("10.1.0.0/16", "192.0.2.0/24", "10.0.0.0/8", "10.0.0.0/16", "192.0.2.9/32")) == (
         "192.0.2.0/24",
@@ -176,11 +166,6 @@ def test_of_ranges_within_one_another_the_outermost_remain() -> None:
     elsewhere = ("10.96.0.2", Protocol.TCP, 80, "10.1.0.0/16")
     assert stored(SetType.RANGES, [inner, outer, elsewhere]) == {outer, elsewhere}
     assert stored(SetType.PORTS, [PLACE]) == {PLACE}
-
-
-def test_a_machine_without_nft_is_told_what_to_install() -> None:
-    with pytest.raises(CommandMissing, match=r"nft: not installed \(Debian: apt-get install nftables\)"):
-        NftProgram(Nobody()).commit("")
 
 
 def test_sets_in_two_places_are_read_as_one_and_written_in_the_first() -> None:

@@ -7,7 +7,7 @@ from kubeproxy.dataplane.ipvs.render import Renderer
 from kubeproxy.dataplane.ipvs.rules import Rules
 from kubeproxy.dataplane.ipvs.substitutes import Replaced, served
 from kubeproxy.dataplane.locate import Spot, Subject
-from kubeproxy.kernel.nft_set_text import spoken
+from kubeproxy.kernel.nf_tables.fields import SPOKEN
 from kubeproxy.kernel.sets import entry_text
 from kubeproxy.model.desired import Refusal, ServiceState
 from kubeproxy.model.ipvs import IpvsSettings
@@ -107,8 +107,8 @@ class IpvsLocator:
         if self._by_iptables:
             lines = Rules(node).text(table).splitlines()
             return next((f"{table} {line.removeprefix('-A ')}" for line in lines if words in line), "")
-        where = f"nftables {spoken(node.family)} {NFT_TABLE}"
-        found = (each for each in NftRules(node).rules() if (nft_words or words) in each)
+        where = f"nftables {SPOKEN[node.family]} {NFT_TABLE}"
+        found = (each for each in NftRules(node).texts() if (nft_words or words) in each)
         return next((f"{where} {each}" for each in found), "")
 
 

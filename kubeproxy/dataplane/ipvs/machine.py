@@ -17,7 +17,6 @@ from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.nft_program import NftProgram
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.notice_messages import TableNotice
 from kubeproxy.kernel.notices import AddressNotices, HintSource, TableNotices
@@ -69,8 +68,9 @@ def ipvs_backend(
     sets: Sets
     past: Sets | None = None
     if flavour is None:
-        rules = NftRuleWriter(NftProgram(programs), family, ProcSysctls())
-        sets, past = NftSets(KernelTable(family, NFT_TABLE, writing.programs)), Ipset(family)
+        table = KernelTable(family, NFT_TABLE, writing.programs)
+        rules = NftRuleWriter(table, ProcSysctls())
+        sets, past = NftSets(table), Ipset(family)
     else:
         rules = RuleWriter(Iptables(programs, family, flavour), ProcSysctls(), Nfacct())
         sets = Ipset(family)

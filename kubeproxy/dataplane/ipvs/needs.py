@@ -5,12 +5,16 @@ itself, there is no module to be found, and that is no fault.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from kubeproxy.dataplane.ipvs.names import set_name
-from kubeproxy.dataplane.ipvs.nft_rules import NftRules
+from kubeproxy.dataplane.ipvs.nft_rules import NftRules, steps_of
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
-from kubeproxy.kernel.nft_set_text import declaration
+from kubeproxy.kernel.nf_tables import probing
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.types import AddSet, AddTable, Change
+from kubeproxy.kernel.nft_set_elements import spec_of
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 from kubeproxy.model.objects import Record
@@ -49,8 +53,8 @@ class Machine(Protocol):
         """Return why there can be no rules by iptables' programs, "" when there can."""
         ...
 
-    def nftables_trouble(self, commands: str) -> str:
-        """Return why nftables would not carry out commands, "" when it would; nothing is changed."""
+    def nf_table(self, family: Family, name: str) -> AbstractContextManager[NfTable]:
+        """Lend a table of nf_tables, which need not be there."""
         ...
 
 
@@ -129,17 +133,20 @@ def verdict(machine: Machine, scheduler: str) -> Verdict:
     trouble = in_words(lacking) if lacking else machine.iptables_trouble()
     if not trouble:
         return Verdict()
-    why_not = machine.nftables_trouble(probe())
+    with machine.nf_table(Family.V4, PROBE_TABLE) as table:
+        why_not = probing.trouble(table, probe())
     if why_not:
         return Verdict(trouble=f"{trouble}; and not by nftables either, in place of iptables: {why_not}")
     return Verdict(by_iptables=False)
 
 
-def probe() -> str:
-    """Return nftables commands that have all that the mode's have, for some node. Pure."""
+def probe() -> Iterator[Change]:
+    """Yield steps that have all that the mode's have by nftables, for some node. Pure."""
     node = NodeState(family=Family.V4, name="probe", local=LocalTraffic(LocalKind.PREFIX, "probe"))
-    sets = [declaration(Family.V4, PROBE_TABLE, set_name(Family.V4, which), kind) for which, kind in KINDS.items()]
-    return "".join(sets) + NftRules(node, table=PROBE_TABLE).text()
+    yield AddTable("whether this kernel has what ipvs mode needs")
+    for which, kind in KINDS.items():
+        yield AddSet(spec_of(kind, set_name(Family.V4, which)))
+    yield from steps_of(NftRules(node))
 
 
 def in_words(lacking: Sequence[Need]) -> str:

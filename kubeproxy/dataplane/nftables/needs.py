@@ -1,8 +1,4 @@
-"""Whether a kernel can do what nftables mode asks of it: it is asked, in a transaction that does nothing.
-
-The last step of that transaction is one that no kernel takes. When it is the first that is refused, the kernel
-would have taken everything else, and has loaded the modules for it; nothing of it was ever there to be seen.
-"""
+"""Whether a kernel can do what nftables mode asks of it: it is asked, in a transaction that does nothing."""
 
 import errno
 from collections.abc import Iterator
@@ -13,7 +9,8 @@ from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.ranges import spec_of
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.nf_tables.base import NfTable, Refused
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.probing import refusal
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -22,33 +19,28 @@ from kubeproxy.kernel.nf_tables.types import (
     AddTable,
     Chain,
     Change,
-    DeleteChain,
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 
 PROBE_TABLE = "kube-proxy-probe"
-_NOT_THERE = "nobody-has-such-a-chain"
 
 
 def trouble(table: NfTable) -> str:
     """Return why nftables mode cannot run here, "" when it can. Blocking; ``table`` is called `PROBE_TABLE`."""
-    steps = list(probe(table.family))
     try:
-        table.commit(steps)
-    except Refused as refused:
-        if refused.change == len(steps) - 1 and refused.code == errno.ENOENT:
-            return ""
-        if refused.code == errno.EPERM:
-            return f"{refused}; it takes root, or CAP_NET_ADMIN"
-        return f"this kernel's nf_tables cannot do it (5.13 and newer can, with their modules): {refused}"
+        refused = refusal(table, probe(table.family))
     except (KernelError, OSError) as error:
         return f"the kernel does not tell whether it can: {error}"
-    return "the kernel did what cannot be done"
+    if refused is None:
+        return ""
+    if refused.code == errno.EPERM:
+        return f"{refused}; it takes root, or CAP_NET_ADMIN"
+    return f"this kernel's nf_tables cannot do it (5.13 and newer can, with their modules): {refused}"
 
 
 def probe(family: Family) -> Iterator[Change]:
-    """Yield steps that have all that the mode's have, for some node, and one that is refused. Pure."""
+    """Yield steps that have all that the mode's have, for some node. Pure."""
     node = NodeState(
         family=family,
         name="probe",
@@ -72,4 +64,3 @@ def probe(family: Family) -> Iterator[Change]:
             yield AddRule(rule)
         name, pick = pick_of(which, codes[which])
         yield AddElements(name, [pick])
-    yield DeleteChain(_NOT_THERE)

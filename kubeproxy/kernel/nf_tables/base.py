@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.errors import KernelError
 from kubeproxy.kernel.nf_tables.types import Chain, Change, Element, Rule, SetSpec
 from kubeproxy.model.addresses import Family
 
@@ -52,6 +52,10 @@ class NfTable(Protocol):
 
     def rules(self, chain: str) -> list[Rule]:
         """Return the rules of a chain, in order; none when there is no such chain."""
+        ...
+
+    def numbered_rules(self, chain: str) -> list[tuple[int, Rule]]:
+        """Return them, each after the handle that the kernel knows it by; one that is replaced gets another."""
         ...
 
     def sets(self) -> dict[str, SetSpec]:

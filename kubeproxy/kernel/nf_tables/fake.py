@@ -9,9 +9,9 @@ import msgspec
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
-from kubeproxy.kernel.nf_tables.fields import clipped
+from kubeproxy.kernel.nf_tables.fields import SPOKEN, clipped
 from kubeproxy.kernel.nf_tables.model import Contents, No
-from kubeproxy.kernel.nf_tables.refusals import SPOKEN, explained
+from kubeproxy.kernel.nf_tables.refusals import explained
 from kubeproxy.model.addresses import Family
 
 NAME = "kube-proxy"
@@ -178,9 +178,15 @@ class FakeTable:
 
     def rules(self, chain: str) -> list[t.Rule]:
         """See `NfTable`."""
+        return [rule for _, rule in self.numbered_rules(chain)]
+
+    def numbered_rules(self, chain: str) -> list[tuple[int, t.Rule]]:
+        """See `NfTable`."""
         self._ask()
-        found = self.contents.rules.get(chain, ()) if self.contents is not None else ()
-        return [_as_read(each) for each in found]
+        if self.contents is None or chain not in self.contents.rules:
+            return []
+        rules = map(_as_read, self.contents.rules[chain])
+        return list(zip(self.contents.handles[chain], rules, strict=True))
 
     def sets(self) -> dict[str, t.SetSpec]:
         """See `NfTable`."""

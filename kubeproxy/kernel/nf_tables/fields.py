@@ -14,6 +14,8 @@ from kubeproxy.kernel.nf_tables.types import VERDICTS, Field, SetSpec
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
+SPOKEN = {Family.V4: "ip", Family.V6: "ip6"}
+"""How nftables names families."""
 COMMENT_BYTES = 128
 """The longest comment that `nft` reads back."""
 

@@ -6,6 +6,8 @@ Pure. tests/netns/test_nf_tables_model.py holds it against the real kernel: the 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from kubeproxy.kernel.nf_tables import expressions as ex
 from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.fields import data_bytes, fields_bytes
@@ -48,6 +50,9 @@ class Contents:
         self.comment = comment
         self.chains: dict[str, t.Chain] = {}
         self.rules: dict[str, list[t.Rule]] = {}
+        self.handles: dict[str, list[int]] = {}
+        """The rules' numbers; none is given out twice."""
+        self._last_handle = 0
         self.sets: dict[str, t.SetSpec] = {}
         self.elements: dict[str, dict[_Key, t.Element]] = {}
         self.is_changed = False
@@ -63,6 +68,8 @@ class Contents:
         other = Contents(self.family, self.comment)
         other.chains, other.sets = dict(self.chains), dict(self.sets)
         other.rules = {name: list(rules) for name, rules in self.rules.items()}
+        other.handles = {name: list(handles) for name, handles in self.handles.items()}
+        other._last_handle = self._last_handle
         other.elements = dict(self.elements)
         other._shared = set(self.elements)
         other.releases_at_once = self.releases_at_once
@@ -76,7 +83,7 @@ class Contents:
                 self._add_chain(chain)
             case t.FlushChain(name):
                 self._chain(name)
-                self.rules[name] = []
+                self.rules[name], self.handles[name] = [], []
             case t.DeleteChain(name):
                 self._delete_chain(name)
             case t.AddRule(rule):
@@ -104,8 +111,9 @@ class Contents:
             case t.FlushSet(name):
                 return bool(self.elements.get(name))
             case t.AddElements(name, elements):
-                there = self.elements.get(name, {})
-                return any((each.key, each.end) not in there for each in elements)
+                held = self.elements.get(name, {})
+                found = ((held.get((each.key, each.end)), each) for each in elements)
+                return any(there is None or there.timeout != each.timeout for there, each in found)
             case _:
                 return True
 
@@ -149,13 +157,13 @@ class Contents:
             if hook not in _HOOKS[kind] or (kind == "nat" and chain.base.priority < _LOWEST_NAT_PRIORITY):
                 raise No(errno.EOPNOTSUPP)
         self.chains[chain.name] = chain
-        self.rules[chain.name] = []
+        self.rules[chain.name], self.handles[chain.name] = [], []
 
     def _delete_chain(self, name: str) -> None:
         self._chain(name)
         if name in self._held or any(each.chain == name for each in self._verdicts(without=name)):
             raise No(errno.EBUSY)
-        del self.chains[name], self.rules[name]
+        del self.chains[name], self.rules[name], self.handles[name]
 
     def _verdicts(self, without: str = "") -> Iterator[ex.Decide]:
         """Yield every verdict there is, but for those of the rules of one chain."""
@@ -189,6 +197,8 @@ class Contents:
             elif isinstance(each, ex.DestinationNat) and each.is_ipv6 is not (self.family is Family.V6):
                 raise No(errno.EOPNOTSUPP)
         self.rules[rule.chain].append(rule)
+        self._last_handle += 1
+        self.handles[rule.chain].append(self._last_handle)
 
     def _lengths(self, name: str) -> tuple[int, int]:
         spec = self._set(name)
@@ -227,6 +237,8 @@ class Contents:
         if there is not None:
             if there.data != element.data:
                 raise No(errno.EEXIST)
+            if there.timeout != element.timeout:  # since Linux 6.12
+                members[element.key, element.end] = msgspec.structs.replace(there, timeout=element.timeout)
             return
         if spec.interval and any(_overlaps(each, element) for each in members.values()):
             raise No(errno.EEXIST)

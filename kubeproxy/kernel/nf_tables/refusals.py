@@ -17,7 +17,6 @@ from kubeproxy.model.addresses import Family
 _HEADER_BYTES, _ERROR_BYTES = 16, 20
 """Of a message's header; of an error: the number and the header of the message that it is about."""
 _OFFSET = 2
-SPOKEN = {Family.V4: "ip", Family.V6: "ip6"}
 
 
 class Refusal(NamedTuple):

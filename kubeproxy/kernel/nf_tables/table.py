@@ -11,6 +11,7 @@ from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.batch import Part, TooLarge, datagram, encode, transactions
 from kubeproxy.kernel.nf_tables.element_messages import decode_elements
+from kubeproxy.kernel.nf_tables.fields import SPOKEN
 from kubeproxy.kernel.nf_tables.numbers import Message
 from kubeproxy.kernel.nf_tables.object_messages import (
     Undecodable,
@@ -23,7 +24,7 @@ from kubeproxy.kernel.nf_tables.object_messages import (
     encode_set_name,
     encode_table_name,
 )
-from kubeproxy.kernel.nf_tables.refusals import SPOKEN, Refusal, explained, refused_element
+from kubeproxy.kernel.nf_tables.refusals import Refusal, explained, refused_element
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
@@ -115,7 +116,7 @@ class KernelTable:
         return [rule for _, rule in self.numbered_rules(chain)]
 
     def numbered_rules(self, chain: str) -> list[tuple[int, t.Rule]]:
-        """Return the rules of a chain, in order, each after the handle that the kernel knows it by."""
+        """See `NfTable.numbered_rules`."""
         body = encode_rules_of(self._family, self._name, chain)
         answers = self._asked(Message.GET_RULE, body, NLM_F_DUMP)
         with self._understanding():
