@@ -93,7 +93,8 @@ async def running(subject: Subject, size: Size, *, real: bool) -> AsyncIterator[
         ]
     )
     backend = Watched(subject.backend() if real else subject.null_backend(), bed.arrived, observable=real)
-    parts = msgspec.structs.replace(subject.parts, backend=lambda family: backend)
+    hints = subject.parts.hints if real else lambda family: ()
+    parts = msgspec.structs.replace(subject.parts, backend=lambda family: backend, hints=hints)
     agent = Agent(options, feed, parts, HostFamilies(served=(FAMILY,)), SystemClock())  # type: ignore[arg-type]
     task = asyncio.create_task(agent.run())
     try:

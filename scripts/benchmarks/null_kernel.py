@@ -44,7 +44,7 @@ class NullTables:
 
 
 class NullSets:
-    """See `kernel.sets.Sets`."""
+    """See `kernel.sets.SizedSets`."""
 
     def create(self, name: str, kind: SetType) -> bool:
         return True
@@ -66,6 +66,9 @@ class NullSets:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         return {}
+
+    def size(self, name: str) -> int | None:
+        return 0
 
     def destroy(self, name: str) -> bool:
         return True

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import kube_proxy
+import msgspec
 import null_kernel
 from figures import Size
 from meter import timed
@@ -14,12 +15,14 @@ from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
+from kubeproxy.dataplane.iptables.machine import iptables_hints
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.modes import Parts, parts_of
 from kubeproxy.options import parse
 
@@ -51,11 +54,14 @@ class IptablesSubject:
         self.name = f"iptables-{flavour}"
         self._flavour = flavour
         self._slow = slow
-        self._tables = Recording(SystemExec(), FAMILY, flavour)
+        self._writers = Writers()
+        self._tables = Recording(SystemExec(self._writers), FAMILY, flavour)
 
     @cached_property
     def parts(self) -> Parts:
-        return parts_of(parse(["--mode=iptables"]), self._flavour)
+        parts = parts_of(parse(["--mode=iptables"]), self._flavour)
+        hints = iptables_hints(FAMILY, self._flavour, self._writers)
+        return msgspec.structs.replace(parts, hints=lambda family: hints)
 
     def backend(self) -> Backend:
         # As on a node where it is set already: remembering that it was not is one more restore, once.

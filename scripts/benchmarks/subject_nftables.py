@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import kube_proxy
+import msgspec
 import null_kernel
 from figures import Size
 from meter import timed
@@ -12,11 +13,13 @@ from subject import FAMILY, Floor
 
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.machine import nftables_hints
 from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
 from kubeproxy.kernel.nf_tables.table import NAME, KernelTable
 from kubeproxy.kernel.nf_tables.types import Change
 from kubeproxy.kernel.sysctl import ProcSysctls
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.modes import Parts, parts_of
 from kubeproxy.options import parse
 
@@ -42,15 +45,17 @@ class NftablesSubject:
 
     def __init__(self, slow: bool) -> None:
         self._slow = slow
-        self._table = Recording(FAMILY)
+        self._writers = Writers()
+        self._table = Recording(FAMILY, writers=self._writers)
 
     @cached_property
     def parts(self) -> Parts:
-        return parts_of(parse(["--mode=nftables"]), None)
+        hints = nftables_hints(FAMILY, self._writers)
+        return msgspec.structs.replace(parts_of(parse(["--mode=nftables"]), None), hints=lambda family: hints)
 
     def backend(self) -> Backend:
         self._table.close()
-        self._table = Recording(FAMILY)
+        self._table = Recording(FAMILY, writers=self._writers)
         return NftablesBackend(self._table, ProcSysctls(), FAMILY)
 
     def null_backend(self) -> Backend:

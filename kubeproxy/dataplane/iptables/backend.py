@@ -180,7 +180,7 @@ class IptablesBackend:
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
         self._needs_full = True  # until it is in
-        is_undisturbed = plan.full or self._canary.is_undisturbed()
+        is_undisturbed = not plan.full and self._canary.is_undisturbed()
         try:
             with _Observer(self._tables) as observer:
                 if plan.full:

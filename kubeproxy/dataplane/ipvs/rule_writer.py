@@ -76,7 +76,6 @@ class RuleWriter:
             f"*{table}\n{text}{missing_jumps(JUMPS, table, saved[table])}COMMIT\n" for table, text in texts.items()
         )
         self._tables.restore("".join(parts))
-        self._canary.written()
         return tuple(
             RuleCount(table=table, standing=count, written=count)
             for table, text in texts.items()
