@@ -15,6 +15,7 @@ from aiohttp import web
 from kubeproxy.clock import Clock, SystemClock
 from kubeproxy.config.encode import configz
 from kubeproxy.config.mismatch import mismatches, primary_family
+from kubeproxy.dataplane.collector import set_aside
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
 from kubeproxy.dataplane.leftovers.removal import remove
@@ -85,6 +86,8 @@ class Agent:
         self._clock = clock
         self._parts = parts
         self._world = World()
+        self._is_settled = False
+        """Whether everything that was there at the start is in the kernel."""
         if place := place_of(client.server):
             self._world.claims.reserve(place, "the API server that this node follows")
             if parts.mode is Mode.IPVS and place.address not in local_addresses(family_of(place.address)):
@@ -200,6 +203,9 @@ class Agent:
         self._report.note(status)
         self._sweeper.note(status)
         self._announcer.note(status)
+        if not self._is_settled and all(syncer.status.synced for syncer in self._syncers):
+            self._is_settled = True
+            set_aside()
 
     def _all_synced(self) -> None:
         if self._fits():

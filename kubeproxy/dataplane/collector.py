@@ -1,8 +1,18 @@
-"""A full sync without Python's garbage collector: it would go through all that is being made, and free nothing."""
+"""When Python's garbage collector works: not in a full sync, where it would free nothing, and not through all."""
 
 import contextlib
 import gc
 from collections.abc import Iterator
+
+
+def set_aside() -> None:
+    """Have the collector leave alone what there is now, as it will mostly stay: for after the first full sync.
+
+    Going through 10,000 Services takes it 40 ms, in which nothing else happens. What of it is given up is freed by
+    its count of references all the same, as it holds no cycles.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", data: Data) -> Any:
 def _identity(meta: api_json.Meta) -> tuple[str, str]:
     if not is_label(meta.namespace):
         raise DecodeError(f"metadata.namespace: {meta.namespace[:80]!r} is no DNS label")
-    return meta.namespace, _object_name(meta)
+    return sys.intern(meta.namespace), _object_name(meta)
 
 
 def _object_name(meta: api_json.Meta) -> str:
@@ -104,7 +104,13 @@ def _service_ports(door: Door, ports: list[api_json.Port] | None) -> tuple[Servi
         node_port = door.optional_port(f"{field}.nodePort", port.node_port)
         if protocol is not None and name is not None and number:
             found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=node_port))
-    return tuple(found)
+    return tuple(found) if any(port.node_port for port in found) else _shared_service_ports(tuple(found))
+
+
+@lru_cache(maxsize=4096)
+def _shared_service_ports(ports: tuple[ServicePort, ...]) -> tuple[ServicePort, ...]:
+    """Return one value for all Services whose ports are the same, as those of most are."""
+    return ports
 
 
 def _policy(door: Door, field: str, text: str | None) -> TrafficPolicy:
@@ -154,6 +160,7 @@ def decode_service(data: Data) -> Service:
     """Decode a core/v1 Service. Raises `DecodeError` when it has no usable identity."""
     raw: api_json.Service = _decode(_SERVICE, data)
     namespace, name = _identity(raw.metadata)
+    name = sys.intern(name)  # its slices have it too
     spec, door = raw.spec, Door()
     labels = raw.metadata.labels or {}
     headless = spec.cluster_ip == "None" or "None" in (spec.cluster_ips or ())
@@ -264,7 +271,7 @@ def _endpoint_slice(data: Data, *, names: bool) -> EndpointSlice:
     return EndpointSlice(
         namespace=namespace,
         name=name,
-        service=service,
+        service=sys.intern(service),
         address_type=raw.address_type,
         headless=HEADLESS_LABEL in labels,
         ports=_shared_ports(_slice_ports(door, raw.ports)),

@@ -12,21 +12,22 @@ from collections.abc import Awaitable, Callable
 from kubeproxy.clock import Clock
 
 LONG_SECONDS = 0.1
-"""A run that takes longer is followed by a rest."""
+"""Runs that take longer, one after the other, are followed by rests."""
 LONGEST_REST_SECONDS = 1.0
 
 
-def rest_after(took: float, *, succeeded: bool) -> float:
-    """Return how long to leave the machine alone after a run that took so many seconds.
+def rest_after(*took: float, succeeded: bool) -> float:
+    """Return how long to leave the machine alone after runs that took so many seconds, the last one at the end.
 
-    A short run needs none: what came meanwhile is one batch, and its cost is that of what changed. A long one (a
-    table of iptables-legacy with 10,000 Services is 0.2 s of the kernel's time and holds the lock that other
-    programs wait for) must not fill all of the time for as long as changes come: as much time is left to others,
-    up to a second, which is upstream's minimum for all. After a failure that second, for its runs are full ones.
+    A short run needs no rest: what came meanwhile is one batch, and its cost is that of what changed. Long ones in
+    a row (a table of iptables-legacy with 10,000 Services is 0.2 s of the kernel's time and holds the lock that
+    other programs wait for) must not fill all of the time for as long as changes come: as much time is left to
+    others, up to a second, which is upstream's minimum for all. A single long one, as at the start, is none. After
+    a failure it is that second, for its runs are full ones.
     """
     if not succeeded:
         return LONGEST_REST_SECONDS
-    return min(took, LONGEST_REST_SECONDS) if took >= LONG_SECONDS else 0.0
+    return min(took[-1], LONGEST_REST_SECONDS) if min(took) >= LONG_SECONDS else 0.0
 
 
 class Runner:
@@ -55,7 +56,7 @@ class Runner:
     async def run(self) -> None:
         """Run when asked, and when time is up."""
         interval = self._max
-        shortest = self._min
+        shortest, took = self._min, 0.0
         ended = self._clock.now() - self._min
         while True:
             await self._wait(ended + max(interval, self._min))
@@ -68,7 +69,8 @@ class Runner:
             succeeded = await self._action()
             interval = self._max if succeeded else min(self._retry, self._max)
             ended = self._clock.now()
-            shortest = max(self._min, rest_after(ended - started, succeeded=succeeded))
+            before, took = took, ended - started
+            shortest = max(self._min, rest_after(before, took, succeeded=succeeded))
 
     async def _wait(self, deadline: float) -> None:
         """Wait for a request, but no longer than until ``deadline``."""

@@ -71,18 +71,19 @@ class Watcher:
         if not self._is_suspended:
             self._listen()
         try:
+            pause = 0.0
             while True:
-                await self._wait(self._interval)
+                await self._wait(self._interval - pause)
                 hint, self._hint = self._hint, None
                 self._hinted.clear()
                 started = self._clock.now()
+                pause = LEAST_PAUSE_SECONDS
                 if hint is None or not hint.is_certain:
                     await self._look()
-                    took = self._clock.now() - started
-                    await self._clock.sleep(max(LEAST_PAUSE_SECONDS, PAUSE_FOR_LOOK * took))
+                    pause = max(pause, PAUSE_FOR_LOOK * (self._clock.now() - started))
                 elif await self._be_patient():
                     self._repair(hint.text)
-                    await self._clock.sleep(LEAST_PAUSE_SECONDS)
+                await self._clock.sleep(pause)
         finally:
             self._close()
 
