@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """Between looks at what the kernel does not tell of where they take milliseconds, or where that is sets alone."""
-LEGACY_LOOK_SECONDS = 0.5
+LEGACY_LOOK_SECONDS = 0.75
 """Where it tells of nothing, and a look is a question for the tables' size: microseconds."""
 _NAT = Chain("nat", Base("nat", Hook.POSTROUTING, 100))
 PREFERENCE = (Mode.NFTABLES, Mode.IPVS, Mode.IPTABLES)
