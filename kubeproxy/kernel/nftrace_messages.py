@@ -1,4 +1,4 @@
-"""Messages of nf_tables' packet tracing, and of the rules that they name. Pure.
+"""Messages of nf_tables' packet tracing. Pure.
 
 Numbers are those of linux/netfilter/nf_tables.h.
 """
@@ -8,15 +8,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kubeproxy.kernel.netlink_messages import attributes, decode_text, messages, netfilter_head, text_attribute
-from kubeproxy.model.addresses import Family
+from kubeproxy.kernel.netlink_messages import attributes, decode_text, messages
 
 GROUP_NFTRACE = 9
 SUBSYSTEM = 10 << 8
-MSG_GET_RULE, MSG_TRACE = SUBSYSTEM | 7, SUBSYSTEM | 17
+MSG_TRACE = SUBSYSTEM | 17
 
 _TABLE, _CHAIN, _RULE_HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6
-_RULE_TABLE, _RULE_CHAIN, _HANDLE = 1, 2, 3
 _VERDICT_CODE, _VERDICT_CHAIN = 1, 2
 _KINDS = {1: "policy", 2: "return", 3: "rule"}
 _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "return"}
@@ -57,17 +55,3 @@ def _event(body: bytes) -> TraceEvent:
         handle=int.from_bytes(values.get(_RULE_HANDLE, b""), "big"),
         verdict="" if code is None else _VERDICTS.get(code, str(code)),
     )
-
-
-def encode_rules(family: Family, table: str, chain: str) -> bytes:
-    """Encode the body of a dump of one chain's rules."""
-    head = netfilter_head(family)
-    names = text_attribute(_RULE_TABLE, table) + text_attribute(_RULE_CHAIN, chain)
-    return head + names
-
-
-def decode_rule(body: bytes) -> tuple[str, str, int]:
-    """Return table, chain and handle of a rule in a dump."""
-    values = dict(attributes(body[4:]))
-    handle = int.from_bytes(values.get(_HANDLE, b""), "big")
-    return decode_text(values.get(_RULE_TABLE, b"")), decode_text(values.get(_RULE_CHAIN, b"")), handle

@@ -23,6 +23,7 @@ from kubeproxy.kernel.nf_tables.object_messages import (
     encode_chain,
     encode_rule,
     encode_set,
+    table_of,
 )
 from kubeproxy.kernel.nf_tables.refusals import decode_refusal
 from kubeproxy.kernel.nf_tables.rule_messages import decode_expressions, encode_expressions
@@ -129,14 +130,14 @@ def test_rules(family: Family, expressions: list[ex.Expression], comment: str) -
     rule = t.Rule("services", tuple(expressions), comment)
     body = encode_rule(family, "kube-proxy", rule) + attribute(3, bytes(8))
     wanted = t.Rule("services", tuple(expressions), clipped(comment))
-    assert decode_rule(body, family) == ("kube-proxy", 0, wanted)
+    assert decode_rule(body, family) == (0, wanted)
 
 
 @runs(HISTORIES * 4)
 @given(FAMILIES, SPECS)
 def test_sets(family: Family, spec: t.SetSpec) -> None:
-    table, found = decode_set(encode_set(family, "kube-proxy", spec, 1), family)
-    assert (table, found.comment) == ("kube-proxy", clipped(spec.comment))
+    found = decode_set(encode_set(family, "kube-proxy", spec, 1), family)
+    assert found.comment == clipped(spec.comment)
     for what in ("name", "key", "data", "interval", "dynamic", "size", "otherwise"):
         assert getattr(found, what) == getattr(spec, what), what
 
@@ -145,7 +146,7 @@ def test_sets(family: Family, spec: t.SetSpec) -> None:
 @given(FAMILIES, CHAINS)
 def test_chains(family: Family, chain: t.Chain) -> None:
     wanted = t.Chain(chain.name, chain.base, clipped(chain.comment))
-    assert decode_chain(encode_chain(family, "kube-proxy", chain)) == ("kube-proxy", wanted)
+    assert decode_chain(encode_chain(family, "kube-proxy", chain)) == wanted
 
 
 def as_read(element: t.Element) -> t.Element:
@@ -163,6 +164,7 @@ def test_elements(elements: list[t.Element]) -> None:
 
 
 DECODERS: list[Callable[[bytes], object]] = [
+    table_of,
     decode_chain,
     lambda body: decode_rule(body, Family.V4),
     lambda body: decode_rule(body, Family.V6),

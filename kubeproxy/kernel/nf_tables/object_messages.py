@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kubeproxy.kernel.netlink_messages import attribute, netfilter_head, text_attribute
+from kubeproxy.kernel.netlink_messages import attribute, attribute_map, decode_text, netfilter_head, text_attribute
 from kubeproxy.kernel.nf_tables import numbers as n
 from kubeproxy.kernel.nf_tables import userdata
 from kubeproxy.kernel.nf_tables.attributes import Attributes, nested, u32
@@ -16,6 +16,8 @@ from kubeproxy.model.addresses import Family
 
 _HOOKS = {Hook.PREROUTING: 0, Hook.INPUT: 1, Hook.FORWARD: 2, Hook.OUTPUT: 3, Hook.POSTROUTING: 4}
 _HOOK_OF = {number: hook for hook, number in _HOOKS.items()}
+_TABLE = 1
+"""The attribute that names the table, of every object."""
 HEAD_BYTES = 4
 """What the body of every message begins with (struct nfgenmsg)."""
 
@@ -27,6 +29,11 @@ class Undecodable(ValueError):
 def head(family: Family, kind: int, table: str) -> bytes:
     """Encode what all messages about a table's objects begin with; ``kind`` is the attribute with its name."""
     return netfilter_head(family) + text_attribute(kind, table)
+
+
+def table_of(body: bytes) -> str:
+    """Return the table that an answer is about, "" when it does not say."""
+    return decode_text(attribute_map(body, HEAD_BYTES).get(_TABLE, b""))
 
 
 def _userdata(kind: int, comment: str) -> bytes:
@@ -59,13 +66,13 @@ def encode_chain_name(family: Family, table: str, name: str) -> bytes:
     return head(family, n.Chain.TABLE, table) + text_attribute(n.Chain.NAME, name)
 
 
-def decode_chain(body: bytes) -> tuple[str, Chain]:
-    """Decode a chain, after the name of its table. Raises Undecodable."""
+def decode_chain(body: bytes) -> Chain:
+    """Decode a chain. Raises Undecodable."""
     found = Attributes(body[HEAD_BYTES:])
     try:
         base = _decode_base(found) if n.Chain.HOOK in found else None
         comment = decode_comment(found.raw(n.Chain.USERDATA, b""))
-        return found.text(n.Chain.TABLE), Chain(found.text(n.Chain.NAME), base, comment)
+        return Chain(found.text(n.Chain.NAME), base, comment)
     except (KeyError, ValueError) as error:
         raise Undecodable(f"a chain without {error}") from error
 
@@ -89,14 +96,14 @@ def encode_rules_of(family: Family, table: str, chain: str) -> bytes:
     return head(family, n.Rule.TABLE, table) + text_attribute(n.Rule.CHAIN, chain)
 
 
-def decode_rule(body: bytes, family: Family) -> tuple[str, int, Rule]:
-    """Decode a rule, after the name of its table and its handle. Raises Undecodable."""
+def decode_rule(body: bytes, family: Family) -> tuple[int, Rule]:
+    """Decode a rule, after its handle. Raises Undecodable."""
     found = Attributes(body[HEAD_BYTES:])
     try:
         expressions = decode_expressions(found.raw(n.Rule.EXPRESSIONS, b""), family)
         comment = decode_comment(found.raw(n.Rule.USERDATA, b""))
         rule = Rule(found.text(n.Rule.CHAIN), expressions, comment)
-        return found.text(n.Rule.TABLE), found.number(n.Rule.HANDLE), rule
+        return found.number(n.Rule.HANDLE), rule
     except KeyError as error:
         raise Undecodable(f"a rule without {error}") from error
 
@@ -140,11 +147,11 @@ def encode_elements_of(family: Family, table: str, name: str) -> bytes:
     return head(family, n.ElementList.TABLE, table) + text_attribute(n.ElementList.SET, name)
 
 
-def decode_set(body: bytes, family: Family) -> tuple[str, SetSpec]:
-    """Decode a set, after the name of its table. Raises Undecodable."""
+def decode_set(body: bytes, family: Family) -> SetSpec:
+    """Decode a set. Raises Undecodable."""
     found = Attributes(body[HEAD_BYTES:])
     try:
-        return found.text(n.Set.TABLE), _decode_set(found, family)
+        return _decode_set(found, family)
     except (KeyError, ValueError) as error:
         raise Undecodable(f"a set without {error}") from error
 

@@ -23,6 +23,7 @@ from kubeproxy.kernel.nf_tables.object_messages import (
     encode_rules_of,
     encode_set_name,
     encode_table_name,
+    table_of,
 )
 from kubeproxy.kernel.nf_tables.refusals import Refusal, explained, refused_element
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
@@ -106,10 +107,9 @@ class KernelTable:
 
     def chains(self) -> dict[str, t.Chain]:
         """See `NfTable.chains`."""
-        answers = self._asked(Message.GET_CHAIN, netfilter_head(self._family), NLM_F_DUMP)
+        answers = self._listed(Message.GET_CHAIN, netfilter_head(self._family))
         with self._understanding():
-            found = [decode_chain(answer) for answer in answers]
-        return {chain.name: chain for table, chain in found if table == self._name}
+            return {chain.name: chain for chain in map(decode_chain, answers)}
 
     def rules(self, chain: str) -> list[t.Rule]:
         """See `NfTable.rules`."""
@@ -118,19 +118,19 @@ class KernelTable:
     def numbered_rules(self, chain: str) -> list[tuple[int, t.Rule]]:
         """See `NfTable.numbered_rules`."""
         body = encode_rules_of(self._family, self._name, chain)
-        answers = self._asked(Message.GET_RULE, body, NLM_F_DUMP)
+        answers = self._listed(Message.GET_RULE, body)
         with self._understanding():
             found = [decode_rule(answer, self._family) for answer in answers]
         # Kernels before 4.7 do not heed which chain was asked for.
-        return [(handle, rule) for table, handle, rule in found if (table, rule.chain) == (self._name, chain)]
+        return [(handle, rule) for handle, rule in found if rule.chain == chain]
 
     def sets(self) -> dict[str, t.SetSpec]:
         """See `NfTable.sets`."""
         body = encode_set_name(self._family, self._name)
-        answers = self._asked(Message.GET_SET, body, NLM_F_DUMP)
+        answers = self._listed(Message.GET_SET, body)
         with self._understanding():
             found = [decode_set(answer, self._family) for answer in answers]
-        return {spec.name: spec for table, spec in found if table == self._name}
+        return {spec.name: spec for spec in found}
 
     def elements(self, name: str) -> Iterator[t.Element]:
         """See `NfTable.elements`. Through a socket of its own: the caller may ask other things meanwhile."""
@@ -159,6 +159,10 @@ class KernelTable:
             yield
         except Undecodable as error:
             raise Refused(errno.EBADMSG, f"{self._where}: {error}") from error
+
+    def _listed(self, kind: int, body: bytes) -> list[bytes]:
+        """Return the answers to a dump that are about this table; the kernel may tell of all."""
+        return [answer for answer in self._asked(kind, body, NLM_F_DUMP) if table_of(answer) == self._name]
 
     def _asked(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
         """Return the kernel's answers; none when there is no such thing. Raises Refused, DumpInterrupted."""
