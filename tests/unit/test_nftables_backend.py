@@ -274,3 +274,16 @@ def test_a_restart_takes_away_what_ranges_had_that_are_gone() -> None:
     node.full()
     assert "firewall-sources-24" not in node.table.sets()
     assert node.backend.observe() == ""
+
+
+def test_chains_that_we_write_anew_ourselves_are_no_drift() -> None:
+    node = Node(_guarded("198.51.100.0/24"), web_slice("10.244.1.1@node2"))
+    node.full()
+    assert node.backend.observe() == ""
+    node.put(_guarded("198.51.100.0/24", "10.0.0.0/8"))
+    node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
+    node.table.kernel.disturbed()
+    assert node.backend.observe() == ""
+    node.put(web_slice("10.244.1.1@node2"))
+    node.table.kernel.disturbed()
+    assert node.backend.observe() == ""

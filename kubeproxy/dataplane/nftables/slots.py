@@ -34,11 +34,17 @@ class Slots:
         """Return a list in the order in which its endpoints have, or had, their slots."""
         order: Sequence[Target] | None = self._orders.get(which) if self._orders else None
         if order is None and self._found:
-            there = self._found.get(listing.name, {})
-            found = [there.get(listing.place + slot) for slot in slots_of(len(listing.targets))]
-            data = [each.data if each is not None else None for each in found]
-            order = self._note(which, listing.targets, data, listing.data)
+            order = self._adopted(which, listing)
         return listing if order is None else listing._replace(targets=order)
+
+    def _adopted(self, which: Which, listing: Listing) -> Sequence[Target] | None:
+        """Return the order that follows what was found; None when that is the list's own."""
+        there, place = self._found.get(listing.name, {}), listing.place
+        found = [there.get(place + slot) for slot in slots_of(len(listing.targets))]
+        data = [each.data if each is not None else None for each in found]
+        if data == list(map(listing.data, listing.targets)):
+            return None  # nearly always
+        return self._note(which, listing.targets, data, listing.data)
 
     def follow(self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None) -> None:
         """Let a port's endpoints that stay keep their slots; ``before``: None where nothing stood for it."""
