@@ -217,6 +217,6 @@ def kube_proxy(lab: Lab, flavour: Flavour, families: Iterable[Family] = Family) 
 
 
 def kube_proxy_nftables(lab: Lab, families: Iterable[Family] = Family) -> None:
-    """Put the nftables mode's tables there, in the place of any of their name."""
+    """Do what a kube-proxy in nftables mode does at its first sync."""
     for family in families:
         lab.run("node", lambda family=family: upstream_nftables.install(WORLD, UPSTREAM[family]))

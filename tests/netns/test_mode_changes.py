@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kubeproxy.dataplane.nftables.names import CODE_BASE
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.model.addresses import Family
@@ -62,11 +63,12 @@ def is_ours(lab: Lab) -> bool:
     """Whether the node is served by our tables, with nothing of kube-proxy's in them."""
     text = tables(lab)
     theirs = base_name(ServicePortName("default", "web", "", Protocol.TCP))
-    return text.count("map endpoints {") == len(Family) and theirs not in text
+    ours = f'comment "default/web" : {CODE_BASE >> 16:x}:'
+    return ours in text and text.count("map endpoints {") == len(Family) and theirs not in text
 
 
 def test_kube_proxys_nftables_mode_is_taken_over(lab: Lab, machine: Machine, record_property: Record) -> None:
-    """Its table has our table's name, and is replaced at one moment; so is ours by kube-proxy's."""
+    """Its table has our table's name, and is replaced at one moment; and it starts over ours as it is."""
     took = []
     kube_proxy_nftables(lab)
     with traffic(lab, NAMESPACES, routes(Family), RATE, held=4) as running:
@@ -80,6 +82,7 @@ def test_kube_proxys_nftables_mode_is_taken_over(lab: Lab, machine: Machine, rec
             took.append(machine.agent("nftables"))
             machine.end(end)
             kube_proxy_nftables(lab)
+            assert not is_ours(lab)
             running.settle(0.5)
         took.append(machine.agent("nftables"))
         assert machine.told("leftovers") == []

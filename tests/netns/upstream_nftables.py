@@ -80,12 +80,15 @@ _FIXED = {
 
 
 def install(world: World, node: Node, service_ranges: Sequence[str] = ()) -> None:
-    """Put kube-proxy's table in the place of any of its name, in one transaction, as after its first sync."""
+    """Do kube-proxy's first sync, over whatever table of its name stands there (§3.7).
+
+    ``service_ranges`` are the ServiceCIDRs of the node's family.
+    """
     SystemExec().run(["nft", "-f", "-"], stdin=render(world, node, service_ranges))
 
 
 def render(world: World, node: Node, service_ranges: Sequence[str] = ()) -> str:
-    """Return the text; ``service_ranges`` are the ServiceCIDRs of the node's family."""
+    """Return the text of that, one transaction: what is not its own is left there, chains are made anew."""
     words = {
         "ip": _ip(node.family),
         "type": "ipv4_addr" if node.family is Family.V4 else "ipv6_addr",
@@ -93,8 +96,7 @@ def render(world: World, node: Node, service_ranges: Sequence[str] = ()) -> str:
         "bit": _BIT,
     }
     table = f"{words['ip']} {TABLE}"
-    lines = [f"add table {table}", f"delete table {table}"]
-    lines += [f'add table {table} {{ comment "rules for kube-proxy"; }}']
+    lines = [f'add table {table} {{ comment "rules for kube-proxy"; }}']
     for declared, kind, comment in _SETS:
         what, name = declared.split()
         lines.append(f'add {what} {table} {name} {{ type {kind.format(**words)}; comment "{comment}"; }}')
@@ -103,6 +105,10 @@ def render(world: World, node: Node, service_ranges: Sequence[str] = ()) -> str:
         unallocated = f"{words['ip']} daddr {{ {', '.join(service_ranges)} }} drop"
         rules["cluster-ips-check"].append(f'{unallocated} comment "Drop traffic to unallocated ClusterIPs"')
     for name, kind, hook, priority, jumps in _BASES:
+        lines += [
+            f"add chain {table} {name}",
+            f"delete chain {table} {name}",
+        ]  # its priority may have been another
         lines.append(f"add chain {table} {name} {{ type {kind} hook {hook} priority {priority}; }}")
         rules[name] = list(jumps)
     elements = [("nodeport-ips", node.ip)]
@@ -110,7 +116,9 @@ def render(world: World, node: Node, service_ranges: Sequence[str] = ()) -> str:
         lines += [f"add set {table} {name} {{ {spec} }}" for name, spec in each.affinity_sets(words["type"])]
         rules.update(each.chains())
         elements += each.elements()
-    lines += [f"add chain {table} {name}" for name in rules if name not in [base[0] for base in _BASES]]
+    bases = [base[0] for base in _BASES]
+    for name in rules:
+        lines += [] if name in bases else [f"add chain {table} {name}", f"flush chain {table} {name}"]
     lines += [f"add rule {table} {name} {rule}" for name, written in rules.items() for rule in written]
     lines += [f"add element {table} {name} {{ {each} }}" for name, each in dict.fromkeys(elements)]
     return "\n".join(lines) + "\n"
