@@ -93,7 +93,7 @@ class Agent:
             if parts.mode is Mode.IPVS and place.address not in local_addresses(family_of(place.address)):
                 why = "the API server's: made this node's own, as ipvs mode does, it would lock the node out"
                 self._world.keep_clear(place, why)
-        self._metrics = Metrics(host.served)
+        self._metrics = Metrics(host.served, in_nftables=parts.mode is Mode.NFTABLES)
         self._health = ProxyHealth(host.served, options.configuration.sync_period)
         self._recorder = Recorder(client, clock, options.node_name, self._count_events)
         self._announcer = Announcer(self._recorder.record, options.node_name)

@@ -56,12 +56,14 @@ class KernelCounter(Collector):
 class Metrics:
     """The agent's metrics, for the families that it serves."""
 
-    def __init__(self, families: Iterable[Family] = ()) -> None:
+    def __init__(self, families: Iterable[Family] = (), *, in_nftables: bool = False) -> None:
+        """See the class; ``in_nftables``: whether failures have the name that nftables mode gives them."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._declare_syncs()
         self._declare_changes()
+        self._declare_failures(in_nftables)
         self._declare_iptables()
         self._declare_conntrack()
         self.healthz = self._counter("proxy_healthz_total", "Answers of /healthz", ["code"])
@@ -109,13 +111,27 @@ class Metrics:
             "sync_proxy_rules_service_changes_pending", "Services that changed, not yet synced", []
         )
 
-    def _declare_iptables(self) -> None:
-        self.restore_failures = self._counter(
+    def _declare_failures(self, in_nftables: bool) -> None:
+        self._partial_failures: Counter | None = None
+        if in_nftables:
+            self._failures = self._counter(
+                "sync_proxy_rules_nftables_sync_failures_total", "Syncs that did not end well"
+            )
+            return
+        self._failures = self._counter(
             "sync_proxy_rules_iptables_restore_failures_total", "Syncs that iptables-restore refused"
         )
-        self.partial_restore_failures = self._counter(
+        self._partial_failures = self._counter(
             "sync_proxy_rules_iptables_partial_restore_failures_total", "Of those, partial ones"
         )
+
+    def failed(self, family: str, syncs: int, partial: int) -> None:
+        """Count syncs that failed, and how many of them were partial ones."""
+        self._failures.labels(family).inc(syncs)
+        if self._partial_failures is not None:
+            self._partial_failures.labels(family).inc(partial)
+
+    def _declare_iptables(self) -> None:
         self.rules = self._gauge("sync_proxy_rules_iptables_total", "iptables rules of ours", ["table", *_FAMILY])
         self.rules_written = self._gauge(
             "sync_proxy_rules_iptables_last", "iptables rules that the last sync wrote", ["table", *_FAMILY]
@@ -143,8 +159,8 @@ class Metrics:
 
     def _begin(self, family: str) -> None:
         """Show a family's counters from the start, so that the first failure is a rise."""
-        counters = (self.restore_failures, self.partial_restore_failures)
-        for counter in (*counters, self.conntrack_deleted, self.conntrack_failures):
+        self.failed(family, 0, 0)
+        for counter in (self.conntrack_deleted, self.conntrack_failures):
             counter.labels(family)
         for policy in POLICIES:
             self.no_local_endpoints.labels(policy, family)

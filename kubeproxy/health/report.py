@@ -60,8 +60,7 @@ class SyncReport:
         if status.queued_since is not None and (synced or before.queued_since is None):
             self._health.queued(status.family, self._clock.wall())
             metrics.last_queued.labels(label).set(self._clock.wall())
-        metrics.restore_failures.labels(label).inc(status.failures - before.failures)
-        metrics.partial_restore_failures.labels(label).inc(status.partial_failures - before.partial_failures)
+        metrics.failed(label, status.failures - before.failures, status.partial_failures - before.partial_failures)
         if status.flows.runs > before.flows.runs:
             metrics.conntrack_duration.labels(label).observe(status.flows.duration)
         metrics.conntrack_deleted.labels(label).inc(status.flows.deleted - before.flows.deleted)

@@ -59,8 +59,8 @@ def filled() -> Metrics:
         histogram.labels("IPv4").observe(1)
     for gauge in (metrics.last_sync, metrics.last_queued, metrics.silent_health_checks):
         gauge.labels("IPv4").set(1)
-    for counter in (metrics.restore_failures, metrics.partial_restore_failures, metrics.conntrack_deleted):
-        counter.labels("IPv4").inc()
+    metrics.failed("IPv4", 1, 1)
+    metrics.conntrack_deleted.labels("IPv4").inc()
     metrics.no_local_endpoints.labels(traffic_policy="internal", ip_family="IPv4").set(1)
     metrics.rules.labels(table="nat", ip_family="IPv4").set(1)
     metrics.rules_written.labels(table="nat", ip_family="IPv4").set(1)
@@ -113,3 +113,11 @@ def test_a_familys_counters_are_there_before_anything_happens() -> None:
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
             f'{{ip_family="{family}",traffic_policy="external"}} 0.0'
         ) in text
+
+
+def test_in_nftables_mode_failures_have_upstreams_name_for_them() -> None:
+    metrics = Metrics([Family.V4], in_nftables=True)
+    metrics.failed("IPv4", 2, 1)
+    text = metrics.text().decode()
+    assert 'kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 2.0' in text
+    assert "restore_failures" not in text
