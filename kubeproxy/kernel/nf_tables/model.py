@@ -161,15 +161,14 @@ class Contents:
 
     def _delete_chain(self, name: str) -> None:
         self._chain(name)
-        if name in self._held or any(each.chain == name for each in self._verdicts(without=name)):
+        if name in self._held or any(each.chain == name for each in self._verdicts()):
             raise No(errno.EBUSY)
         del self.chains[name], self.rules[name], self.handles[name]
 
-    def _verdicts(self, without: str = "") -> Iterator[ex.Decide]:
-        """Yield every verdict there is, but for those of the rules of one chain."""
-        for chain, rules in self.rules.items():
-            if chain != without:
-                yield from (each for rule in rules for each in rule.expressions if isinstance(each, ex.Decide))
+    def _verdicts(self) -> Iterator[ex.Decide]:
+        """Yield every verdict there is: a rule that leads to its own chain holds it too."""
+        for rules in self.rules.values():
+            yield from (each for rule in rules for each in rule.expressions if isinstance(each, ex.Decide))
         for name, spec in self.sets.items():
             if spec.data == t.VERDICTS:
                 yield from (each.data for each in self.elements[name].values() if isinstance(each.data, ex.Decide))
