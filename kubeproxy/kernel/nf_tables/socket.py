@@ -47,7 +47,7 @@ class BatchSocket(NetlinkSocket):
         lost = False
         while True:
             try:
-                answer = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 # Nothing more, and no answer to the last: it was lost, or the batch was broken off on its way.
                 return found or [Refusal(errno.ENOBUFS if lost else errno.EINTR, first, None)]
@@ -56,7 +56,7 @@ class BatchSocket(NetlinkSocket):
                     raise
                 lost = True
                 continue
-            for kind, _, sequence, body in messages(answer):
+            for kind, _, sequence, body in messages(bytes(self._buffer[:size])):
                 if kind != NLMSG_ERROR or not first <= sequence <= last:
                     continue
                 refusal = decode_refusal(sequence, body)
