@@ -184,6 +184,8 @@ class Contents:
         self._chain(rule.chain)
         full: set[int] = set()
         for each in rule.expressions:
+            if isinstance(each, ex.DestinationNat) and each.is_ipv6 is not (self.family is Family.V6):
+                raise No(errno.EOPNOTSUPP)
             if any(not full.issuperset(span.registers()) for span in read(each, self.family, self._lengths)):
                 raise No(errno.ENODATA)
             full.update(register for span in written(each, self._lengths) for register in span.registers())
@@ -193,8 +195,6 @@ class Contents:
                 _check_lookup(each, self._set(each.set))
             elif isinstance(each, ex.Dynamic):
                 _check_dynamic(each, self._set(each.set))
-            elif isinstance(each, ex.DestinationNat) and each.is_ipv6 is not (self.family is Family.V6):
-                raise No(errno.EOPNOTSUPP)
         self.rules[rule.chain].append(rule)
         self._last_handle += 1
         self.handles[rule.chain].append(self._last_handle)
