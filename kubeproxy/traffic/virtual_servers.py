@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from kubeproxy.dataplane.ipvs.names import Set, is_short_circuit
-from kubeproxy.dataplane.ipvs.work import server_member
+from kubeproxy.dataplane.ipvs.part import place_of
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Counted, Found, ServerKey, Statistics
 from kubeproxy.model.addresses import host_port
@@ -74,7 +74,7 @@ def _sorted_out(
         if key.protocol is None:
             is_ours, owner = is_short_circuit(key.mark, bit), marked.get(key.mark)
         else:
-            is_ours, owner = server_member(key) in named, directory.owner(key.address, key.protocol, key.port)
+            is_ours, owner = place_of(key) in named, directory.owner(key.address, key.protocol, key.port)
         if not is_ours:
             foreign.append(key)
         elif owner is None:

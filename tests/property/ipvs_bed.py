@@ -13,8 +13,8 @@ import msgspec
 from kubeproxy.dataplane.iptables.fake import FakeTables
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.part import place_of
 from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
-from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.fake_ipset import FakeSets
 from kubeproxy.kernel.fake_virtual_addresses import FakeDevice, FakeVirtualAddresses
@@ -173,7 +173,7 @@ def check_ownership(family: Family, named: Collection[Member], servers: VirtualS
     keys = servers.servers(family).keys()
     assert OTHERS[family].key in keys
     assert len(servers.destinations(OTHERS[family].key)) == 1
-    ours = {server_member(key) for key in keys if key.address and key != OTHERS[family].key}
+    ours = {place_of(key) for key in keys if key.address and key != OTHERS[family].key}
     assert ours <= set(named), ours - set(named)
 
 

@@ -58,9 +58,8 @@ def roles(virtual: Virtual) -> set[Set]:
 
 
 def test_a_cluster_ip_with_two_endpoints() -> None:
-    place = ("10.96.0.1", TCP, 80)
     assert render(STATE) == Part(
-        virtuals=(Virtual(Server(ServerKey(TCP, "10.96.0.1", 80)), DESTINATIONS, ((Set.CLUSTER_IP, place),)),),
+        virtuals=(Virtual(Server(ServerKey(TCP, "10.96.0.1", 80)), DESTINATIONS, (Set.CLUSTER_IP,)),),
         addresses=("10.96.0.1",),
         entries=((Set.LOOP_BACK, ("10.244.0.11", TCP, 8080)),),
     )

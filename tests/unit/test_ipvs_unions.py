@@ -20,7 +20,7 @@ def virtual(endpoint: str, *, node_port: bool = False, entries: tuple[Set, ...] 
     return Virtual(
         Server(PLACE),
         (Destination(endpoint, 8080),),
-        entries=tuple((which, MEMBER) for which in entries),
+        roles=entries,
         is_node_port=node_port,
     )
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kubeproxy.dataplane.ipvs.draining import Draining, is_used
 from kubeproxy.dataplane.ipvs.names import MARK_BASE, MARK_MASK, Set
-from kubeproxy.dataplane.ipvs.part import Part, Virtual
+from kubeproxy.dataplane.ipvs.part import Part, Virtual, place_of
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, making, spot, steps
 from kubeproxy.dataplane.ipvs.survey import Ground, Survey
 from kubeproxy.dataplane.ipvs.unions import Owned, Unions
-from kubeproxy.dataplane.ipvs.work import Entries, Work, server_member
+from kubeproxy.dataplane.ipvs.work import Entries, Work
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb
 from kubeproxy.model.ident import ServicePortName
@@ -131,7 +131,7 @@ class Books:
         if which is Set.SERVERS:
             assert isinstance(member, tuple)
             return ServerKey(member[1], member[0], member[2]) in self.servers
-        return (which, member) in self.unions.entries
+        return self.unions.has_entry(which, member)
 
     def sizes(self) -> dict[Set, int]:
         """Return how many entries each set should have."""
@@ -164,7 +164,7 @@ class Books:
         if wanted:
             work.commands += found.commands
             if standing is None and key.address:
-                work.add(Set.SERVERS, server_member(key))
+                work.add(Set.SERVERS, place_of(key))
             return
         work.farewells += found.commands
         if found.is_deleted:
@@ -174,7 +174,7 @@ class Books:
         work.farewells.append(Command(Verb.DELETE_SERVER, self.servers.pop(key)))
         if key.address:
             self._by_address -= 1
-            work.remove(Set.SERVERS, server_member(key))
+            work.remove(Set.SERVERS, place_of(key))
 
     def _route(self, work: Work, address: str) -> None:
         self.routed.add(address)
@@ -203,7 +203,18 @@ class Books:
         wanted: Entries = {which: [] for which in Set}
         for which, member in self.unions.entries:
             wanted[which].append(member)
-        wanted[Set.SERVERS] = [server_member(key) for key in self.servers if key.address]
+        servers = wanted[Set.SERVERS]
+        for key, owned in self.unions.virtuals.items():
+            if not key.address:
+                continue
+            place = place_of(key)  # one for all sets: there are as many as Services
+            if key not in self.foreign:
+                servers.append(place)
+            for which in owned.virtual.roles:
+                wanted[which].append(place)
+            for which, member in owned.virtual.more:
+                wanted[which].append(member)
+        servers += [place_of(key) for key in self.draining.unwanted if key.address]
         wanted[Set.ADDRESSES] = list(self.routed)
         work.added, work.removed = wanted, {}
         for which, there in ground.members.items():

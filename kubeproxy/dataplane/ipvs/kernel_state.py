@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import ip_address
 
 from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.part import place_of
 from kubeproxy.dataplane.ipvs.refusals import Judgement, judge, undoing
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, is_within, owning, stale_sets, upstream_places
-from kubeproxy.dataplane.ipvs.work import Work, server_member
+from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import (
@@ -252,7 +253,7 @@ class KernelState:
         if not is_refused:
             return ()
         judgement = judge(commands, codes, os.strerror)
-        taken = {key: server_member(key) for key in judgement.taken if key.address and server_member(key) in fresh}
+        taken = {key: place_of(key) for key in judgement.taken if key.address and place_of(key) in fresh}
         if taken:
             # Not ours, so they must not have our destinations, and our set must not name them.
             self._servers.run(undoing(commands, codes, taken))

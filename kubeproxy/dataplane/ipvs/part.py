@@ -6,11 +6,17 @@ here is the kernel's state itself: that is the union over all ports.
 
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import Place, Server
-from kubeproxy.model.objects import Record
+from kubeproxy.kernel.ipvs_types import Place, Server, ServerKey
+from kubeproxy.model.objects import Protocol, Record
 
 Entry = tuple[Set, Member]
 """A member of a set."""
+
+
+def place_of(key: ServerKey) -> tuple[str, Protocol, int]:
+    """Return the place of a virtual server by address, as sets have it."""
+    assert key.protocol is not None
+    return key.address, key.protocol, key.port
 
 
 class Virtual(Record, frozen=True):
@@ -19,10 +25,20 @@ class Virtual(Record, frozen=True):
     server: Server
     destinations: tuple[Place, ...]
     """Each has weight 1. May be empty: then clients are refused."""
-    entries: tuple[Entry, ...] = ()
-    """Count only where this virtual server has its place: see the next field."""
+    roles: tuple[Set, ...] = ()
+    """Sets that have its place as an entry."""
+    more: tuple[Entry, ...] = ()
+    """Other entries about its place; nobody else's place has the same."""
     is_node_port: bool = False
     """Whether it gives way to a virtual server that somebody else's external address asks for."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries of its own, made anew. They count only where this virtual server has its place."""
+        if not self.roles:
+            return self.more
+        place = place_of(self.server.key)
+        return (*[(role, place) for role in self.roles], *self.more)
 
 
 class Part(Record, frozen=True, kw_only=True):

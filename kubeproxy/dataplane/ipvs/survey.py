@@ -8,7 +8,7 @@ is ever touched.
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from kubeproxy.dataplane.ipvs.names import MAX_SET_NAME, Set, is_short_circuit, set_name
-from kubeproxy.dataplane.ipvs.work import server_member
+from kubeproxy.dataplane.ipvs.part import place_of
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Found, Server, ServerKey
@@ -97,7 +97,7 @@ def upstream_places(
         if not key.address or is_within(key.address, excluded):
             return False
         is_node_port = (key.protocol, key.port) in ports and key.address in local
-        return is_node_port or server_member(key) in places
+        return is_node_port or place_of(key) in places
 
     return is_upstreams
 
@@ -120,7 +120,7 @@ def owning(
         if key in made:
             return True
         if not key.mark:
-            return server_member(key) in named or is_upstreams(key)
+            return place_of(key) in named or is_upstreams(key)
         # An agent before this one may have had another masquerade bit.
         return is_short_circuit(key.mark, masquerade_bit) or any(
             key.mark & ~(1 << bit) in marks for bit in range(32)

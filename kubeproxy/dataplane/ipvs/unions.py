@@ -1,6 +1,6 @@
 """What all Service ports together ask of the kernel, and what a change of some of them changes in it. Pure.
 
-Several ports may ask for the same address or member of a set, so these are counted. A virtual server has one
+Several ports may ask for the same address or endpoint, so these are counted. A virtual server has one
 owner: somebody's external address beats somebody else's node port there, then the name decides; the loser's
 entries for that place do not count.
 
@@ -58,7 +58,7 @@ class Unions:
         self.addresses: Counter[str] = Counter()
         """How many ports ask for each; never 0."""
         self.entries: Counter[Entry] = Counter()
-        """How many ports and virtual servers ask for each; never 0."""
+        """How many ports ask for each of those that have nothing to do with a virtual server's place; never 0."""
         self.sizes: Counter[Set] = Counter()
         """How many different members each set has."""
         self._contested: dict[ServerKey, Claims] = {}
@@ -81,8 +81,17 @@ class Unions:
         self._settle(rivals)
         self.addresses.update(_flat(part.addresses for part in self.parts.values()))
         self.entries.update(_flat(part.entries for part in self.parts.values()))
-        self.entries.update(_flat(owned.virtual.entries for owned in self.virtuals.values()))
         self.sizes.update(which for which, _ in self.entries)
+        self.sizes.update(_flat(owned.virtual.roles for owned in self.virtuals.values()))
+        self.sizes.update(which for owned in self.virtuals.values() for which, _ in owned.virtual.more)
+
+    def has_entry(self, which: Set, member: Member) -> bool:
+        """Return whether anybody asks for an entry."""
+        if isinstance(member, tuple):
+            owned = self.virtuals.get(ServerKey(member[1], member[0], member[2]))
+            if owned is not None and (which, member) in owned.virtual.entries:
+                return True
+        return (which, member) in self.entries
 
     def apply(self, changes: Mapping[ServicePortName, Part | None]) -> Delta:
         """Take in the new Parts of some ports (None: it is gone), and return what that changes."""
@@ -99,13 +108,16 @@ class Unions:
             _count(entries, old.entries, new.entries)
             _count(addresses, old.addresses, new.addresses)
         self._settle(rivals)
+        added, removed = _take_in(self.entries, entries)
         virtuals = {}
         for key, before in turned.items():
             after = self.virtuals.get(key)
             if before != after:
                 virtuals[key] = Turnover(before, after)
-                _count(entries, before.virtual.entries if before else (), after.virtual.entries if after else ())
-        added, removed = _take_in(self.entries, entries)
+                had, has = _entries(before), _entries(after)
+                if had != has:
+                    added += [each for each in has if each not in had]
+                    removed += [each for each in had if each not in has]
         self.sizes.update(which for which, _ in added)
         self.sizes.subtract(which for which, _ in removed)
         come, gone = _take_in(self.addresses, addresses)
@@ -156,6 +168,11 @@ class Unions:
 
 
 _flat = chain.from_iterable
+
+
+def _entries(owned: Owned | None) -> tuple[Entry, ...]:
+    """Return the entries about a virtual server's place, which nobody else has."""
+    return owned.virtual.entries if owned else ()
 
 
 def _count(counts: Counter[T], old: tuple[T, ...], new: tuple[T, ...]) -> None:

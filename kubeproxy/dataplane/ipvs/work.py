@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kubeproxy.dataplane.ipvs.names import Set
-from kubeproxy.dataplane.ipvs.part import Part
+from kubeproxy.dataplane.ipvs.part import Part, place_of
 from kubeproxy.dataplane.ipvs.unions import Entry
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import Command, ServerKey
+from kubeproxy.kernel.ipvs_types import Command
 
 _THEN = (Set.SHORT_CIRCUIT, Set.ADDRESSES)
 """These lead to virtual servers, which must be there."""
@@ -85,13 +85,7 @@ def entries_of(part: Part) -> Iterator[Entry]:
     for each in part.virtuals:
         yield from each.entries
         if each.server.key.address:
-            yield Set.SERVERS, server_member(each.server.key)
-
-
-def server_member(key: ServerKey) -> Member:
-    """Return the entry that says that a virtual server by address is ours."""
-    assert key.protocol is not None
-    return key.address, key.protocol, key.port
+            yield Set.SERVERS, place_of(each.server.key)
 
 
 def _place(member: Member) -> object:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from kubeproxy.dataplane.iptables import names as iptables_names
 from kubeproxy.dataplane.ipvs.kernel_state import DEFAULT_MASQUERADE_BIT
 from kubeproxy.dataplane.ipvs.names import Set, set_name
+from kubeproxy.dataplane.ipvs.part import place_of
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.steps import Spot, spot
 from kubeproxy.dataplane.ipvs.survey import PREFIX, is_within, owning, upstream_places
-from kubeproxy.dataplane.ipvs.work import server_member
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import KernelError
@@ -130,7 +130,7 @@ class Leaving:
         plan = self._plan(members, present, at_once=at_once)
         local = self._addresses.held().keys() | self._on_device() if has_device else frozenset()
         needed = frozenset(_addresses(plan.staying, members)) & local
-        entries = frozenset(server_member(key) for key in plan.staying if key.address)
+        entries = frozenset(place_of(key) for key in plan.staying if key.address)
         if plan.staying:
             self._enter(Set.SERVERS, SetType.PORTS, entries - members[Set.SERVERS])
             self._enter(Set.ADDRESSES, SetType.ADDRESSES, needed - members[Set.ADDRESSES])
