@@ -13,9 +13,9 @@ from kubeproxy.lab.machine.spec import Nic, Spec
 BOOT_SECONDS = 60.0
 DEVICE = "vec0"
 """What a machine's first network device is called when it boots."""
-MODULES = ("ipv6",)
-"""What nothing loads by itself in time: the sysctls of IPv6 are read, and written, before anyone has used it."""
-OVERLAY_MODULES = {"udp": ("tun",)}
+MODULES = ("ipv6", "tun")
+"""What nothing loads by itself in time: the sysctls of IPv6 are read, and written, before anyone has used it;
+/dev/net/tun, for the UDP overlay and `trace --live`, is there only with its module."""
 
 
 def mac(node: str) -> str:
@@ -45,13 +45,12 @@ def is_machine(program: processes.Spec) -> bool:
     return program.name == f"machine-{program.machine}"
 
 
-def set_up_script(node: str, overlay: str) -> str:
+def set_up_script(node: str) -> str:
     """Return what a shell inside runs first: cable, modules, sysctls, /etc. Ends at the first line that fails."""
-    modules = " ".join((*MODULES, *OVERLAY_MODULES.get(overlay, ())))
     files = layout.node_directory(node)
     lines = [
         "set -e",
-        f"modprobe -a {modules}",
+        f"modprobe -a {' '.join(MODULES)}",
         "ip -batch - <<END",
         f"link set {DEVICE} name eth0",
         network.machine_commands(node) + "END",

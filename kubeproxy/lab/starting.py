@@ -80,8 +80,7 @@ class Namespaces:
 class Guests:
     """Nodes are virtual machines; whatever else there is, is a namespace."""
 
-    def __init__(self, nodes: Sequence[str], overlay: str) -> None:
-        self._overlay = overlay
+    def __init__(self, nodes: Sequence[str]) -> None:
         self._up = {node: asyncio.Event() for node in nodes}
         self._others = Namespaces()
 
@@ -127,7 +126,7 @@ class Guests:
             report = msgspec.json.decode(line, type=Report) if line else Report(error="its holder was killed")
             if report.error:
                 raise OSError(report.error.partition("\n")[0])
-            await asyncio.to_thread(set_up, spec.machine, self._overlay)
+            await asyncio.to_thread(set_up, spec.machine)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -177,9 +176,9 @@ def _forget_former(node: str) -> None:
     shutil.rmtree(layout.kubelet_directory(node), ignore_errors=True)
 
 
-def set_up(node: str, overlay: str) -> None:
+def set_up(node: str) -> None:
     """Make of a machine that has booted a node. Blocking; raises OSError."""
-    script = guestplan.set_up_script(node, overlay).encode()
+    script = guestplan.set_up_script(node).encode()
     try:
         done = client.run(layout.console_directory(node), ["sh", "-s"], stdin=script, timeout=SET_UP_SECONDS)
     except MachineError as error:

@@ -56,7 +56,7 @@ class Supervisor:
         self._listen_fd = listen_fd
         self._clock = clock
         self._nodes = layout.node_names(record.nodes)
-        self._starter: Starter = Namespaces() if record.vm == layout.NO_VM else Guests(self._nodes, record.overlay)
+        self._starter: Starter = Namespaces() if record.vm == layout.NO_VM else Guests(self._nodes)
         self._patience = READY_SECONDS if record.vm == layout.NO_VM else READY_SECONDS_OF_MACHINES
         self._keepers: list[Keeper] = []
         self._ready = False

@@ -5,6 +5,7 @@ Both take a boot, and a boot half a minute: what can be asked of one lab is aske
 
 import errno
 import fcntl
+import json
 import os
 import pty
 import re
@@ -136,6 +137,20 @@ def test_commands_run_on_a_machine_and_in_its_pods(labs: Labs, pod: str) -> None
     assert labs.exec("vms", "node1", "kubectl", "get", "nodes", "-o", "name").stdout.split() == ["node/node1"]
     outside = labs.exec("vms", "outside", "ping", "-c1", "-W5", "192.168.56.11")
     assert outside.returncode == 0, outside.stdout + outside.stderr
+
+
+def test_a_packet_is_sent_and_traced_on_a_machine(labs: Labs, pod: str) -> None:
+    found = labs.exec("vms", "node1", "kubeproxy", "trace", pod, "10.96.0.10:9153", "--live", "-o", "json")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert json.loads(found.stdout)["live"]["differences"] == []
+
+
+def test_a_reader_who_has_seen_enough_ends_a_command_on_a_machine(labs: Labs, pod: str) -> None:
+    printing = labs.start("exec", "vms", "node1", "--", "seq", "9999999")
+    assert printing.stdout is not None
+    assert printing.stdout.readline() == "1\n"
+    printing.stdout.close()
+    assert printing.wait(60) == 128 + signal.SIGPIPE
 
 
 def test_a_pods_output_is_in_its_log_on_the_host(labs: Labs, pod: str) -> None:

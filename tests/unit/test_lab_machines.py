@@ -68,7 +68,7 @@ def test_every_node_has_a_machine_of_its_name_with_an_address_of_its_own() -> No
 
 
 def test_the_set_up_makes_of_a_machine_what_a_namespace_is() -> None:
-    script = guestplan.set_up_script("node2", "vxlan")
+    script = guestplan.set_up_script("node2")
     assert script.startswith("set -e\n")
     assert "link set vec0 name eth0\nlink set lo up\naddress add 192.168.56.12/24 dev eth0" in script
     for name, value in network.NODE_SYSCTLS.items():
@@ -76,7 +76,7 @@ def test_the_set_up_makes_of_a_machine_what_a_namespace_is() -> None:
     # The sysctls of IPv6 are there once its module is.
     assert script.index("modprobe -a ipv6") < script.index("net/ipv6")
     assert "cat /run/lab/nodes/node2/hosts > /etc/hosts" in script
-    assert "tun" in guestplan.set_up_script("node2", "udp").splitlines()[1]
+    assert "tun" in script.splitlines()[1], "for the UDP overlay, and for packets that a trace sends"
 
 
 def test_a_command_goes_where_the_pod_is_and_where_the_user_is() -> None:
