@@ -9,6 +9,9 @@ from collections.abc import Callable, Collection, Iterable
 from kubeproxy.dataplane.iptables.jumps import Jump
 from kubeproxy.kernel.notice_messages import TableNotice
 
+MARK = b"KUBE-"
+"""Stands in every message that can concern us: all chains of ours begin so."""
+
 
 class Edits:
     """Judges changes, see the module; ``is_ours`` tells a mode's own chains of a table."""

@@ -1,7 +1,7 @@
 """The iptables backend over this machine's real kernel, and what tells it of others' changes."""
 
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
-from kubeproxy.dataplane.iptables.edits import Edits
+from kubeproxy.dataplane.iptables.edits import MARK, Edits
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, is_ours
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
@@ -23,4 +23,4 @@ def iptables_hints(family: Family, flavour: Flavour, writers: Writers) -> tuple[
     """Return what tells of changes by others than ``writers``; iptables-legacy tells of nothing."""
     if flavour is Flavour.LEGACY:
         return ()
-    return (TableNotices(family, Edits(CHAINS, is_ours, JUMPS), writers),)
+    return (TableNotices(family, MARK, Edits(CHAINS, is_ours, JUMPS), writers),)

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from kubeproxy.dataplane.iptables.edits import Edits
+from kubeproxy.dataplane.iptables.edits import MARK, Edits
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import DEVICE, NFT_TABLE
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
@@ -42,9 +42,9 @@ def ipvs_hints(family: Family, flavour: Flavour | None, writing: Writing) -> tup
         case Flavour.LEGACY:
             return (addresses,)
         case Flavour.NFT:
-            return (addresses, TableNotices(family, Edits(CHAINS, is_ours, JUMPS), writing.programs))
+            return (addresses, TableNotices(family, MARK, Edits(CHAINS, is_ours, JUMPS), writing.programs))
         case None:
-            return (addresses, TableNotices(family, _in_our_table, writing.programs))
+            return (addresses, TableNotices(family, NFT_TABLE.encode(), _in_our_table, writing.programs))
 
 
 def _in_our_table(change: TableNotice) -> str:

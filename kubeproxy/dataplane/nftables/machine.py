@@ -17,7 +17,7 @@ def nftables_backend(family: Family, commits: Commits, writers: Writers) -> Nfta
 
 def nftables_hints(family: Family, writers: Writers) -> tuple[HintSource, ...]:
     """Return what tells of changes by others than ``writers``."""
-    return (TableNotices(family, _in_our_table, writers),)
+    return (TableNotices(family, NAME.encode(), _in_our_table, writers),)
 
 
 def _in_our_table(change: TableNotice) -> str:
