@@ -87,6 +87,21 @@ def test_a_cluster_ip_with_three_endpoints() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+@pytest.mark.parametrize("masquerade_all", [True, False])
+@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("settings", [SETTINGS, Settings(node_name="n")], ids=["pods known", "pods unknown"])
+def test_the_short_way_leads_where_the_long_one_does(
+    count: int, masquerade_all: bool, family: Family, settings: Settings
+) -> None:
+    settings = msgspec.structs.replace(settings, masquerade_all=masquerade_all)
+    renderer = Renderer(node_state(World(), settings, family))
+    for name in (NAME, ServicePortName("n" * 63, "s" * 253, "", Protocol.UDP)):
+        ip = "172.30.0.41" if family is Family.V4 else "fd00:30::41"
+        state = changed(name=name, cluster_ip=ip, cluster=targets(count))
+        assert renderer.render(state) == renderer.in_general(state)
+
+
 def test_ipv6_has_its_own_prefix_lengths_and_brackets() -> None:
     fragment = render(
         changed(cluster_ip="fd00:30::41", cluster=(target("fd00::1", "[fd00::1]:80"),)), family=Family.V6

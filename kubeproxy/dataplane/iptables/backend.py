@@ -8,6 +8,7 @@ Cost of a change: rendering is that of the change; the kernel's part is iptables
 whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
 """
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
+from kubeproxy.dataplane.collector import collector_paused
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
@@ -121,6 +123,10 @@ class IptablesBackend:
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
+        with collector_paused() if plan.full else contextlib.nullcontext():
+            return self._apply(plan)
+
+    def _apply(self, plan: Plan) -> Applied:
         try:
             changes = self._commit(plan)
         except _Refused as refused:
@@ -205,19 +211,20 @@ class IptablesBackend:
         """Run a plan's restore; return its changes, and what of them is written."""
         changes: list[Change] = []
         written: list[Change] = []
-        taken = 0
+        taken = {"nat": 0, "filter": 0}
 
         def on_batch(more: Sequence[Change], with_rules: Sequence[Change]) -> None:
             changes.extend(more)
             written.extend(with_rules)
-            if len(changes) - taken >= BATCH:
-                fill_sets()
+            if len(changes) - taken["nat"] >= BATCH:
+                fill_sets_of("nat")
 
-        def fill_sets() -> None:
-            nonlocal taken
-            self._hairpin.take(written[taken:])
-            self._cluster_ips.take(changes[taken:])
-            taken = len(changes)
+        def fill_sets_of(table: str) -> None:
+            if table == "nat":
+                self._hairpin.take(written[taken[table] :])
+            else:
+                self._cluster_ips.take(changes[taken[table] :])
+            taken[table] = len(changes)
 
         def text() -> Iterator[str]:
             yield from script.pieces()
@@ -243,7 +250,7 @@ class IptablesBackend:
             held=self._quarantine.states,
             prepare=self._clients.make,
         )
-        script = fill(plan, on_written=self._clients.change, on_batch=on_batch, before_commit=fill_sets)
+        script = fill(plan, on_written=self._clients.change, on_batch=on_batch, before_commit=fill_sets_of)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
             self._tables.restore(text())
@@ -251,6 +258,7 @@ class IptablesBackend:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
                 self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
+        fill_sets_of("filter")  # unless it was written, and so has been
         self._dispatch = script.dispatch
         self._rules = script.tally.after(self._rules)
         for change, why in (*script.unsafe, *script.crowded):

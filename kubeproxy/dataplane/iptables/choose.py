@@ -11,7 +11,12 @@ from kubeproxy.dataplane.iptables import names
 LINEAR_MAX = 100
 FAN_OUT = 16
 
-_PROBABILITY = tuple(f"{1 / n:.10f}" if n else "" for n in range(LINEAR_MAX + 1))
+_RANDOM = "-m statistic --mode random --probability"
+CHANCES = tuple(
+    tuple(f"{_RANDOM} {1 / left:.10f} " if left > 1 else "" for left in range(n, 0, -1))
+    for n in range(LINEAR_MAX + 1)
+)
+"""By their number: the match with which each of so many ends in a row takes its share of what is left to it."""
 
 
 def choose(chain: str, match: str, jump: str, ends: Sequence[str], chains: list[str], lines: list[str]) -> None:
@@ -26,12 +31,8 @@ def choose(chain: str, match: str, jump: str, ends: Sequence[str], chains: list[
 
 
 def _in_a_row(chain: str, match: str, jump: str, ends: Sequence[str], lines: list[str]) -> None:
-    head = f"-A {chain} {match}-m statistic --mode random --probability "
-    left = len(ends)
-    for end in ends[:-1]:
-        lines.append(f"{head}{_PROBABILITY[left]} {jump}{end}\n")
-        left -= 1
-    lines.append(f"-A {chain} {match}{jump}{ends[-1]}\n")
+    for chance, end in zip(CHANCES[len(ends)], ends, strict=True):
+        lines.append(f"-A {chain} {match}{chance}{jump}{end}\n")
 
 
 class _Tree:
@@ -57,6 +58,6 @@ class _Tree:
                 self.branch(branch, part)
             else:
                 _in_a_row(branch, self._match, self._jump, part, self._lines)
-            share = f"-m statistic --mode random --probability {len(part) / remaining:.10f} "
+            share = f"{_RANDOM} {len(part) / remaining:.10f} "
             self._lines.append(f"-A {chain} {share if len(part) < remaining else ''}-j {branch}\n")
             remaining -= len(part)

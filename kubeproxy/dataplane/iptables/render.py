@@ -5,7 +5,7 @@ itself, endpoints get chains of their own only where affinity must remember them
 by one ipset for all, and a Service carries one comment, not one a rule. Which endpoints a client may have is
 decided in the model; here that becomes rules.
 
-Cost: 7 µs for a Service of three endpoints.
+Cost: 7 µs for a Service of three endpoints; to and fro with other work, half as much again.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from kubeproxy.dataplane.iptables import dispatch, names
-from kubeproxy.dataplane.iptables.choose import choose
+from kubeproxy.dataplane.iptables.choose import CHANCES, LINEAR_MAX, choose
 from kubeproxy.dataplane.iptables.dispatch import Rule, Shared
 from kubeproxy.dataplane.iptables.matches import nodeport_matches, pod_matches
 from kubeproxy.dataplane.iptables.places import address_digits, port_digits
@@ -32,6 +32,7 @@ LABEL_MAX = 180
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII)
 _REASONS = {Refusal.REJECT: "has no endpoints", Refusal.DROP: "has no local endpoints"}
+_TRANSLATE = "-j DNAT --to-destination "
 _UNTRANSLATED = "-j ACCEPT"
 """For what is to be refused: it would else go on, and where the address is the node's be some node port's."""
 
@@ -73,6 +74,11 @@ class Renderer:
 
     def render(self, state: ServiceState) -> Fragment:
         """Render one port. Raises Unrenderable."""
+        return self._plain(state) if _is_plain(state) else self.in_general(state)
+
+    def in_general(self, state: ServiceState) -> Fragment:
+        """Render a port with whatever it has. Raises Unrenderable."""
+        _check_size(state)
         port = _Port(state, self._bits)
         if state.cluster_ip:
             self._inside(port)
@@ -94,6 +100,20 @@ class Renderer:
             filter_rules=tuple(port.filter_rules),
         )
 
+    def _plain(self, state: ServiceState) -> Fragment:
+        """Return what `in_general` would, put together at once: nearly all ports are plain, and this is faster."""
+        label, suffix, protocol, digits, match = _words(state)
+        chain, ip, bits = names.SERVICE_PREFIX + suffix, state.cluster_ip, self._bits
+        lines = [f":{chain} - [0:0]\n"]
+        if self._masqueraded is not None:
+            lines.append(f"-A {chain} {self._masqueraded}-d {ip}/{bits} -j {names.MARK_MASQ}\n")
+        rule = f"-A {chain} -p {protocol} "
+        for chance, target in zip(CHANCES[len(state.cluster)], state.cluster, strict=True):
+            lines.append(f"{rule}{chance}{_TRANSLATE}{target.text}\n")
+        to_chain = f'{match} -m comment --comment "{label} cluster IP" -j {chain}'
+        leading = Rule(dispatch.SERVICES, f"{_place(ip)}{digits} -d {ip}/{bits} {to_chain}")
+        return Fragment(chains=(chain,), body="".join(lines), nat_rules=(leading,), filter_rules=())
+
     def _inside(self, port: "_Port") -> None:
         """Write the way to the cluster IP."""
         state = port.state
@@ -106,11 +126,8 @@ class Renderer:
         if self._masqueraded is not None:
             mark = f"-A {chain} {self._masqueraded}-d {state.cluster_ip}/{self._bits} -j {names.MARK_MASQ}\n"
         port.fill(chain, targets, mark)
-        port.nat_rules.append(
-            port.at(
-                dispatch.SERVICES, state.cluster_ip, f'-m comment --comment "{port.label} cluster IP" -j {chain}'
-            )
-        )
+        end = f'-m comment --comment "{port.label} cluster IP" -j {chain}'
+        port.nat_rules.append(port.at(dispatch.SERVICES, state.cluster_ip, end))
 
     def _outside(self, port: "_Port") -> None:
         """Write the ways from outside the cluster: external and load balancer addresses, node ports."""
@@ -215,12 +232,8 @@ class _Port:
     )
 
     def __init__(self, state: ServiceState, bits: int) -> None:
-        name = str(state.name)
-        _check(state, name)
         self.state = state
-        self.protocol, self._digits, self._match = _words(state.name.protocol, state.port)
-        self.suffix = names.hash16(name + self.protocol)  # names.port_hash, whose texts are at hand
-        self.label = name if len(name) <= LABEL_MAX else f"{name[:LABEL_MAX]}~{self.suffix}"
+        self.label, self.suffix, self.protocol, self._digits, self._match = _words(state)
         self._bits = bits
         self.chains: list[str] = []
         self.lines: list[str] = []
@@ -229,11 +242,8 @@ class _Port:
 
     def at(self, shared: Shared, address: str, end: str, *, source: str = "") -> Rule:
         """Return a rule about one of the port's addresses."""
-        try:
-            place = address_digits(address)
-        except ValueError as error:
-            raise Unrenderable(str(error)) from error
-        return Rule(shared, f"{place}{self._digits} {source}-d {address}/{self._bits} {self._match} {end}")
+        place = f"{_place(address)}{self._digits}"
+        return Rule(shared, f"{place} {source}-d {address}/{self._bits} {self._match} {end}")
 
     def at_node_port(self, shared: Shared, end: str, where: str = "", local: str = "") -> Rule:
         """Return a rule about the node port; ``where`` and ``local`` are further matches."""
@@ -259,7 +269,7 @@ class _Port:
             self._remember(chain, targets)
             return
         ends = [target.text for target in targets]
-        choose(chain, f"-p {self.protocol} ", "-j DNAT --to-destination ", ends, self.chains, self.lines)
+        choose(chain, f"-p {self.protocol} ", _TRANSLATE, ends, self.chains, self.lines)
 
     def _remember(self, chain: str, targets: Sequence[Target]) -> None:
         """Send a client to the endpoint that it had; a set an endpoint remembers (clients.py)."""
@@ -280,16 +290,42 @@ class _Port:
         choose(chain, "", "-j ", ends, self.chains, self.lines)
 
 
+def _is_plain(state: ServiceState) -> bool:
+    """Return whether a port has a cluster IP, a few endpoints and nothing else."""
+    return (
+        0 < len(state.cluster) <= LINEAR_MAX
+        and state.cluster_ip != ""
+        and not (state.node_port or state.external_ips or state.load_balancer_ips)
+        and not (state.affinity_seconds or state.internal_local or state.health_check_node_port)
+    )
+
+
+def _place(address: str) -> str:
+    try:
+        return address_digits(address)
+    except ValueError as error:
+        raise Unrenderable(str(error)) from error
+
+
+def _words(state: ServiceState) -> tuple[str, str, str, str, str]:
+    """Return how a port is called and its hash, then the protocol's name, the port's digits and its match."""
+    name = str(state.name)
+    if _SAFE.fullmatch(name) is None:
+        raise Unrenderable(f"{name[:80]!r} is no name of a Service port")
+    protocol, digits, match = _port_words(state.name.protocol, state.port)
+    suffix = names.hash16(name + protocol)  # names.port_hash, whose texts are at hand
+    label = name if len(name) <= LABEL_MAX else f"{name[:LABEL_MAX]}~{suffix}"
+    return label, suffix, protocol, digits, match
+
+
 @lru_cache(maxsize=1024)
-def _words(protocol: Protocol, port: int) -> tuple[str, str, str]:
-    """Return what many Service ports have in common: the protocol's name, the port's digits, its match."""
+def _port_words(protocol: Protocol, port: int) -> tuple[str, str, str]:
+    """Return what many Service ports have in common."""
     name = names.LOWER[protocol]
     return name, port_digits(protocol, port), f"-p {name} -m {name} --dport {port}"
 
 
-def _check(state: ServiceState, name: str) -> None:
-    if _SAFE.fullmatch(name) is None:
-        raise Unrenderable(f"{name[:80]!r} is no name of a Service port")
+def _check_size(state: ServiceState) -> None:
     most, why = (
         (STICKY_MAX, "can remember clients") if state.affinity_seconds else (ENDPOINTS_MAX, "rules are for")
     )

@@ -1,10 +1,11 @@
 """Plan → the text of one iptables-restore, as a stream.
 
 The kernel commits a table when its COMMIT line has been read, so everything that must precede the commit (the
-sets' new entries) is done while the text streams, through the ``before_commit`` hook. Full and
-changed text come out of the same code; a full one has the fixed chains in front, and in the end deletes what it
-found in the kernel and does not know, where a partial one deletes what the plan's ports have given up. What
-was found is asked for late (``observed`` may still be reading it while the first half of the text streams).
+new entries of the sets that its rules name) is done while the text streams, through the ``before_commit`` hook.
+What is done after nat's takes no time from anybody: nat keeps the kernel busy longest. Full and changed text come
+out of the same code; a full one has the fixed chains in front, and in the end deletes what it found in the kernel
+and does not know, where a partial one deletes what the plan's ports have given up. What was found is asked for
+late (``observed`` may still be reading it while the first half of the text streams).
 Services' own chains come first; how the chains that they share change is known when all have been rendered.
 
 A script is run once. Pure but for its hooks.
@@ -50,7 +51,7 @@ class Script:
         prepare: Callable[[Change], str] = lambda change: "",
         on_written: Callable[[Change], None] = lambda written: None,
         on_batch: Callable[[Sequence[Change], Sequence[Change]], None] = lambda changes, written: None,
-        before_commit: Callable[[], None] = lambda: None,
+        before_commit: Callable[[str], None] = lambda table: None,
     ) -> None:
         """See `backend`; ``dispatch`` is what stands; for ``held`` states no rules may stand (quarantine).
 
@@ -106,7 +107,9 @@ class Script:
         if full or edit.lines:
             yield _nobodys("*filter\n", self._fixed("filter", self._skeleton.filter()) if full else "")
             yield from self._shared("filter", edit)
-            yield _nobodys(self._ending("filter", edit.declared, edit.gone), "COMMIT\n")
+            yield _nobodys(self._ending("filter", edit.declared, edit.gone))
+            self._before_commit("filter")
+            yield _nobodys("COMMIT\n")
         if full:
             # Last, so that a canary in mangle means that everything before it was written.
             yield _nobodys(f"*mangle\n{self._skeleton.mangle()}COMMIT\n")
@@ -122,7 +125,7 @@ class Script:
         edit = self._edits["nat"]
         yield from self._shared("nat", edit)
         yield _nobodys(self._ending("nat", written + edit.declared, gone + edit.gone))
-        self._before_commit()
+        self._before_commit("nat")
         yield _nobodys("COMMIT\n")
 
     def _own(self, changes: list[Change], written: list[str], gone: list[str]) -> list[Part]:
