@@ -121,6 +121,32 @@ def _key_only(element: Element) -> bytes:
 def decode_elements(body: bytes) -> Iterator[Element]:
     """Yield the elements in an answer to the question for them. Raises Undecodable."""
     listed = attribute_map(body, HEAD_BYTES).get(n.ElementList.ELEMENTS, b"")
+    return iter(_alike(listed) or _one_by_one(listed))
+
+
+def _alike(listed: bytes) -> list[Element]:
+    """Decode a list whose elements differ in key and data only, as those of most sets; [] when it is no such."""
+    length = _ATTRIBUTE.unpack_from(listed)[0] if len(listed) >= 4 else 0
+    if length < 4 or length > len(listed) or len(listed) % length:
+        return []
+    first = _decoded(listed[4:length])
+    row = _row(len(first.key), len(first.data) if isinstance(first.data, bytes) else 0)
+    if not _is_usual(first) or row.size != length:
+        return []
+    rows = list(row.iter_unpack(listed))
+    if len({(front, middle) for front, _, middle, _ in rows}) != 1:
+        return []
+    return [Element(key, data or None) for _, key, _, data in rows]
+
+
+@lru_cache(maxsize=64)
+def _row(key_bytes: int, data_bytes: int) -> struct.Struct:
+    """Return what an element of usual shape without a comment consists of, as `_frame` has it."""
+    front, middle, _, _ = _frame(key_bytes, data_bytes)
+    return struct.Struct(f"={len(front)}s{key_bytes}s{len(middle)}s{data_bytes}s")
+
+
+def _one_by_one(listed: bytes) -> Iterator[Element]:
     offset, end, head_of = 0, len(listed), _ATTRIBUTE.unpack_from
     # What the last element of usual shape looked like: most look like the one before, but for their comments.
     front = middle = b""
