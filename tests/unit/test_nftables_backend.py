@@ -119,6 +119,17 @@ def test_what_two_services_share_stays_until_both_are_gone() -> None:
     assert node.held("cluster-ips") == {}
 
 
+def test_what_was_shared_and_went_comes_again() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    there = node.held("cluster-ips"), node.held("hairpin-connections")
+    for _ in range(2):
+        node.remove("web")
+        assert (node.held("cluster-ips"), node.held("hairpin-connections")) == ({}, {})
+        node.put(web())
+        assert (node.held("cluster-ips"), node.held("hairpin-connections")) == there
+
+
 def test_a_place_goes_from_one_service_to_another_in_one_transaction() -> None:
     node = Node(web(), web_slice(), web("api", "10.96.0.2"), web_slice("10.244.2.9@node2", name="api"))
     node.full()
@@ -287,3 +298,24 @@ def test_chains_that_we_write_anew_ourselves_are_no_drift() -> None:
     node.put(web_slice("10.244.1.1@node2"))
     node.table.kernel.disturbed()
     assert node.backend.observe() == ""
+
+
+def test_rules_of_another_node_state_in_a_new_table_are_no_drift() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    node.tamper(DeleteTable())
+    node.settings = msgspec.structs.replace(node.settings, masquerade_bit=5)
+    node.full()
+    node.table.kernel.disturbed()
+    assert node.backend.observe() == ""
+
+
+def test_a_class_gets_a_number_that_no_other_has() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    node.full()
+    for count in (2, 3, 4, 1, 2):
+        node.put(web_slice(*(f"10.244.1.{i}@node2" for i in range(count))))
+        assert node.backend.observe() == ""
+        assert node.held("service-classes") == {HTTP: f"cluster-{count}"}
+        assert len(node.held("picks")) == 1
