@@ -86,6 +86,7 @@ def test_nonsense_is_passed_over(data: bytes, family: Family) -> None:
             "a rule of chain PREROUTING of table nat that leads to Services was deleted",
         ),
         (6, [(1, "nat"), (2, "PREROUTING")], text_attribute(4, "KUBE-SERVICES"), ""),
+        (8, [(1, "nat"), (2, "PREROUTING")], text_attribute(4, "KUBE-FORWARD"), ""),  # which is filter's
         (12, [(1, "nat"), (2, "KUBE-SERVICES")], b"", ""),
     ],
 )

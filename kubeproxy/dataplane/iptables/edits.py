@@ -21,8 +21,10 @@ class Edits:
     ) -> None:
         self._tables = frozenset(tables)
         self._is_ours = is_ours
-        self._targets = [target.encode() + b"\0" for target in sorted({jump.target for jump in jumps})]
-        """As they stand in a message about a rule that leads to them."""
+        self._targets: dict[str, set[bytes]] = {}
+        """By table, where our jumps lead, as it stands in a message about a rule."""
+        for jump in jumps:
+            self._targets.setdefault(jump.table, set()).add(jump.target.encode() + b"\0")
 
     def __call__(self, change: TableNotice) -> str:
         """Return what was done to ours, as the beginning of a sentence; "" when nothing was."""
@@ -37,7 +39,7 @@ class Edits:
             return ""
         if self._is_ours(table, chain):
             return f"chain {chain} of table {table} was changed"
-        if change.is_gone and any(target in change.body for target in self._targets):
+        if change.is_gone and any(target in change.body for target in self._targets.get(table, ())):
             return f"a rule of chain {chain} of table {table} that leads to Services was deleted"
         return ""
 
