@@ -31,7 +31,7 @@ from kubeproxy.model.endpoints import merge
 from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
-from kubeproxy.model.objects import Protocol, Record
+from kubeproxy.model.objects import Protocol, Record, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 
@@ -61,7 +61,7 @@ def udp_ports(
     """Yield the UDP ports of the Services ``only`` (None: of all)."""
     for key in world.services if only is None else only:
         service = world.services.get(key)
-        if service is None or not any(port.protocol is Protocol.UDP for port in service.ports):
+        if service is None or not _has_udp(service):
             continue
         endpoints = merge(world.slices_of(key), node.family)
         own = {*service.cluster_ips, *service.external_ips, *service.load_balancer_ips}
@@ -74,6 +74,10 @@ def udp_ports(
                     if each.endpoint.address not in own
                 )
                 yield UdpPort(name=name, places=_places(state), node_port=state.node_port, endpoints=serving)
+
+
+def _has_udp(service: Service) -> bool:
+    return any(port.protocol is Protocol.UDP for port in service.ports)
 
 
 def _places(state: ServiceState) -> frozenset[Place]:
@@ -91,6 +95,13 @@ class UdpServices:
         self._places: dict[Place, UdpPort] = {}
         self._node_ports: dict[int, UdpPort] = {}
         self._due: set[ServicePortName] = set()
+
+    def concerns(self, world: World, scope: Collection[Key]) -> bool:
+        """Return whether a change of the Services in ``scope`` can be about UDP, or something is due still."""
+        if self._due:
+            return True
+        services = ((key, world.services.get(key)) for key in scope)
+        return any(key in self._ports or (service is not None and _has_udp(service)) for key, service in services)
 
     def update(
         self,

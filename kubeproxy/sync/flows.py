@@ -59,6 +59,10 @@ class FlowReconciler:
         self._clock = clock
         self.status = FlowStatus()
 
+    def has_work(self, world: World, scope: Collection[Key] | None) -> bool:
+        """Return whether `reconcile` would do anything: cheap, for any thread while that does not run."""
+        return scope is None or bool(self.status.error) or self._services.concerns(world, scope)
+
     def reconcile(
         self, world: World, node: NodeState, scope: Collection[Key] | None, left_out: Collection[ServicePortName]
     ) -> FlowStatus:

@@ -251,8 +251,8 @@ class Syncer:
             self._watcher.resume()
 
     async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
-        if self._flows is None:
-            return
+        if self._flows is None or not self._flows.has_work(part, scope):
+            return  # as mostly: a thread is not asked for nothing
         status = await asyncio.to_thread(self._flows.reconcile, part, node, scope, self._left_out)
         if status != self.status.flows:
             self._publish(flows=status)
