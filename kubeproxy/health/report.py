@@ -51,7 +51,7 @@ class SyncReport:
         metrics = self._metrics
         synced = status.syncs > before.syncs
         if synced:
-            self._synced(status, label)
+            self._synced(status, before, label)
             self._took(status.duration, label, full=status.last_was_full)
         elif status.failures > before.failures:
             full = status.partial_failures == before.partial_failures
@@ -60,31 +60,36 @@ class SyncReport:
         if status.queued_since is not None and (synced or before.queued_since is None):
             self._health.queued(status.family, self._clock.wall())
             metrics.last_queued.labels(label).set(self._clock.wall())
-        metrics.failed(label, status.failures - before.failures, status.partial_failures - before.partial_failures)
+        # Only what differs: finding a metric by its labels is dear, and there are two statuses for each change.
+        if status.failures > before.failures:
+            partial = status.partial_failures - before.partial_failures
+            metrics.failed(label, status.failures - before.failures, partial)
         if status.flows.runs > before.flows.runs:
             metrics.conntrack_duration.labels(label).observe(status.flows.duration)
-        metrics.conntrack_deleted.labels(label).inc(status.flows.deleted - before.flows.deleted)
-        metrics.conntrack_failures.labels(label).inc(status.flows.failures - before.flows.failures)
-        metrics.rejected.labels("object").set(len(status.rejected))
-        metrics.rejected.labels("port").set(sum(len(each.quarantined) for each in self._last.values()))
+            metrics.conntrack_deleted.labels(label).inc(status.flows.deleted - before.flows.deleted)
+            metrics.conntrack_failures.labels(label).inc(status.flows.failures - before.flows.failures)
+        if status.rejected is not before.rejected or not before.syncs:
+            metrics.rejected.labels("object").set(len(status.rejected))
+        if status.quarantined is not before.quarantined or not before.syncs:
+            metrics.rejected.labels("port").set(sum(len(each.quarantined) for each in self._last.values()))
 
     def synced(self, synced: Synced) -> None:
         """Take over what a successful sync has brought in."""
         family = synced.node.family
-        programming = self._metrics.programming.labels(family.label)
         for seconds in self._changes.synced(family, synced.started, self._clock.wall()):
-            programming.observe(seconds)
+            self._metrics.programming.labels(family.label).observe(seconds)
         self._show_waiting()
         checks = health_checks(synced.world, synced.node.name, family, synced.scope)
         self._checks[family].take(checks, synced.node.nodeport_cidrs, full=synced.scope is None)
 
-    def _synced(self, status: SyncStatus, label: str) -> None:
+    def _synced(self, status: SyncStatus, before: SyncStatus, label: str) -> None:
         metrics = self._metrics
         self._health.updated(status.family, self._clock.wall())
         metrics.last_sync.labels(label).set(status.last_success or 0)
-        for policy, ports in zip(("internal", "external"), status.no_local, strict=True):
-            metrics.no_local_endpoints.labels(policy, label).set(ports)
-        for count in status.rules:
+        if status.no_local != before.no_local:
+            for policy, ports in zip(("internal", "external"), status.no_local, strict=True):
+                metrics.no_local_endpoints.labels(policy, label).set(ports)
+        for count in status.rules if status.rules is not before.rules else ():
             metrics.rules.labels(count.table, label).set(count.standing)
             metrics.rules_written.labels(count.table, label).set(count.written)
 
