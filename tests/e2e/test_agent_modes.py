@@ -159,3 +159,22 @@ def test_connections_are_counted_and_packets_traced(nft_machines: tuple[Machine,
     assert "map nodeport-classes: tcp . 30080 → nodeport-masquerade-1" in traced.stdout
     assert " → nat-prerouting → services → nodeports → nodeport-masquerade-1 → " in traced.stdout
     assert "model agrees" in traced.stdout
+    # What it names is what nft shows.
+    for client, address in (
+        ("10.244.0.9", "service/web"),
+        ("outside", f"{NODE_IP}:30080"),
+        ("node", "10.96.7.7:81"),
+    ):
+        answer = json.loads(node.run("kubeproxy", "trace", client, address, "-o", "json").stdout)
+        named = [step["rule"] for step in answer["steps"] if step["rule"]]
+        assert named
+        for rule in named:
+            where, _, words = rule.partition(" ")
+            if where in ("map", "set"):
+                name, _, shown = words.partition(": ")
+                listed = node.run("nft", "list", where, "ip", "kube-proxy", name).stdout
+                assert shown.partition(" → ")[0] in listed, rule
+            else:
+                assert (
+                    f"\t{words}\n" in node.run("nft", "-s", "list", "chain", "ip", "kube-proxy", where).stdout
+                ), rule

@@ -15,10 +15,10 @@ MANIFESTS = PROJECT / "kubeproxy/lab/manifests"
 TRACE = (sys.executable, "-m", "kubeproxy", "trace")
 
 
-@pytest.fixture(scope="module")
-def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
+@pytest.fixture(scope="module", params=["iptables", "nftables"])
+def labs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
     labs = Labs(tmp_path_factory.mktemp("trace") / "kubeproxy/labs")
-    labs.up("trace")
+    labs.up("trace", "--mode", request.param)
     try:
         for name in ("nginx-deployment.yaml", "nginx-service.yaml"):
             labs.kubectl("trace", "apply", "-f", str(MANIFESTS / name))
