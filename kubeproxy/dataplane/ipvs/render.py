@@ -4,7 +4,7 @@ The rules (`rules.py`) are the same whatever the Services are; a Service is what
 Which endpoints a client may have is decided in the model; here that becomes destinations. The same in the words of
 iptables mode is `dataplane/iptables/render.py`.
 
-Cost: 6 µs for a Service of three endpoints.
+Cost: 2 µs for a Service of three endpoints.
 """
 
 from collections.abc import Collection, Iterator
