@@ -87,6 +87,17 @@ def test_a_port_that_the_kernel_refuses_is_left_out_and_the_others_are_served(na
     assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
 
 
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EINTR, errno.EPERM])
+def test_a_refusal_that_is_about_the_moment_puts_nobody_aside(code: int) -> None:
+    node = Node(web(), web_slice())
+    node.table.refuses_element = lambda each: code
+    with pytest.raises(SyncFailed) as failed:
+        node.full()
+    assert failed.value.culprits == ()
+    node.table.refuses_element = lambda each: 0
+    assert not node.full().quarantined
+
+
 def test_a_port_is_tried_again_when_it_changes() -> None:
     node = Node(web(), web_slice())
     node.full()

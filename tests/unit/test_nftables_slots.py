@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeproxy.dataplane.nftables import lists
+from kubeproxy.dataplane.nftables.lists import numbers_of
 from kubeproxy.dataplane.nftables.slots import keep_places
+from kubeproxy.model.desired import Target
 
 pytestmark = pytest.mark.unit
 
@@ -25,3 +28,9 @@ def test_no_more_move_than_must(old: list[int], new: list[int]) -> None:
     moved = sum(place >= len(old) or old[place] != each for place, each in enumerate(found))
     beyond = sum(each in new for each in old[len(new) :])
     assert moved == len(set(new) - set(old)) + beyond
+
+
+def test_endpoints_whose_numbers_would_be_the_same_get_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "_digest", lambda text: len(text))
+    found = numbers_of(Target(f"10.0.0.{i}:80", f"10.0.0.{i}", 80, False) for i in range(9))
+    assert len(set(found.values())) == 9

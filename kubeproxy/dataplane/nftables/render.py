@@ -68,17 +68,12 @@ class Renderer:
 
     def _outside(self, sheet: Sheet, state: ServiceState, tail: bytes, label: str) -> None:
         """Add the ways from outside the cluster: external and load balancer addresses, node ports."""
-        own = {state.cluster_ip}
         for address in state.load_balancer_ips:
-            if address not in own:
-                own.add(address)
-                place = packed_address(address) + tail
-                self._guard(sheet, state, address, place, label)
-                self._exposed(sheet, _ADDRESS, place, state, label)
+            place = packed_address(address) + tail
+            self._guard(sheet, state, address, place, label)
+            self._exposed(sheet, _ADDRESS, place, state, label)
         for address in state.external_ips:
-            if address not in own:
-                own.add(address)
-                self._exposed(sheet, _ADDRESS, packed_address(address) + tail, state, label)
+            self._exposed(sheet, _ADDRESS, packed_address(address) + tail, state, label)
         if state.node_port:
             place = _tail(state.name.protocol, state.node_port)
             self._exposed(sheet, _NODE_PORT, place, state, label)
