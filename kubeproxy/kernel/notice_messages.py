@@ -28,6 +28,7 @@ _IFLA_IFNAME = 3
 _IFF_UP = 1
 _LINK_HEAD = struct.Struct("=BBHiII")
 """struct ifinfomsg: family, padding, type, index, flags, change."""
+_ADDRESS_HEAD_BYTES, _IFA_LABEL = 8, 3
 _ROUTE_HEAD = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, length of destination and source, tos, table, protocol, scope, type, flags."""
 _RTA_DST = 1
@@ -91,6 +92,9 @@ class AddressNotice(NamedTuple):
     """An address of this node came, went or changed."""
 
     port: int
+    is_gone: bool
+    label: str
+    """Of IPv4, the device that it was on; "" of IPv6."""
 
 
 class RouteNotice(NamedTuple):
@@ -130,7 +134,8 @@ def route_notices(
             name = decode_text(attribute_map(body, _LINK_HEAD.size).get(_IFLA_IFNAME, b""))
             yield LinkNotice(port, name, kind == _RTM_NEWLINK and bool(flags & _IFF_UP))
         elif kind in (_RTM_NEWADDR, _RTM_DELADDR):
-            yield AddressNotice(port)
+            label = decode_text(attribute_map(body, _ADDRESS_HEAD_BYTES).get(_IFA_LABEL, b""))
+            yield AddressNotice(port, kind == _RTM_DELADDR, label)
         elif kind == _RTM_DELROUTE and len(body) >= _ROUTE_HEAD.size:
             protocol = _ROUTE_HEAD.unpack_from(body)[5]
             if protocol in protocols:

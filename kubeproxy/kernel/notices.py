@@ -185,6 +185,11 @@ class AddressNotices(_Listener):
                         address = address_text(each.destination) if each.destination else "of all"
                         text = f"local address {address} on device {self._device} was deleted by somebody"
                         return Hint(text, is_certain=True)
+                    case AddressNotice(is_gone=True, label=self._device):
+                        # With the last of them the kernel takes all IPv4 routes from the device, and says nothing.
+                        return Hint(
+                            f"an address of device {self._device} was deleted by somebody", is_certain=True
+                        )
                     case AddressNotice():
                         found = Hint("this node's addresses have changed", is_certain=False)
         return found

@@ -250,6 +250,12 @@ def test_what_others_do_to_virtual_addresses_is_told_and_what_we_do_is_not(
         assert told(source, ready) == Hint(f"local address {vip} on device {DEVICE} was deleted by somebody", True)
         run(f"ip {ip}addr add {NODE[family][1]}/{family.host_bits} dev eth0")
         assert told(source, ready) == Hint("this node's addresses have changed", False)
+        if family is Family.V4:
+            run(f"ip addr add 192.0.2.77/32 dev {DEVICE}")
+            assert told(source, ready) == Hint("this node's addresses have changed", False)
+            run(f"ip addr del 192.0.2.77/32 dev {DEVICE}")
+            assert addresses.held() == {}
+            assert told(source, ready) == Hint(f"an address of device {DEVICE} was deleted by somebody", True)
         run(f"ip link set {DEVICE} down")
         hint = told(source, ready)
         assert hint is not None

@@ -237,6 +237,23 @@ def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
     assert type(parts.locator).__name__.lower().startswith(mode)
 
 
+@pytest.mark.parametrize(
+    ("mode", "flavour", "sources"),
+    [
+        ("iptables", Flavour.LEGACY, []),
+        ("iptables", Flavour.NFT, ["TableNotices"]),
+        ("nftables", None, ["TableNotices"]),
+        ("ipvs", Flavour.LEGACY, ["AddressNotices"]),
+        ("ipvs", Flavour.NFT, ["AddressNotices", "TableNotices"]),
+        ("ipvs", None, ["AddressNotices", "TableNotices"]),
+    ],
+)
+def test_a_mode_is_told_of_what_the_kernel_tells(mode: str, flavour: Flavour | None, sources: list[str]) -> None:
+    parts = parts_of(parse([f"--mode={mode}"]), flavour)
+    assert [type(source).__name__ for source in parts.hints(Family.V6)] == sources
+    assert (parts.look_every < 1) == (mode == "iptables" and flavour is Flavour.LEGACY)
+
+
 def test_nftables_mode_needs_no_iptables_and_leaves_loopback_alone(caplog: pytest.LogCaptureFixture) -> None:
     machine = with_nf_tables()
     options = choose(parse(["--mode=nftables"]), machine)

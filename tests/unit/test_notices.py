@@ -104,14 +104,16 @@ def test_links_addresses_and_routes_are_told() -> None:
     route = struct.Struct("=BBBBBBBBI")
     datagram = message(17, link.pack(0, 0, 0, 5, 0, 0) + name)
     datagram += message(16, link.pack(0, 0, 0, 5, 1, 0) + name) + message(16, link.pack(0, 0, 0, 5, 0, 0) + name)
-    datagram += message(20, bytes(8)) + message(24, route.pack(2, 32, 0, 0, 255, 242, 0, 2, 0))
+    datagram += message(20, bytes(8)) + message(21, bytes(8) + text_attribute(3, "eth0"))
+    datagram += message(24, route.pack(2, 32, 0, 0, 255, 242, 0, 2, 0))
     for protocol in (242, 2):
         datagram += message(25, route.pack(2, 32, 0, 0, 255, protocol, 0, 2, 0) + attribute(1, b"\x0a\x60\0\x01"))
     assert list(route_notices(datagram, (242,))) == [
         LinkNotice(PORT, "kube-ipvs0", is_up=False),
         LinkNotice(PORT, "kube-ipvs0", is_up=True),
         LinkNotice(PORT, "kube-ipvs0", is_up=False),
-        AddressNotice(PORT),
+        AddressNotice(PORT, is_gone=False, label=""),
+        AddressNotice(PORT, is_gone=True, label="eth0"),
         RouteNotice(PORT, 242, b"\x0a\x60\0\x01"),
     ]
 
