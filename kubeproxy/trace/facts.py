@@ -1,8 +1,11 @@
 """Reads of the node what `diagnose.py` judges; changes nothing. Blocking. What is not allowed is named."""
 
+import contextlib
+
 from kubeproxy.kernel.conntrack import Conntrack
-from kubeproxy.kernel.exec import KernelError
-from kubeproxy.kernel.iptables import Iptables
+from kubeproxy.kernel.exec import CommandMissing, KernelError
+from kubeproxy.kernel.iptables import Flavour, Iptables
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.routes import way_to
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.flows import Flow, FlowMatch
@@ -28,6 +31,9 @@ def read_facts(answer: Answer, tables: Iptables, sysctls: Sysctls, conntrack: Co
     flows: tuple[Flow, ...] = ()
     try:
         saved = {table: tables.save(table) for table in TABLES if table in tables.in_use()}
+    except CommandMissing as missing:
+        if _are_there(tables):
+            unread.append(f"other people's rules ({missing})")
     except (KernelError, OSError) as error:
         unread.append(f"other people's rules ({error})")
     if packet.protocol == Protocol.UDP:
@@ -44,3 +50,15 @@ def read_facts(answer: Answer, tables: Iptables, sysctls: Sysctls, conntrack: Co
         route_back=way.interface if way is not None else None,
         unread=tuple(unread),
     )
+
+
+def _are_there(tables: Iptables) -> bool:
+    """Return whether somebody has rules of iptables that its programs, which are not installed, would show."""
+    if tables.flavour is Flavour.LEGACY:
+        return bool(tables.in_use())
+    with contextlib.suppress(KernelError, OSError):
+        for name in TABLES:
+            with contextlib.closing(KernelTable(tables.family, name)) as table:
+                if table.exists():
+                    return True
+    return False

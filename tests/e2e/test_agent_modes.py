@@ -121,6 +121,31 @@ def test_nftables_mode_serves_repairs_and_is_taken_away(nft_machines: tuple[Mach
     assert rules_by_netlink(node) == before
 
 
+def test_nftables_mode_needs_no_program_at_all(nft_machines: tuple[Machine, Machine]) -> None:
+    """Neither iptables nor nft nor ipset: serving, telling, tracing, restarting and cleaning up."""
+    node, peer = nft_machines
+    alone = ("/usr/bin/env", f"PATH={node.directory}", str(BIN / "kubeproxy"))
+    before = rules_by_netlink(node)
+    agent = node.start(*alone, "--mode=auto", "--hostname-override=node", f"--data-dir={node.directory / 'data'}")
+    serve_web(node)
+    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+    shown = node.run(*alone, "status")
+    assert (shown.returncode, "mode nftables (netlink)" in shown.stdout) == (0, True), shown.stdout
+    assert "left by another proxy" not in shown.stdout
+    traced = node.run(*alone, "trace", PEER_IP, f"{NODE_IP}:30080", "--from", "outside", "--live")
+    assert traced.returncode == 0, traced.stdout + traced.stderr
+    assert "model agrees" in traced.stdout
+    assert "not looked at" not in traced.stdout
+    node.run("iptables-nft", "-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP")
+    traced = node.run(*alone, "trace", PEER_IP, f"{NODE_IP}:30080", "--from", "outside")
+    assert "not looked at: other people's rules (iptables-nft-save: not installed" in traced.stdout
+    node.run("nft", "delete", "table", "ip", "filter")
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(10) == 0
+    assert node.run(*alone, "cleanup").returncode == 0
+    assert rules_by_netlink(node) == before
+
+
 def test_a_file_sets_the_mode_and_its_change_changes_it(nft_machines: tuple[Machine, Machine]) -> None:
     """The process ends when the file does not say the same any more; whoever starts it gets the other mode."""
     node, peer = nft_machines
