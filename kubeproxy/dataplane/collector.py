@@ -15,6 +15,11 @@ def set_aside() -> None:
     gc.freeze()
 
 
+def collect_new() -> None:
+    """Go through what has been made during a pause: for a moment in which others are waited for anyway."""
+    gc.collect(0)
+
+
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
     """Let cycles lie for as long as this takes; whoever finds the collector running starts it again at the end.

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
-from kubeproxy.dataplane.collector import collector_paused
+from kubeproxy.dataplane.collector import collect_new, collector_paused
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
@@ -228,11 +228,7 @@ class IptablesBackend:
 
         def text() -> Iterator[str]:
             yield from script.pieces()
-            # While the kernel commits. Should it refuse, the ledger is not trusted and made anew.
-            if plan.full:
-                self._ledger.clear()
-            for change in changes:
-                self._ledger.enter(change)
+            self._enter(changes, full=plan.full)
 
         # Only a full plan writes the chain that this sysctl decides about.
         drop_invalid = plan.full and self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
@@ -265,6 +261,15 @@ class IptablesBackend:
             self._hold(change, why)
         self._crowded.update(change.name for change, _ in script.crowded)
         return changes, written
+
+    def _enter(self, changes: Iterable[Change], *, full: bool) -> None:
+        """Keep the ledger while the kernel commits. Should it refuse, the ledger is not trusted and made anew."""
+        if full:
+            self._ledger.clear()
+        for change in changes:
+            self._ledger.enter(change)
+        if full:
+            collect_new()
 
     def _make_room(self) -> None:
         """Let those try again for which there was no room."""

@@ -82,6 +82,7 @@ class Script:
         """Yield the text."""
         for parts in self._parts():
             yield "".join([text for _, text in parts])
+        self._moves.clear()  # while the kernel is still at work
 
     def owner(self, line: int) -> ServicePortName | None:
         """Write the text once more and return whose port a line (from 1) is about, None if nobody's."""
