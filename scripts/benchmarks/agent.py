@@ -33,7 +33,7 @@ DEADLINE_SECONDS = 120.0
 WRITERS = 16
 AGENT = "agent"
 START, IDLE = "agent: start to in sync", "agent: one idle second"
-QUIET_SECONDS, IDLE_SECONDS = 5.0, 20.0
+QUIET_SECONDS, IDLE_SECONDS = 5.0, 10.0
 """How long an agent in sync is left alone, and how long it is then watched."""
 
 
