@@ -1,8 +1,14 @@
-"""Rows as tables on a terminal: one for each thing that was measured."""
+"""Rows as tables, one for each thing that was measured: on a terminal, and as Markdown for docs/performance.md.
+
+`report.py FILE`, of scripts/bench --json, prints the Markdown.
+"""
 
 import sys
 from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
 
+import figures
 from figures import Row
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +17,32 @@ COLUMNS = ("mode", "Services", "p50 ms", "p99 ms", "CPU ms", "MiB", "beside", "i
 
 
 def show(rows: Iterable[Row]) -> None:
-    """Print the tables, in the order in which things were measured first."""
+    """Print the tables."""
     console = Console(width=None if sys.stdout.isatty() else 150)
+    for what, found in _by_what(rows).items():
+        console.print(table(what, found))
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """Return the tables as Markdown: a line for each measurement, its floors in one cell with the ratios to them."""
+    lines: list[str] = []
+    for what, found in _by_what(rows).items():
+        lines += [f"**{what}**", "", f"| {' | '.join(COLUMNS[:6])} | beside: its ms (ratio) |", "| --- " * 7 + "|"]
+        for own, same in groupby(map(_cells, found), key=lambda cells: cells[:6]):
+            floors = "; ".join(
+                f"{name}: {its} ({ratio})" for name, its, ratio in (cells[6:] for cells in same) if name
+            )
+            lines.append(f"| {' | '.join(own)} | {floors} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _by_what(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each measurement, in the order in which things were measured first."""
     of: dict[str, list[Row]] = {}
     for row in rows:
         of.setdefault(row.what, []).append(row)
-    for what, found in of.items():
-        console.print(table(what, found))
+    return of
 
 
 def table(what: str, rows: Iterable[Row]) -> Table:
@@ -60,3 +85,7 @@ def milliseconds(value: float | None) -> str:
 
 def _thousandfold(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
+
+
+if __name__ == "__main__":
+    print(markdown(figures.decode(Path(sys.argv[1]).read_bytes())))

@@ -97,6 +97,19 @@ def test_a_measurement_with_several_floors_shows_its_figures_once() -> None:
     assert [line[6:] for line in lines] == [["nft -f", "1,000", "0.50"], ["nothing", "100", "5.00"]]
 
 
+def test_markdown_has_a_line_for_each_measurement_with_all_its_floors() -> None:
+    rows = figures.rows("load", "nftables", THREE, [0.5], {"nft -f": [1.0], "nothing": [0.1]})
+    rows += figures.rows("load", "ipvs", THREE, [0.25]) + figures.rows("idle", "ipvs", THREE, [0.25])
+    text = report.markdown(rows)
+    assert [line for line in text.splitlines() if "ipvs" in line or "nft" in line or "**" in line] == [
+        "**load**",
+        "| nftables | 1,000 | 500 |  |  |  | nft -f: 1,000 (0.50); nothing: 100 (5.00) |",
+        "| ipvs | 1,000 | 250 |  |  |  |  |",
+        "**idle**",
+        "| ipvs | 1,000 | 250 |  |  |  |  |",
+    ]
+
+
 def test_a_size_of_other_than_three_endpoints_says_so() -> None:
     assert rendered(figures.rows("w", "ipvs", Size(1, 10_000), [0.5]))[0][1] == "1 × 10,000"
 
