@@ -92,7 +92,8 @@ async def running(subject: Subject, size: Size, *, real: bool) -> AsyncIterator[
             "--ipvs-min-sync-period=0s",
         ]
     )
-    backend = Watched(subject.backend() if real else subject.null_backend(), bed.arrived, observable=real)
+    inner = subject.parts.backend(FAMILY) if real else subject.null_backend()
+    backend = Watched(inner, bed.arrived, observable=real)
     hints = subject.parts.hints if real else lambda family: ()
     parts = msgspec.structs.replace(subject.parts, backend=lambda family: backend, hints=hints)
     agent = Agent(options, feed, parts, HostFamilies(served=(FAMILY,)), SystemClock())  # type: ignore[arg-type]

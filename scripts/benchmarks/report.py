@@ -24,7 +24,7 @@ def show(rows: Iterable[Row]) -> None:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """Return the tables as Markdown: a line for each measurement, its floors in one cell with the ratios to them."""
+    """Return the tables as Markdown: a line for each measurement, its floors in one cell with their ratios."""
     lines: list[str] = []
     for what, found in _by_what(rows).items():
         lines += [f"**{what}**", "", f"| {' | '.join(COLUMNS[:6])} | beside: its ms (ratio) |", "| --- " * 7 + "|"]

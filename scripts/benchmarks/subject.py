@@ -48,11 +48,11 @@ class Subject(Protocol):
 
     @property
     def parts(self) -> Parts:
-        """What an agent in this mode is made of."""
+        """What an agent in this mode is made of; its backend and its hints know each other."""
         ...
 
     def backend(self) -> Backend:
-        """Return a new backend over the real kernel."""
+        """Return a new backend over the real kernel, that what it writes may stand beside `load_floors`."""
         ...
 
     def null_backend(self) -> Backend:

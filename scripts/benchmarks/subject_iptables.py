@@ -61,7 +61,7 @@ class IptablesSubject:
     def parts(self) -> Parts:
         parts = parts_of(parse(["--mode=iptables"]), self._flavour)
         hints = iptables_hints(FAMILY, self._flavour, self._writers)
-        return msgspec.structs.replace(parts, hints=lambda family: hints)
+        return msgspec.structs.replace(parts, backend=lambda family: self.backend(), hints=lambda family: hints)
 
     def backend(self) -> Backend:
         # As on a node where it is set already: remembering that it was not is one more restore, once.
