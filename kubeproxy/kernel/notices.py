@@ -98,8 +98,9 @@ class _Listener:
 
     def read(self) -> Hint | None:
         """See `HintSource.read`."""
-        ended, ours = self._writers.ended(), self._writers.ours()
+        ended = self._writers.ended()
         datagrams, is_lossy, is_all = self._take_in()
+        ours = self._writers.ours()  # Asked now: a port that began meanwhile may have told of itself already.
         if is_all:
             self._writers.forget(ended)
         hint = self._judge(datagrams, ours)

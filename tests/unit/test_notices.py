@@ -18,6 +18,7 @@ from kubeproxy.kernel.notice_messages import (
     route_notices,
     table_notices,
 )
+from kubeproxy.kernel.notices import TableNotices
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 
@@ -131,3 +132,26 @@ def test_a_port_is_ours_until_all_that_came_from_it_was_read() -> None:
     writers.begin(2)
     writers.forget(writers.ended())
     assert writers.ours() == {2}
+
+
+class _Told:
+    """A socket on which a port tells of a change the moment after it began, which is while it is read."""
+
+    def __init__(self, writers: Writers) -> None:
+        self._writers = writers
+        self._datagrams = [change(8, (1, "nat"), (2, "KUBE-SVC-X"))]
+
+    def recv(self, size: int) -> bytes:
+        if not self._datagrams:
+            raise BlockingIOError
+        self._writers.begin(PORT)
+        return self._datagrams.pop()
+
+
+@pytest.mark.parametrize("is_ours_too", [True, False])
+def test_a_port_that_begins_while_notices_are_read_is_ours(is_ours_too: bool) -> None:
+    writers = Writers()
+    notices = TableNotices(Family.V4, b"KUBE", lambda change: "a rule was changed", writers)
+    notices._socket = _Told(writers if is_ours_too else Writers())  # type: ignore[assignment]
+    hint = notices.read()
+    assert (hint is None) is is_ours_too
