@@ -70,6 +70,10 @@ class AgentBed:
     def _note(self, changes: list[Change] | None, at: float) -> None:
         if not self.first_sync.done():
             self.first_sync.set_result(at)
+        elif changes is None:
+            for _, future in self._awaited.values():
+                future.set_exception(RuntimeError("a full sync came between; the agent's log says why"))
+            self._awaited.clear()
         for change in changes or ():
             key = change.name.namespace, change.name.name
             address, future = self._awaited.get(key, ("", None))

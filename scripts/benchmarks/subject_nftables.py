@@ -50,8 +50,11 @@ class NftablesSubject:
 
     @cached_property
     def parts(self) -> Parts:
-        hints = nftables_hints(FAMILY, self._writers)
-        return msgspec.structs.replace(parts_of(parse(["--mode=nftables"]), None), hints=lambda family: hints)
+        return msgspec.structs.replace(
+            parts_of(parse(["--mode=nftables"]), None),
+            backend=lambda family: self.backend(),
+            hints=lambda family: nftables_hints(family, self._writers),
+        )
 
     def backend(self) -> Backend:
         self._table.close()
