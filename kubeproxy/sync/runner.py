@@ -12,22 +12,26 @@ from collections.abc import Awaitable, Callable
 from kubeproxy.clock import Clock
 
 LONG_SECONDS = 0.1
-"""Runs that take longer, one after the other, are followed by rests."""
+"""Runs that take longer are what others on this machine notice."""
+BUSY_SECONDS = 2.0
+"""So much of them in a row is followed by rests."""
 LONGEST_REST_SECONDS = 1.0
 
 
-def rest_after(*took: float, succeeded: bool) -> float:
-    """Return how long to leave the machine alone after runs that took so many seconds, the last one at the end.
+def rest_after(took: float, busy: float, *, succeeded: bool) -> float:
+    """Return how long to leave the machine alone after a run that took so many seconds.
 
-    A short run needs no rest: what came meanwhile is one batch, and its cost is that of what changed. Long ones in
-    a row (a table of iptables-legacy with 10,000 Services is 0.2 s of the kernel's time and holds the lock that
-    other programs wait for) must not fill all of the time for as long as changes come: as much time is left to
-    others, up to a second, which is upstream's minimum for all. A single long one, as at the start, is none. After
-    a failure it is that second, for its runs are full ones.
+    ``busy``: what this and the long runs just before it took together. A burst is over sooner without rests: what
+    comes during a run is the next batch, and costs what has changed. But where each run is long (a table of
+    iptables-legacy with 10,000 Services is 0.2 s of the kernel's time, and holds the lock that other programs wait
+    for), changes without an end must not fill all of the time: as much of it is left to others, up to a second,
+    which is upstream's minimum for all. A single run, however long, is no burst: the first one, say. After a
+    failure it is that second, for its runs are full ones.
     """
     if not succeeded:
         return LONGEST_REST_SECONDS
-    return min(took[-1], LONGEST_REST_SECONDS) if min(took) >= LONG_SECONDS else 0.0
+    is_burst = took >= LONG_SECONDS and busy >= BUSY_SECONDS and busy > took
+    return min(took, LONGEST_REST_SECONDS) if is_burst else 0.0
 
 
 class Runner:
@@ -56,7 +60,7 @@ class Runner:
     async def run(self) -> None:
         """Run when asked, and when time is up."""
         interval = self._max
-        shortest, took = self._min, 0.0
+        shortest, busy = self._min, 0.0
         ended = self._clock.now() - self._min
         while True:
             await self._wait(ended + max(interval, self._min))
@@ -66,11 +70,14 @@ class Runner:
                 await self._clock.sleep(pause)
             self._requested.clear()
             started = self._clock.now()
+            if started - ended > LONGEST_REST_SECONDS:
+                busy = 0.0
             succeeded = await self._action()
             interval = self._max if succeeded else min(self._retry, self._max)
             ended = self._clock.now()
-            before, took = took, ended - started
-            shortest = max(self._min, rest_after(before, took, succeeded=succeeded))
+            took = ended - started
+            busy = busy + took if took >= LONG_SECONDS else 0.0
+            shortest = max(self._min, rest_after(took, busy, succeeded=succeeded))
 
     async def _wait(self, deadline: float) -> None:
         """Wait for a request, but no longer than until ``deadline``."""

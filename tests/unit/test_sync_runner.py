@@ -76,26 +76,35 @@ async def test_without_a_minimum_what_comes_during_a_run_is_the_next_one() -> No
 
 async def test_a_burst_without_an_end_leaves_half_of_the_time_to_others_when_runs_are_long() -> None:
     async with running(min_interval=0) as bench:
-        bench.takes = 0.2
-        for _ in range(85):
+        bench.takes = 0.3
+        for _ in range(160):
             bench.runner.request()
             await bench.clock.step(0.02)
-        assert bench.runs == pytest.approx([0, 0.2, 0.6, 1.0, 1.4])
+        back_to_back = [0.3 * number for number in range(7)]
+        assert bench.runs == pytest.approx([*back_to_back, 2.4, 3.0], abs=0.03)
+        bench.runs.clear()
+        await bench.clock.step(5)
+        bench.runs.clear()
+        for _ in range(20):
+            bench.runner.request()
+            await bench.clock.step(0.02)
+        assert len(bench.runs) == 2  # busy times are forgotten when they are over
 
 
 @pytest.mark.parametrize(
-    ("took", "succeeded", "rest"),
+    ("took", "busy", "succeeded", "rest"),
     [
-        ((0.2, 0.09), True, 0),
-        ((0.09, 5), True, 0),
-        ((0.2, 0.1), True, 0.1),
-        ((0.1, 0.7), True, 0.7),
-        ((0.2, 5), True, 1),
-        ((0.001, 0.001), False, 1),
+        (0.09, 9, True, 0),
+        (0.7, 0.7, True, 0),
+        (0.1, 2, True, 0.1),
+        (0.7, 2.1, True, 0.7),
+        (5, 5, True, 0),
+        (5, 5.5, True, 1),
+        (0.001, 0, False, 1),
     ],
 )
-def test_the_rest_after_runs(took: tuple[float, float], succeeded: bool, rest: float) -> None:
-    assert rest_after(*took, succeeded=succeeded) == rest
+def test_the_rest_after_a_run(took: float, busy: float, succeeded: bool, rest: float) -> None:
+    assert rest_after(took, busy, succeeded=succeeded) == rest
 
 
 async def test_a_failure_is_retried_later() -> None:
