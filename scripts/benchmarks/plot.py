@@ -1,8 +1,13 @@
-"""Rows as a picture: for each thing that was measured, milliseconds over Services, a line for each mode."""
+"""Rows as a picture: for each thing that was measured, milliseconds over Services, a line for each mode.
 
+`plot.py PNG FILE...`, of scripts/bench --json, draws several runs in one.
+"""
+
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import figures
 import matplotlib as mpl
 from figures import Row
 from matplotlib.axes import Axes
@@ -58,15 +63,18 @@ def _panel(axes: Axes, what: str, rows: Sequence[Row]) -> None:
         if not what.startswith("first packet"):  # There the worst are the machine's.
             axes.plot(sizes, [row.p99_ms for row in once], "^:", color=COLOURS[mode], alpha=0.6)
         floors = list(dict.fromkeys(row.floor for row in mine))
-        for number, (floor, style) in enumerate(zip(floors, FLOOR_STYLES, strict=False), 1):
+        notes.append(
+            f"{mode}: " + "; ".join(f"{n} {floor.removeprefix(mode)}" for n, floor in enumerate(floors, 1))
+        )
+        for floor, style in zip(floors, FLOOR_STYLES, strict=False):
             beside = [row for row in mine if row.floor == floor]
             milliseconds = [(row.floor_seconds or 0) * 1000 for row in beside]
             axes.plot([row.services for row in beside], milliseconds, style, color=COLOURS[mode], alpha=0.4)
-            notes.append(f"{mode}, floor {number}: {floor}")
     axes.set(title=what, xlabel="Services of 3 endpoints", ylabel="ms", xscale="log", yscale="log")
     axes.grid(visible=True, which="major", alpha=0.3)
-    axes.text(0.02, 0.98, "\n".join(notes), transform=axes.transAxes, va="top", fontsize=5.5)
-    axes.margins(y=0.35)
+    text = axes.text(0.02, 0.98, "\n".join(notes), transform=axes.transAxes, va="top", fontsize=5)
+    text.set_in_layout(False)
+    axes.margins(y=0.25)
 
 
 def _style(style: str, label: str) -> Line2D:
@@ -75,3 +83,7 @@ def _style(style: str, label: str) -> Line2D:
 
 def _has(rows: Sequence[Row], mode: str) -> bool:
     return any(row.mode == mode for row in rows)
+
+
+if __name__ == "__main__":
+    write([row for name in sys.argv[2:] for row in figures.decode(Path(name).read_bytes())], Path(sys.argv[1]))

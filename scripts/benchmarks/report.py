@@ -1,6 +1,6 @@
 """Rows as tables, one for each thing that was measured: on a terminal, and as Markdown for docs/performance.md.
 
-`report.py FILE`, of scripts/bench --json, prints the Markdown.
+`report.py FILE...`, of scripts/bench --json, prints the Markdown.
 """
 
 import sys
@@ -88,4 +88,4 @@ def _thousandfold(seconds: float | None) -> float | None:
 
 
 if __name__ == "__main__":
-    print(markdown(figures.decode(Path(sys.argv[1]).read_bytes())))
+    print(markdown(row for name in sys.argv[1:] for row in figures.decode(Path(name).read_bytes())))

@@ -16,7 +16,7 @@ from kubeproxy.model.world import World
 from kubeproxy.modes import Parts
 
 FAMILY = Family.V4
-NO_KERNEL = "an in-memory kernel that does nothing"
+NO_KERNEL = "an in-memory no-op kernel"
 
 
 class Floor(NamedTuple):
