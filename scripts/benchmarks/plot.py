@@ -64,7 +64,7 @@ def _panel(axes: Axes, what: str, rows: Sequence[Row]) -> None:
             axes.plot(sizes, [row.p99_ms for row in once], "^:", color=COLOURS[mode], alpha=0.6)
         floors = list(dict.fromkeys(row.floor for row in mine))
         notes.append(
-            f"{mode}: " + "; ".join(f"{n} {floor.removeprefix(mode)}" for n, floor in enumerate(floors, 1))
+            f"{mode}: " + "; ".join(f"{n} {floor.removeprefix(mode + '-')}" for n, floor in enumerate(floors, 1))
         )
         for floor, style in zip(floors, FLOOR_STYLES, strict=False):
             beside = [row for row in mine if row.floor == floor]
