@@ -19,6 +19,8 @@ ONE_CHANGE, BURST = "one-change", "burst"
 MOVED, ADDED, AT_ONCE = "one endpoint change", "one Service added", "1,000 changes in a burst"
 CHANGES, BURST_CHANGES, BURSTS = 200, 1000, 3
 FLOOR_ROUNDS = 9
+START_SECONDS = 5.0
+"""After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
 PAUSE_SECONDS = 0.005
 """Between single changes: each finds the agent idle."""
 MOST_SECONDS, FEWEST = 60.0, 20
@@ -95,6 +97,7 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
         return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size, added) if real else {})
 
     async with running(subject, size, real=real) as bed:
+        await asyncio.sleep(START_SECONDS)
         if ONE_CHANGE in only:
             found[MOVED] = await one_by_one(bed, changes.moved)
             found[ADDED] = await one_by_one(bed, changes.added)
