@@ -29,13 +29,6 @@ from kubeproxy.model.addresses import Family
 LOCK_WAIT_SECONDS = 5
 """How long a single command waits for another program that holds the xtables lock (kube-proxy waits as long)."""
 
-RESTORE_TIMEOUT_SECONDS = 300
-"""iptables-nft takes minutes for a table that legacy loads in seconds.
-
-A restore waits for the lock as long. iptables-legacy never stops the alarm that ends its wait, and when that rings
-while it waits for more text it takes the text to be at its end: `COMMIT expected`.
-"""
-
 TIMED_OUT, RESOURCE_PROBLEM = -1, 4
 """Exit statuses: killed after too long; the lock is held, or another writer was first."""
 
@@ -54,6 +47,17 @@ class Flavour(StrEnum):
 
     LEGACY = "legacy"
     NFT = "nft"
+
+
+RESTORE_SECONDS = {Flavour.LEGACY: 60, Flavour.NFT: 300}
+"""How long a restore may take. nft takes minutes for a table that legacy loads in seconds.
+
+It waits for the lock as long: iptables-legacy never stops the alarm that ends its wait, and when that rings while
+it waits for more text it takes the text to be at its end: `COMMIT expected`.
+"""
+
+RESTORE_GRACE_SECONDS = 5
+"""So much later it is killed, that it may say itself who held the lock."""
 
 
 class RestoreFailed(KernelError):
@@ -83,9 +87,10 @@ class Iptables:
     def restore(self, text: str | Iterable[str]) -> None:
         """Commit a restore text without touching chains that it does not name. Raises RestoreFailed."""
         program = _program(self.family, self.flavour, "-restore")
-        argv = [program, "--wait", str(RESTORE_TIMEOUT_SECONDS), "--noflush", "--counters"]
+        seconds = RESTORE_SECONDS[self.flavour]
+        argv = [program, "--wait", str(seconds), "--noflush", "--counters"]
         try:
-            self._execute.run(argv, stdin=text, timeout=RESTORE_TIMEOUT_SECONDS)
+            self._execute.run(argv, stdin=text, timeout=seconds + RESTORE_GRACE_SECONDS)
         except CommandFailed as error:
             found = _LINE.search(error.stderr)
             detail = " ".join(error.stderr.split())[:500]

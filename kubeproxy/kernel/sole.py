@@ -4,8 +4,8 @@ An abstract AF_UNIX name belongs to the network namespace, as everything does th
 lab is another namespace, a container on the host's network is the same one. It is gone with its process, however
 that ends, so nothing stale is ever in the way; and the kernel tells whose it is (SO_PEERCRED, unix(7)).
 
-Any process may take a name. One that is not root's could program nothing, so it is told of and passed over: else
-an ordinary user could keep a node from being served.
+Any process may take a name. One that is not root's could program nothing, so it is told of and passed over, and so
+is one that never answers: else an ordinary user could keep a node from being served.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 1.0
 _MOST_ANSWER = 100
-_TRIES, _PAUSE_SECONDS = 100, 0.01
-"""Between its bind and its listen, and while it ends, a holder cannot be asked."""
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 5.0, 0.01
+"""Between its bind and its listen, and while it ends, a holder cannot be asked: milliseconds."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -83,8 +83,8 @@ def alone(task: Task, role: str) -> Iterator[None]:
 
 def _claim(task: Task) -> socket.socket | None:
     """Take the name; None when a holder that can do nothing keeps it."""
-    holder = None
-    for _ in range(_TRIES):
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(f"\0{task.name}")
@@ -95,17 +95,19 @@ def _claim(task: Task) -> socket.socket | None:
                 raise
         else:
             return listener
-        if holder := _ask(task):
+        holder = _ask(task)
+        if holder or time.monotonic() > deadline:
             break
         time.sleep(_PAUSE_SECONDS)
-    if holder and holder.user not in (0, os.geteuid()):
-        log.warning(
-            "the name @%s, by which a second agent is known, is held by %s of user %d, who has no right to it; "
-            "nothing keeps a second one from this node until that process ends",
-            *(task.name, holder, holder.user),
-        )
-        return None
-    raise Taken(f"{holder or 'another process'} {task.busy}")
+    if holder and holder.user in (0, os.geteuid()):
+        raise Taken(f"{holder} {task.busy}")
+    log.warning(
+        "the name @%s, by which a second agent is known, is held by %s, who has no right to it; nothing keeps a "
+        "second one from this node until that process ends",
+        task.name,
+        f"{holder} of user {holder.user}" if holder else "a process that does not answer",
+    )
+    return None
 
 
 def _ask(task: Task) -> Holder | None:

@@ -28,7 +28,8 @@ import os, socket, sys
 os.setuid(65534)
 squatter = socket.socket(socket.AF_UNIX)
 squatter.bind("\\0kubeproxy-agent")
-squatter.listen()
+if {listening}:
+    squatter.listen()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -118,15 +119,17 @@ def test_a_holder_in_another_container_has_no_number_here(node: LoneNamespace, h
     assert b"kubeproxy (a process out of sight, in another container) programs this node, " in inside.stderr
 
 
+@pytest.mark.parametrize("listening", [True, False])
 def test_an_ordinary_user_cannot_keep_a_node_from_being_served(
-    node: LoneNamespace, holders: Holders, caplog: pytest.LogCaptureFixture
+    listening: bool, node: LoneNamespace, holders: Holders, caplog: pytest.LogCaptureFixture
 ) -> None:
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
-    squatter = holders.start(node, OF_NOBODY)
+    squatter = holders.start(node, OF_NOBODY.format(listening=listening))
     with caplog.at_level(logging.WARNING):
         node.run(attempt)
-    assert f"is held by process {squatter.pid} of user 65534" in caplog.text
+    whose = f"process {squatter.pid} of user 65534" if listening else "a process that does not answer"
+    assert f"is held by {whose}" in caplog.text
 
 
 def test_of_many_at_once_one_has_it(node: LoneNamespace) -> None:
