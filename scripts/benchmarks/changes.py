@@ -21,8 +21,9 @@ CHANGES, BURST_CHANGES, BURSTS = 200, 1000, 3
 FLOOR_ROUNDS = 9
 START_SECONDS = 5.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
-PAUSE_SECONDS = 0.005
-"""Between single changes: each finds the agent idle."""
+PAUSE_SECONDS, REST = 0.005, 1.1
+"""Between single changes at least, and as a part of what the last one took: each finds the agent idle, and not at
+rest after long syncs in a row (`sync/runner.py`)."""
 MOST_SECONDS, FEWEST = 60.0, 20
 """A series that takes longer ends early: with legacy iptables, 200 changes at 30,000 Services take minutes."""
 STRIDE = 7919
@@ -118,7 +119,7 @@ async def _one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[floa
     began, before = time.monotonic(), cpu_seconds()
     for change in changes:
         seconds.append(await bed.latency(*change))
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(max(PAUSE_SECONDS, REST * seconds[-1]))
         if time.monotonic() - began > MOST_SECONDS and len(seconds) >= FEWEST:
             break
     return seconds, (cpu_seconds() - before) / len(seconds)
