@@ -1,11 +1,12 @@
 """Reads what the kernel holds of the table."""
 
+import errno
 from collections.abc import Callable
 
 from kubeproxy.dataplane.nftables.sets import DYNAMIC
 from kubeproxy.dataplane.nftables.survey import Survey, strange
 from kubeproxy.kernel.netlink import DumpInterrupted
-from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Element
 
 PATIENCE = 8
@@ -16,6 +17,16 @@ def survey(table: NfTable, *, deep: bool = True) -> Survey:
     """Read the table; ``deep``: with its elements. Raises KernelError, OSError."""
     if not table.exists():
         return Survey(stands=False)
+    try:
+        return _looked_into(table, deep)
+    except Refused as refused:
+        if refused.code != errno.EBADMSG:
+            raise
+        # Somebody put in what we never write (a verdict `continue`): what is not read cannot be corrected.
+        return Survey(stands=True, strange=f"what is in it cannot be read ({refused})")
+
+
+def _looked_into(table: NfTable, deep: bool) -> Survey:
     chains, sets = table.chains(), table.sets()
     why = strange(chains, sets)
     if why:

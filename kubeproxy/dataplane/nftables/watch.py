@@ -104,6 +104,8 @@ class Watch:
 
     def _in_elements(self, books: Books, states: Iterable[ServiceState]) -> str:
         found = survey(self._table)
+        if found.strange:
+            return found.strange
         self._until_listing = sum(map(len, found.elements.values())) // ELEMENTS_A_LOOK
         correction = Correction(found)
         for step in (*correction.towards(books.standing(states)), *correction.rest()):

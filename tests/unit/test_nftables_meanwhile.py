@@ -1,0 +1,48 @@
+"""The nftables backend while others are at it: what it cannot read, and what happens during its own work."""
+
+import errno
+from collections.abc import Iterator
+
+import pytest
+
+from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.types import AddElements, DeleteTable, Element
+from tests.nftables_node import Node, web, web_slice
+
+pytestmark = pytest.mark.unit
+
+HTTP = "10.96.0.1 . tcp . 80"
+
+
+def _puts_in_what_we_cannot_read(node: Node) -> None:
+    """Let somebody add a verdict that we have no word for; it goes with the table."""
+    elements = node.table.elements
+
+    def undecodable(name: str) -> Iterator[Element]:
+        if name == "picks" and not any(isinstance(step, DeleteTable) for step in node.table.commits[-1]):
+            raise Refused(errno.EBADMSG, "an element without -1")
+        return elements(name)
+
+    node.table.elements = undecodable  # type: ignore[method-assign]
+    node.tamper(AddElements("cluster-ips", [Element(bytes((192, 0, 2, 1)))]))
+
+
+def test_a_table_with_what_cannot_be_read_is_replaced() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    _puts_in_what_we_cannot_read(node)
+    assert "cannot be read" in node.backend.observe()
+    node.full()
+    assert isinstance(node.table.commits[-1][0], DeleteTable)
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
+    assert set(node.held("cluster-ips")) == {"10.96.0.1"}
+    assert node.backend.observe() == ""
+
+
+def test_an_agent_that_starts_replaces_a_table_with_what_cannot_be_read() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    _puts_in_what_we_cannot_read(node)
+    node.restart()
+    assert node.full().ports == 1
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
