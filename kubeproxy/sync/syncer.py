@@ -25,7 +25,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler, FlowStatus
 from kubeproxy.sync.runner import Runner
-from kubeproxy.sync.watching import Watcher
+from kubeproxy.sync.watching import Looked, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -178,10 +178,22 @@ class Syncer:
             tasks.create_task(self._watcher.run())
             tasks.create_task(self._look_for_stale_flows_again())
 
-    async def _look(self) -> None:
+    async def _look(self) -> Looked:
         """Have the backend find out whether somebody else changed what was written."""
-        if self.status.synced and (drift := await self._check()):
-            self._repair(drift)
+        if not self.status.synced:
+            return Looked("", 0.0)
+        drift, error = "", ""
+        async with self._kernel:  # who waits for a long sync here has not looked for long
+            started = self._clock.now()
+            try:
+                drift = await asyncio.to_thread(self._backend.observe)
+            except (KernelError, OSError) as refused:
+                error = str(refused)
+            seconds = self._clock.now() - started
+        if error and error != self._check_error:
+            log.warning("cannot check whether the kernel still has our state: %s", error)
+        self._check_error = error
+        return Looked(drift, seconds)
 
     def _repair(self, drift: str) -> None:
         """Have everything written again, because something is not as it was written."""
@@ -196,18 +208,6 @@ class Syncer:
             await self._clock.sleep(self._intervals.retry)
             if self.status.flows.error:
                 self._runner.request()
-
-    async def _check(self) -> str:
-        drift, error = "", ""
-        try:
-            async with self._kernel:
-                drift = await asyncio.to_thread(self._backend.observe)
-        except (KernelError, OSError) as refused:
-            error = str(refused)
-        if error and error != self._check_error:
-            log.warning("cannot check whether the kernel still has our state: %s", error)
-        self._check_error = error
-        return drift
 
     async def _sync(self) -> bool:
         """Bring what was touched into the kernel; return whether that succeeded."""

@@ -5,14 +5,14 @@ looked at every so often. A source that cannot be opened, or none, leaves the po
 
 A busy neighbour must not keep us busy: what comes within `READ_PAUSE_SECONDS` of the last reading is read
 together, looks take a small part of the time, and who undoes our repairs again and again is answered ever more
-slowly.
+slowly, whether a hint or a look found that out.
 """
 
 import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kubeproxy.clock import Clock
 from kubeproxy.kernel.notices import Hint, HintSource
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 READ_PAUSE_SECONDS = 0.05
 """Between readings of what the kernel told."""
 LEAST_PAUSE_SECONDS = 0.1
-"""Between two looks."""
-PAUSE_FOR_LOOK = 20
-"""Looks take one part in so many of the time at most."""
+"""From the end of a look or a repair to whatever is next."""
+REST_AFTER_LOOK = 20
+"""Looks take one part in so many of the time at most; hints that need no look do not wait for that."""
 FIRST_PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 30.0
 """Until another repair after one; twice as long each time, until there was none for a minute."""
 QUIET_SECONDS = 60.0
@@ -32,8 +32,16 @@ QUIET_SECONDS = 60.0
 FALLBACK_SECONDS = 5.0
 """Between looks where hints were to make them needless and cannot be had."""
 
-
 MISSED = Hint("nobody listened for a while", is_certain=False)
+
+
+class Looked(NamedTuple):
+    """What a look has found."""
+
+    drift: str
+    """What is not as it was written, "" when all is."""
+    seconds: float
+    """How long the look itself took, without what it waited for before."""
 
 
 class Watcher:
@@ -42,7 +50,7 @@ class Watcher:
     def __init__(
         self,
         sources: Sequence[HintSource],
-        look: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[Looked]],
         repair: Callable[[str], None],
         *,
         clock: Clock,
@@ -62,6 +70,10 @@ class Watcher:
         """How often everything was written anew."""
         self._hint: Hint | None = None
         self._hinted = asyncio.Event()
+        self._ended = clock.now()
+        """When the last look or repair ended."""
+        self._rested = -math.inf
+        """When there may be a look again."""
         self._repaired = -math.inf
         self._patience = 0.0
         self._complaint = ""
@@ -71,19 +83,14 @@ class Watcher:
         if not self._is_suspended:
             self._listen()
         try:
-            pause = 0.0
+            self._ended = self._clock.now()
             while True:
-                await self._wait(self._interval - pause)
-                hint, self._hint = self._hint, None
-                self._hinted.clear()
-                started = self._clock.now()
-                pause = LEAST_PAUSE_SECONDS
-                if hint is None or not hint.is_certain:
-                    await self._look()
-                    pause = max(pause, PAUSE_FOR_LOOK * (self._clock.now() - started))
-                elif await self._be_patient():
-                    self._repair(hint.text)
-                await self._clock.sleep(pause)
+                hint = await self._next()
+                drift = hint.text if hint is not None and hint.is_certain else await self._find()
+                if drift and await self._be_patient():
+                    self._repair(drift)
+                self._ended = self._clock.now()
+                await self._clock.sleep(LEAST_PAUSE_SECONDS)
         finally:
             self._close()
 
@@ -99,7 +106,7 @@ class Watcher:
         """Listen again, and look for what was missed."""
         self._is_suspended = False
         self._listen()
-        if self._open:
+        if self._sources:
             self.note(MISSED)
 
     def _listen(self) -> None:
@@ -145,6 +152,24 @@ class Watcher:
             asyncio.get_running_loop().remove_reader(ready)
             source.close()
         self._open.clear()
+
+    async def _next(self) -> Hint | None:
+        """Wait for a hint that needs no look, or until it is time to look; return the hint that there is."""
+        while True:
+            hint, now = self._hint, self._clock.now()
+            reason = now if hint is not None else self._ended + self._interval
+            due = max(reason, self._rested)
+            if due <= now or (hint is not None and hint.is_certain):
+                self._hint = None
+                return hint
+            self._hinted.clear()
+            await self._wait(due - now)
+
+    async def _find(self) -> str:
+        """Look; return what is wrong."""
+        drift, seconds = await self._look()
+        self._rested = self._clock.now() + REST_AFTER_LOOK * seconds
+        return drift
 
     async def _be_patient(self) -> bool:
         """Wait before another repair if the last ones were undone; return whether it is needed still."""

@@ -8,10 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from kubeproxy.clock import ManualClock
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.world import World
+from kubeproxy.sync import watching
 from kubeproxy.sync.syncer import Intervals, Syncer
 from kubeproxy.testing.build import crowd, endpoint_slice, service, world
 from tests.netns.takeover_bed import EXTERNAL, NODE_PORT, VIP
@@ -110,7 +113,10 @@ def answered(lab: Lab) -> None:
                 assert isinstance(found, Answer), f"{client} {address}:{port}: {found}"
 
 
-async def test_whatever_somebody_does_is_put_right_at_the_next_look(lab: Lab) -> None:
+async def test_whatever_somebody_does_is_put_right_at_the_next_look(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MOST_PATIENCE_SECONDS", 0.0)  # as if nobody had done anything before
     async with syncing(lab, SERVICES, list(Family)) as (clock, syncers):
         before = state(lab)
         for what, script in FAULTS.items():

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
@@ -36,8 +37,12 @@ class Recorder:
         self.unobservable: Exception | None = None
         self.quarantined: dict[ServicePortName, str] = {}
         self.needs_full = True
+        self.looks = 0
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        assert self.may_go_on.wait(10)
         self.scopes.append(None if scope is None else frozenset(scope))
         return self.ledger.plan(wanted, scope)
 
@@ -57,6 +62,7 @@ class Recorder:
         )
 
     def observe(self) -> str:
+        self.looks += 1
         if self.unobservable is not None:
             raise self.unobservable
         drift, self.drift = self.drift, ""
@@ -68,7 +74,7 @@ class Recorder:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, intervals: Intervals) -> None:
         self.clock = ManualClock()
         self.world = World()
         self.backend = Recorder()
@@ -83,7 +89,7 @@ class Rig:
             Family.V4,
             self.clock,
             self.published.append,
-            Intervals(),
+            intervals,
             self.synced.append,
             FlowReconciler(self.conntrack, lambda: (), settings, Family.V4, self.clock),
         )
@@ -121,8 +127,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig() -> AsyncIterator[Rig]:
-    built = Rig()
+async def rig(intervals: Intervals | None = None) -> AsyncIterator[Rig]:
+    built = Rig(intervals or Intervals())
     task = asyncio.create_task(built.syncer.run())
     await built.clock.step(0)
     yield built
@@ -230,6 +236,37 @@ async def test_drift_is_repaired_by_a_full_sync(caplog: pytest.LogCaptureFixture
         assert it.syncer.status.drifts == 1
         assert any(each.queued_since is not None for each in it.published)
         assert "somebody flushed it" in caplog.text
+
+
+async def test_who_undoes_what_a_look_had_repaired_waits_for_the_next_repair() -> None:
+    async with rig(Intervals(check=0.75)) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(0.75)
+        await it.until_synced(2)
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(0.75)
+        await it.until(lambda: it.backend.drift == "" and it.is_idle)
+        await it.clock.step(0.2)
+        assert it.syncer.status.full_syncs == 2
+        await it.clock.step(0.1)
+        await it.until_synced(3)
+        assert (it.syncer.status.full_syncs, it.syncer.status.drifts) == (3, 2)
+
+
+async def test_a_look_that_waited_for_a_long_sync_is_followed_by_others_as_soon_as_ever() -> None:
+    async with rig() as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.may_go_on.clear()
+        it.put(service("web", "10.96.0.1"))
+        await it.clock.step(15)
+        it.backend.may_go_on.set()
+        await it.until_synced(2)
+        await it.until(lambda: it.backend.looks == 1 and it.is_idle)
+        await it.clock.step(5.2)
+        await it.until(lambda: it.backend.looks == 2)
 
 
 async def test_a_mistake_of_ours_is_a_failed_sync_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.kernel.notices import Hint
-from kubeproxy.sync.watching import Watcher
+from kubeproxy.sync.watching import Looked, Watcher
 
 pytestmark = pytest.mark.unit
 
@@ -60,12 +60,14 @@ class Bench:
         self.start = self.clock.now()
         self.sources = [Source() for _ in range(sources)]
         self.events: list[tuple[str, float]] = []
-        self.look_takes = 0.0
+        self.look_takes = self.look_waits = 0.0
+        self.drift = ""
         self.watcher = Watcher(self.sources, self._look, self._repair, clock=self.clock, every=every)
 
-    async def _look(self) -> None:
+    async def _look(self) -> Looked:
         self._note("look")
-        await self.clock.sleep(self.look_takes)
+        await self.clock.sleep(self.look_waits + self.look_takes)
+        return Looked(self.drift, self.look_takes)
 
     def _repair(self, text: str) -> None:
         self._note(text)
@@ -134,6 +136,46 @@ async def test_many_hints_are_few_looks() -> None:
             it.sources[0].tell(PERHAPS)
             await it.step(0.1)
         assert 9 <= len(it.events) <= 11
+
+
+async def test_what_a_look_waited_for_was_no_look() -> None:
+    async with watching(every=1, sources=0) as it:
+        it.look_waits, it.look_takes = 10, 0.01
+        await it.step(12.5)
+        assert it.events == [("look", 1), ("look", 12.01)]
+
+
+async def test_after_a_long_look_what_is_certain_is_heard_all_the_same() -> None:
+    async with watching() as it:
+        it.look_takes = 2
+        it.sources[0].tell(PERHAPS)
+        await it.step(3)
+        it.sources[0].tell(FLUSHED)
+        await it.step(0)
+        it.sources[0].tell(PERHAPS)
+        await it.step(38.9)
+        assert it.events == [("look", 0), (FLUSHED.text, 3)]
+        await it.step(0.2)
+        assert it.events[2:] == [("look", 42)]
+
+
+async def test_who_undoes_what_looks_repair_is_answered_ever_more_slowly_too() -> None:
+    async with watching(every=0.75, sources=0) as it:
+        it.drift = "somebody flushed it"
+        await it.step(65)
+        repairs = [at for what, at in it.events if what == it.drift]
+        assert repairs == pytest.approx([0.75, 1.75, 3.75, 7.75, 15.75, 31.75, 61.75])
+
+
+async def test_what_a_look_found_is_settled_when_everything_is_written_meanwhile() -> None:
+    async with watching(every=0.75, sources=0) as it:
+        it.drift = "somebody flushed it"
+        await it.step(1.6)  # found for the second time, and waiting
+        it.drift = ""
+        it.watcher.suspend()
+        it.watcher.resume()
+        await it.step(5)
+        assert [at for what, at in it.events if what != "look"] == [0.75]
 
 
 async def test_who_undoes_repairs_is_answered_ever_more_slowly() -> None:
