@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from kubeproxy.kernel.nf_tables.base import Refused
-from kubeproxy.kernel.nf_tables.types import AddElements, DeleteTable, Element
+from kubeproxy.kernel.nf_tables.types import AddElements, DeleteTable, Element, FlushChain
 from tests.nftables_node import Node, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -46,3 +46,23 @@ def test_an_agent_that_starts_replaces_a_table_with_what_cannot_be_read() -> Non
     node.restart()
     assert node.full().ports == 1
     assert node.held("service-classes") == {HTTP: "cluster-2"}
+
+
+@pytest.mark.parametrize("chain", ["services", "cluster-2", "firewall-sources", "filter-forward"])
+def test_what_happens_between_a_full_sync_and_the_first_look_is_noticed(chain: str) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tamper(FlushChain(chain))
+    assert node.backend.observe() == f"rules of chain {chain} were changed by somebody"
+    node.full()
+    assert node.table.rules(chain)
+    assert node.backend.observe() == ""
+
+
+def test_rules_that_are_changed_before_anybody_looks_at_a_new_chain_are_noticed() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    node.put(web("api", "10.96.0.2"), web_slice("10.244.1.1@node1", name="api"))
+    node.tamper(FlushChain("cluster-1"))
+    assert "cluster-1" in node.backend.observe()

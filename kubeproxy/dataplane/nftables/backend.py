@@ -27,7 +27,7 @@ from kubeproxy.dataplane.remarks import Joined, Quarantine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Change as Step
-from kubeproxy.kernel.nf_tables.types import DeleteTable, FlushChain, Split
+from kubeproxy.kernel.nf_tables.types import DeleteTable, Split
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted
@@ -131,7 +131,6 @@ class NftablesBackend:
 
     def _commit(self, steps: Sequence[Step]) -> None:
         self._commits.add(self._family, self._table.commit(steps))
-        self._watch.forget(step.name for step in steps if isinstance(step, FlushChain))
 
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""

@@ -31,6 +31,7 @@ from kubeproxy.kernel.nf_tables.types import (
     DeleteSet,
     Element,
     FlushChain,
+    Rule,
 )
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
@@ -129,6 +130,13 @@ class Books:
     def chain_names(self) -> set[str]:
         """Return all chains that should be there."""
         return {*CHAINS, *(which.chain for which in self.classes.standing)}
+
+    def rules(self) -> dict[str, list[Rule]]:
+        """Return the rules that should be in each of them, as they are read back."""
+        found: dict[str, list[Rule]] = {name: [] for name in CHAINS}
+        for rule in (*self._layout.rules(), *self._layout.admitting(self._lengths.standing)):
+            found[rule.chain].append(rule)
+        return found | {which.chain: self._layout.rules_of(which) for which in self.classes.standing}
 
     def set_names(self) -> set[str]:
         """Return all sets that should be there."""

@@ -11,7 +11,7 @@ from kubeproxy.dataplane.nftables.reading import survey
 from kubeproxy.dataplane.nftables.survey import Correction
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable
-from kubeproxy.kernel.nf_tables.types import AddElements, DeleteElements, Rule
+from kubeproxy.kernel.nf_tables.types import AddElements, DeleteElements
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState
 
@@ -42,26 +42,17 @@ class Watch:
         self._commits = commits
         self._seen = 0
         """The number that others' transactions had brought it to when all was well."""
-        self._rules: dict[str, list[Rule]] = {}
-        """As the kernel tells them, by chain."""
         self._until_listing = 0
 
     def begin(self) -> None:
         """Note that all is as it should be: call it before the table is read or written as a whole."""
         self._seen = self._others()
-        self._rules.clear()
         self._until_listing = 0
-
-    def forget(self, chains: Iterable[str]) -> None:
-        """Note that chains have been written anew, or deleted."""
-        for chain in chains:
-            self._rules.pop(chain, None)
 
     def drift(self, books: Books, states: Iterable[ServiceState]) -> str:
         """Return how the table differs from the books, "" when nothing shows; ``states``: all that stand."""
         others = self._others()
         if others == self._seen:
-            self._learn(books)
             return ""
         drift = self._in_structure(books) or self._in_rules(books)
         if drift:
@@ -81,11 +72,6 @@ class Watch:
         own = self._commits.total()  # before: one that is counted late makes a look too many
         return self._table.generation() - own
 
-    def _learn(self, books: Books) -> None:
-        """Read the rules of chains that nobody else can have touched."""
-        for chain in books.chain_names() - self._rules.keys():
-            self._rules[chain] = self._table.rules(chain)
-
     def _in_structure(self, books: Books) -> str:
         found = survey(self._table, deep=False)
         if not found.stands:
@@ -96,9 +82,8 @@ class Watch:
         return f"{missing[0]} was deleted by somebody" if missing else ""
 
     def _in_rules(self, books: Books) -> str:
-        for chain in sorted(books.chain_names()):
-            rules = self._table.rules(chain)
-            if self._rules.setdefault(chain, rules) != rules:
+        for chain, rules in sorted(books.rules().items()):
+            if self._table.rules(chain) != rules:
                 return f"rules of chain {chain} were changed by somebody"
         return ""
 
