@@ -19,7 +19,7 @@ from kubeproxy.dataplane.iptables.machine import iptables_hints
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import SetType
-from kubeproxy.kernel.iptables import RESTORE_TIMEOUT_SECONDS, Flavour, Iptables
+from kubeproxy.kernel.iptables import RESTORE_SECONDS, Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.writers import Writers
@@ -104,7 +104,9 @@ class IptablesSubject:
     def _restore(self, text: str) -> float:
         argv = [self._program, "--wait", "5", "--noflush", "--counters"]
         # As one of the agent's own programs: it would take another's writing for a disturbance, and repair it.
-        return timed(lambda: SystemExec(self._writers).run(argv, stdin=text, timeout=RESTORE_TIMEOUT_SECONDS))
+        return timed(
+            lambda: SystemExec(self._writers).run(argv, stdin=text, timeout=RESTORE_SECONDS[self._flavour])
+        )
 
     def _run(self, *argv: str) -> None:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
