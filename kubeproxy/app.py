@@ -49,6 +49,7 @@ from kubeproxy.options import Options, settings_of
 from kubeproxy.store.credentials import Access
 from kubeproxy.store.kube import KubeClient
 from kubeproxy.sync.flows import FlowReconciler
+from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.leftovers import Sweeper
 from kubeproxy.sync.syncer import Syncer, SyncStatus
 from kubeproxy.trace.condition import condition_of
@@ -105,6 +106,7 @@ class Agent:
         self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
         sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, parts.kept)
         self._sweeper = Sweeper(sweep, host.served, clock)
+        self._full_syncs = FullSyncs()
         self._syncers = [self._syncer(family) for family in host.served]
         self._following = Following(
             client,
@@ -185,6 +187,7 @@ class Agent:
             self._report.synced,
             flows,
             self._parts.hints(family),
+            self._full_syncs,
         )
 
     def _service_health(self, family: Family) -> ServiceHealth:

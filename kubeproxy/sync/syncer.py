@@ -24,6 +24,7 @@ from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler, FlowStatus
+from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.runner import Runner
 from kubeproxy.sync.watching import Looked, Watcher
 
@@ -98,7 +99,8 @@ class Syncer:
 
     ``on_result`` gets each new status, ``on_synced`` then what a successful sync has brought in; both are called
     on the event loop and must not raise. ``flows`` ends afterwards, in the worker thread and before the next sync,
-    the flows that are stale under the new rules. ``hints`` tell of what others change.
+    the flows that are stale under the new rules. ``hints`` tell of what others change; ``full_syncs`` are those
+    of all of an agent's families.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Syncer:
         on_synced: Callable[[Synced], None] = lambda synced: None,
         flows: FlowReconciler | None = None,
         hints: Sequence[HintSource] = (),
+        full_syncs: FullSyncs | None = None,
     ) -> None:
         self._world = world
         self._backend = backend
@@ -137,6 +140,8 @@ class Syncer:
         """Whether the kernel is known not to hold what was written."""
         self.status = SyncStatus(family=family)
         self._watcher = Watcher(hints, self._look, self._repair, clock=clock, every=self._intervals.check)
+        self._full_syncs = full_syncs or FullSyncs()
+        self._full_syncs.silence(self._watcher)
         self._runner = Runner(
             self._sync,
             clock=clock,
@@ -244,11 +249,9 @@ class Syncer:
     async def _bring_in(self, part: World, scope: Collection[Key] | None) -> Applied | None:
         if scope is not None:
             return await asyncio.to_thread(self._work, part, scope)
-        self._watcher.suspend()
-        try:
+        with self._full_syncs.under_way():
+            self._watcher.settle()
             return await asyncio.to_thread(self._work, part, scope)
-        finally:
-            self._watcher.resume()
 
     async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
         if self._flows is None or not self._flows.has_work(part, scope):

@@ -65,7 +65,7 @@ class Watcher:
         self._open: dict[int, HintSource] = {}
         """By what is waited for."""
         self._resting: dict[int, asyncio.Task[None]] = {}
-        self._is_suspended = False
+        self._is_running = self._is_suspended = False
         self._writings = 0
         """How often everything was written anew."""
         self._hint: Hint | None = None
@@ -80,6 +80,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._is_running = True
         if not self._is_suspended:
             self._listen()
         try:
@@ -92,21 +93,24 @@ class Watcher:
                 self._ended = self._clock.now()
                 await self._clock.sleep(LEAST_PAUSE_SECONDS)
         finally:
+            self._is_running = False
             self._close()
 
-    def suspend(self) -> None:
-        """Stop listening, because everything is written anew; what was told before is settled by that."""
-        self._is_suspended = True
+    def settle(self) -> None:
+        """Forget what was told so far, because everything that it may be about is written anew."""
         self._writings += 1
-        self._close()
         self._hint = None
-        self._hinted.clear()
+
+    def suspend(self) -> None:
+        """Stop listening; what was told before is not forgotten."""
+        self._is_suspended = True
+        self._close()
 
     def resume(self) -> None:
         """Listen again, and look for what was missed."""
         self._is_suspended = False
-        self._listen()
-        if self._sources:
+        if self._is_running and self._sources:
+            self._listen()
             self.note(MISSED)
 
     def _listen(self) -> None:

@@ -18,6 +18,7 @@ from kubeproxy.model.objects import EndpointSlice, Protocol, Service
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler
+from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.syncer import Intervals, Synced, Syncer, SyncStatus
 from kubeproxy.testing.build import endpoint_slice, service
 
@@ -74,7 +75,7 @@ class Recorder:
 
 
 class Rig:
-    def __init__(self, intervals: Intervals) -> None:
+    def __init__(self, intervals: Intervals, full_syncs: FullSyncs) -> None:
         self.clock = ManualClock()
         self.world = World()
         self.backend = Recorder()
@@ -92,6 +93,7 @@ class Rig:
             intervals,
             self.synced.append,
             FlowReconciler(self.conntrack, lambda: (), settings, Family.V4, self.clock),
+            full_syncs=full_syncs,
         )
 
     def put(self, *objects: Service | EndpointSlice) -> None:
@@ -127,8 +129,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(intervals: Intervals | None = None) -> AsyncIterator[Rig]:
-    built = Rig(intervals or Intervals())
+async def rig(intervals: Intervals | None = None, full_syncs: FullSyncs | None = None) -> AsyncIterator[Rig]:
+    built = Rig(intervals or Intervals(), full_syncs or FullSyncs())
     task = asyncio.create_task(built.syncer.run())
     await built.clock.step(0)
     yield built
@@ -267,6 +269,39 @@ async def test_a_look_that_waited_for_a_long_sync_is_followed_by_others_as_soon_
         await it.until(lambda: it.backend.looks == 1 and it.is_idle)
         await it.clock.step(5.2)
         await it.until(lambda: it.backend.looks == 2)
+
+
+class Listener:
+    """What listens for another family."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def suspend(self) -> None:
+        self.heard.append("suspended")
+
+    def resume(self) -> None:
+        self.heard.append("resumed")
+
+
+async def test_a_full_sync_silences_the_other_family_and_a_change_does_not() -> None:
+    full_syncs, other = FullSyncs(), Listener()
+    full_syncs.silence(other)
+    async with rig(full_syncs=full_syncs) as it:
+        it.backend.may_go_on.clear()
+        it.syncer.synced()
+        await it.until(lambda: other.heard == ["suspended"])
+        it.backend.may_go_on.set()
+        await it.until_synced(1)
+        assert other.heard == ["suspended", "resumed"]
+        it.put(service("web", "10.96.0.1"))
+        await it.until_synced(2)
+        assert len(other.heard) == 2
+        it.backend.needs_full = True
+        it.backend.failures = [SyncFailed("the kernel refuses")]
+        it.put(service("db", "10.96.0.2"))
+        await it.until(lambda: it.syncer.status.failures == 1)
+        assert other.heard[2:] == ["suspended", "resumed"]
 
 
 async def test_a_mistake_of_ours_is_a_failed_sync_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.kernel.notices import Hint
+from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.watching import Looked, Watcher
 
 pytestmark = pytest.mark.unit
@@ -33,6 +34,10 @@ class Source:
         self.opened += 1
         self._ends = os.pipe()
         return self._ends[0]
+
+    @property
+    def is_open(self) -> bool:
+        return self._ends is not None
 
     def tell(self, hint: Hint | None) -> None:
         """Let the kernel tell something (None: something that concerns nobody), if anybody listens."""
@@ -92,7 +97,7 @@ async def watching(every: float = math.inf, sources: int = 1, refuses: bool = Fa
     assert not task.done()
     task.cancel()
     await settle()
-    assert all(source._ends is None for source in bench.sources)
+    assert not any(source.is_open for source in bench.sources)
 
 
 async def test_nothing_is_polled_where_the_kernel_tells_of_everything() -> None:
@@ -172,8 +177,7 @@ async def test_what_a_look_found_is_settled_when_everything_is_written_meanwhile
         it.drift = "somebody flushed it"
         await it.step(1.6)  # found for the second time, and waiting
         it.drift = ""
-        it.watcher.suspend()
-        it.watcher.resume()
+        it.watcher.settle()
         await it.step(5)
         assert [at for what, at in it.events if what != "look"] == [0.75]
 
@@ -196,6 +200,7 @@ async def test_while_everything_is_written_anew_nobody_listens_and_then_looks_on
     async with watching() as it:
         it.sources[0].tell(FLUSHED)
         it.watcher.suspend()
+        it.watcher.settle()
         it.sources[0].tell(FLUSHED)
         await it.step(1)
         assert it.events == []
@@ -205,6 +210,38 @@ async def test_while_everything_is_written_anew_nobody_listens_and_then_looks_on
         it.sources[0].tell(FLUSHED)
         await it.step(1)
         assert it.events[1:] == [(FLUSHED.text, 1.1)]
+
+
+async def test_while_either_family_is_written_anew_nobody_listens_for_either() -> None:
+    full_syncs = FullSyncs()
+    async with watching() as four, watching() as six:
+        for each in (four, six):
+            full_syncs.silence(each.watcher)
+        listening = [each.sources[0] for each in (four, six)]
+        with full_syncs.under_way():
+            with full_syncs.under_way():
+                assert not any(each.is_open for each in listening)
+            assert not any(each.is_open for each in listening)
+        assert all(each.is_open for each in listening)
+        for each in (four, six):
+            await each.step(0)
+            assert each.events == [("look", 0)]
+            assert each.sources[0].opened == 2
+
+
+async def test_what_was_told_is_not_settled_by_what_is_written_of_the_other_family() -> None:
+    async with watching() as it:
+        it.watcher.note(FLUSHED)
+        it.watcher.suspend()
+        await it.step(0)
+        assert it.events == [(FLUSHED.text, 0)]
+
+
+async def test_whose_time_is_over_does_not_listen_again() -> None:
+    async with watching() as it:
+        it.watcher.suspend()
+    it.watcher.resume()
+    assert not it.sources[0].is_open
 
 
 async def test_without_hints_it_is_looked_every_so_often() -> None:
