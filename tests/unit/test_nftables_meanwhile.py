@@ -1,12 +1,16 @@
 """The nftables backend while others are at it: what it cannot read, and what happens during its own work."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.nf_tables.base import Refused
-from kubeproxy.kernel.nf_tables.types import AddElements, DeleteTable, Element, FlushChain
+from kubeproxy.kernel.nf_tables.fake import FakeTable
+from kubeproxy.kernel.nf_tables.types import AddElements, AddTable, DeleteTable, Element, FlushChain
+from kubeproxy.model.addresses import Family
 from tests.nftables_node import Node, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -66,3 +70,64 @@ def test_rules_that_are_changed_before_anybody_looks_at_a_new_chain_are_noticed(
     node.put(web("api", "10.96.0.2"), web_slice("10.244.1.1@node1", name="api"))
     node.tamper(FlushChain("cluster-1"))
     assert "cluster-1" in node.backend.observe()
+
+
+class _OtherFamily:
+    """A thread that brings in IPv6, in the same kernel and process."""
+
+    def __init__(self, node: Node) -> None:
+        self._commits = Commits()
+        self._table = FakeTable(Family.V6, kernel=node.table.kernel)
+        node.backend = NftablesBackend(node.table, node.sysctls, Family.V4, self._commits)
+
+    def commit(self, meanwhile: Callable[[], object]) -> None:
+        """Commit, ``meanwhile`` when the kernel has done it and the thread has not heard of that yet."""
+
+        def commit() -> int:
+            done = self._table.commit([AddTable()])
+            meanwhile()
+            return done
+
+        self._commits.count(Family.V6, commit)
+
+
+def test_a_commit_of_the_other_family_that_is_in_flight_at_a_full_sync_hides_nobody() -> None:
+    node = Node(web(), web_slice())
+    other = _OtherFamily(node)
+    other.commit(node.full)
+    node.tamper(FlushChain("services"))
+    assert "services" in node.backend.observe()
+
+
+def test_a_commit_of_the_other_family_that_is_in_flight_at_a_look_hides_nobody() -> None:
+    node = Node(web(), web_slice())
+    other = _OtherFamily(node)
+    node.full()
+    other.commit(lambda: node.backend.observe())
+    node.tamper(FlushChain("services"))
+    assert "services" in node.backend.observe()
+
+
+def test_a_commit_of_the_other_family_between_the_two_numbers_hides_nobody() -> None:
+    node = Node(web(), web_slice())
+    other = _OtherFamily(node)
+    generation = node.table.generation
+
+    def later() -> int:
+        other.commit(lambda: None)
+        return generation()
+
+    node.table.generation = later  # type: ignore[method-assign]
+    node.full()
+    node.table.generation = generation  # type: ignore[method-assign]
+    node.tamper(FlushChain("services"))
+    assert "services" in node.backend.observe()
+
+
+def test_commits_of_the_other_family_are_nobody_elses() -> None:
+    node = Node(web(), web_slice())
+    other = _OtherFamily(node)
+    node.full()
+    other.commit(lambda: None)
+    node.table.chains = node.table.sets = None  # type: ignore[method-assign, assignment]
+    assert node.backend.observe() == ""

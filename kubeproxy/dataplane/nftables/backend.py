@@ -130,7 +130,7 @@ class NftablesBackend:
             log.warning("the nftables table could not be deleted: %s", error)
 
     def _commit(self, steps: Sequence[Step]) -> None:
-        self._commits.add(self._family, self._table.commit(steps))
+        self._commits.count(self._family, lambda: self._table.commit(steps))
 
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""

@@ -4,7 +4,7 @@ Every transaction in the network namespace, anybody's, raises one number. Unless
 to look at; and when they did, what they changed is mostly some other table.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kubeproxy.dataplane.nftables.books import Books
 from kubeproxy.dataplane.nftables.reading import survey
@@ -20,18 +20,24 @@ ELEMENTS_A_LOOK = 20_000
 
 
 class Commits:
-    """How many transactions this process has done; each family's thread counts its own."""
+    """How many transactions this process has done; each family's thread counts its own, and may read all."""
 
     def __init__(self) -> None:
-        self._of = dict.fromkeys(Family, 0)
+        self._done = dict.fromkeys(Family, 0)
+        self._in_flight = dict.fromkeys(Family, False)
 
-    def add(self, family: Family, count: int) -> None:
-        """Count some."""
-        self._of[family] += count
+    def count(self, family: Family, commit: Callable[[], int]) -> None:
+        """Do what returns how many it has done, and count them. Raises what it raises."""
+        self._in_flight[family] = True
+        try:
+            self._done[family] += commit()
+        finally:
+            self._in_flight[family] = False
 
-    def total(self) -> int:
-        """Return the number of both families'."""
-        return sum(self._of.values())
+    def total(self) -> int | None:
+        """Return the number of both families', None while one is in flight: the kernel may have counted it."""
+        # In this order: one that begins and ends in between is in the number.
+        return None if any(self._in_flight.values()) else sum(self._done.values())
 
 
 class Watch:
@@ -40,8 +46,8 @@ class Watch:
     def __init__(self, table: NfTable, commits: Commits) -> None:
         self._table = table
         self._commits = commits
-        self._seen = 0
-        """The number that others' transactions had brought it to when all was well."""
+        self._seen: int | None = None
+        """The number that others' transactions had brought it to when all was well, None when it is not known."""
         self._until_listing = 0
 
     def begin(self) -> None:
@@ -52,7 +58,7 @@ class Watch:
     def drift(self, books: Books, states: Iterable[ServiceState]) -> str:
         """Return how the table differs from the books, "" when nothing shows; ``states``: all that stand."""
         others = self._others()
-        if others == self._seen:
+        if others is not None and others == self._seen:
             return ""
         drift = self._in_structure(books) or self._in_rules(books)
         if drift:
@@ -68,9 +74,11 @@ class Watch:
             self._seen = others
         return drift
 
-    def _others(self) -> int:
-        own = self._commits.total()  # before: one that is counted late makes a look too many
-        return self._table.generation() - own
+    def _others(self) -> int | None:
+        """Return how many transactions were others', but for a constant; None when ours come between."""
+        own = self._commits.total()
+        generation = self._table.generation()
+        return generation - own if own is not None and own == self._commits.total() else None
 
     def _in_structure(self, books: Books) -> str:
         found = survey(self._table, deep=False)
