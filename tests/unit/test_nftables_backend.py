@@ -20,7 +20,8 @@ from kubeproxy.kernel.nf_tables.types import (
 )
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
-from kubeproxy.model.objects import EndpointSlice, Service, ServiceType
+from kubeproxy.model.objects import EndpointSlice, Service, ServiceType, TrafficPolicy
+from kubeproxy.testing.build import service
 from tests.nftables_node import Node, sizes, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -65,6 +66,41 @@ def test_endpoints_that_stay_keep_their_slots() -> None:
     assert node.backend.observe() == ""
     node.put(_many(1, 5, *range(13, 20)))
     assert sizes(node.table.commits[-1])["endpoints"] <= 1
+
+
+_BALANCED = web(node_port=30080, type=ServiceType.LOAD_BALANCER, external_policy=TrafficPolicy.LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (web(node_port=30080), service("web", "10.96.0.1", "http=81>8080", node_port=30080)),
+        (_BALANCED, msgspec.structs.replace(_BALANCED, load_balancer_ips=("203.0.113.1",))),
+    ],
+    ids=["another port, the same node port", "an address of a load balancer"],
+)
+def test_a_place_that_a_restart_adds_has_the_endpoints_that_the_others_have(
+    before: Service, after: Service
+) -> None:
+    def endpoints(*numbers: int) -> EndpointSlice:
+        return web_slice(*(f"10.244.1.{number}@node1" for number in numbers))
+
+    node = Node(before, endpoints(2, 3, 4))
+    node.full()
+    node.put(endpoints(3, 4))  # the last comes into the first slot
+    node.world.apply_services({("default", "web"): after})
+    node.restart()
+    node.full()
+    assert node.backend.observe() == ""
+    node.put(endpoints(3, 5))
+    for name in ("endpoints", "local-endpoints", "nodeport-endpoints", "nodeport-local-endpoints"):
+        found: dict[str, set[str]] = {}
+        for where, endpoint in node.held(name).items():
+            found.setdefault(where.rpartition(" . ")[0], set()).add(endpoint)
+        assert all(each == {"10.244.1.3 . 8080", "10.244.1.5 . 8080"} for each in found.values())
+    node.restart()
+    node.full()
+    assert sizes(node.table.commits[-1]) == {}
 
 
 def test_endpoints_under_affinity_keep_their_slots_too() -> None:

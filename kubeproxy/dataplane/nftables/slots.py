@@ -24,16 +24,20 @@ class Slots:
     def __init__(self, found: Mapping[str, Mapping[bytes, Element]]) -> None:
         """See the module; ``found``: what the kernel holds, by set and key, until everything was rendered."""
         self._found = found
+        self._decided: set[Which] = set()
+        """Whose order the first of its places decided: all others have the same, whatever was found there."""
         self._orders: dict[Which, Sequence[Target]] = {}
 
     def settled(self) -> None:
         """Note that everything was rendered."""
         self._found = {}
+        self._decided.clear()
 
     def ordered(self, which: Which, listing: Listing) -> Listing:
         """Return a list in the order in which its endpoints have, or had, their slots."""
         order: Sequence[Target] | None = self._orders.get(which) if self._orders else None
-        if order is None and self._found:
+        if order is None and self._found and which not in self._decided:
+            self._decided.add(which)
             order = self._adopted(which, listing)
         return listing if order is None else listing._replace(targets=order)
 
