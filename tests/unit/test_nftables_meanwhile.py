@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.reading import PATIENCE
 from kubeproxy.dataplane.nftables.watch import Commits
+from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.fake import FakeTable
 from kubeproxy.kernel.nf_tables.types import AddElements, AddTable, DeleteTable, Element, FlushChain
@@ -131,3 +133,70 @@ def test_commits_of_the_other_family_are_nobody_elses() -> None:
     other.commit(lambda: None)
     node.table.chains = node.table.sets = None  # type: ignore[method-assign, assignment]
     assert node.backend.observe() == ""
+
+
+def _never_rests(node: Node) -> None:
+    """Let others commit whenever the table is being read."""
+    elements = node.table.elements
+
+    def disturbed(name: str) -> Iterator[Element]:
+        for each in elements(name):
+            node.table.kernel.disturbed()
+            yield each
+
+    node.table.elements = disturbed  # type: ignore[method-assign]
+
+
+def test_a_table_that_others_leave_no_time_to_read_is_replaced_in_one_transaction() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.restart()
+    _never_rests(node)
+    before = len(node.table.commits)
+    assert node.full().ports == 1
+    (commit,) = node.table.commits[before:]
+    assert isinstance(commit[0], DeleteTable)
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
+
+
+def test_a_look_for_which_others_leave_no_time_finds_nothing() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    _never_rests(node)
+    node.table.kernel.disturbed()
+    assert node.backend.observe() == ""
+    assert not node.backend.needs_full
+
+
+class _Interrupted:
+    """A question whose first answers are broken off, since somebody else commits."""
+
+    def __init__(self, ask: Callable[..., object], times: int) -> None:
+        self._ask = ask
+        self._times = times
+
+    def __call__(self, *what: object) -> object:
+        if self._times > 0:
+            self._times -= 1
+            raise DumpInterrupted("changed while it was read")
+        return self._ask(*what)
+
+
+@pytest.mark.parametrize("question", ["chains", "sets", "rules"])
+def test_a_look_at_the_structure_that_is_interrupted_finds_nothing(question: str) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tamper(FlushChain("services"))
+    setattr(node.table, question, _Interrupted(getattr(node.table, question), PATIENCE))
+    assert node.backend.observe() == ""
+    assert not node.backend.needs_full
+    assert "services" in node.backend.observe()
+
+
+@pytest.mark.parametrize("question", ["chains", "sets"])
+def test_a_full_sync_asks_again_when_an_answer_is_interrupted(question: str) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    setattr(node.table, question, _Interrupted(getattr(node.table, question), PATIENCE - 1))
+    node.full()
+    assert not any(isinstance(step, DeleteTable) for step in node.table.commits[-1])

@@ -18,7 +18,7 @@ from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.limits import Limits
-from kubeproxy.dataplane.nftables.reading import survey
+from kubeproxy.dataplane.nftables.reading import survey_to_correct
 from kubeproxy.dataplane.nftables.render import Unrenderable
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.survey import Correction, skeleton
@@ -184,7 +184,7 @@ class NftablesBackend:
         The books are those of the end.
         """
         self._watch.begin()
-        found = survey(self._table)
+        found = survey_to_correct(self._table)
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         layout = Layout(node, drop_invalid=not liberal)
         books = self._books = Books(node, layout, found)

@@ -2,12 +2,15 @@
 
 import errno
 from collections.abc import Callable
+from typing import TypeVar
 
 from kubeproxy.dataplane.nftables.sets import DYNAMIC
 from kubeproxy.dataplane.nftables.survey import Survey, strange
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
-from kubeproxy.kernel.nf_tables.types import Element
+from kubeproxy.kernel.nf_tables.types import Element, Rule
+
+_T = TypeVar("_T")
 
 PATIENCE = 8
 """How often a dump is begun anew because others have changed something meanwhile."""
@@ -26,8 +29,16 @@ def survey(table: NfTable, *, deep: bool = True) -> Survey:
         return Survey(stands=True, strange=f"what is in it cannot be read ({refused})")
 
 
+def survey_to_correct(table: NfTable) -> Survey:
+    """Do the same for who writes the table: one that others leave no time to read is to be replaced, in one go."""
+    try:
+        return survey(table)
+    except DumpInterrupted:
+        return Survey(stands=True, strange="others leave no time to read it")
+
+
 def _looked_into(table: NfTable, deep: bool) -> Survey:
-    chains, sets = table.chains(), table.sets()
+    chains, sets = _patiently(table.chains), _patiently(table.sets)
     why = strange(chains, sets)
     if why:
         return Survey(stands=True, strange=why)
@@ -44,7 +55,12 @@ def read(table: NfTable, name: str) -> dict[bytes, Element]:
     return _patiently(lambda: {each.key: each for each in table.elements(name)})
 
 
-def _patiently(look: Callable[[], dict[bytes, Element]]) -> dict[bytes, Element]:
+def read_rules(table: NfTable, chain: str) -> list[Rule]:
+    """Return the rules of a chain; raises the same."""
+    return _patiently(lambda: table.rules(chain))
+
+
+def _patiently(look: Callable[[], _T]) -> _T:
     for _ in range(PATIENCE - 1):
         try:
             return look()

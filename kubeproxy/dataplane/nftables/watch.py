@@ -7,7 +7,7 @@ to look at; and when they did, what they changed is mostly some other table.
 from collections.abc import Callable, Iterable
 
 from kubeproxy.dataplane.nftables.books import Books
-from kubeproxy.dataplane.nftables.reading import survey
+from kubeproxy.dataplane.nftables.reading import read_rules, survey
 from kubeproxy.dataplane.nftables.survey import Correction
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable
@@ -60,16 +60,19 @@ class Watch:
         others = self._others()
         if others is not None and others == self._seen:
             return ""
+        try:
+            return self._look(books, states, others)
+        except DumpInterrupted:
+            return ""  # others are at it; the next look is soon enough
+
+    def _look(self, books: Books, states: Iterable[ServiceState], others: int | None) -> str:
         drift = self._in_structure(books) or self._in_rules(books)
         if drift:
             return drift
         if self._until_listing > 0:
             self._until_listing -= 1
             return ""
-        try:
-            drift = self._in_elements(books, states)
-        except DumpInterrupted:
-            return ""  # others are at it; the next look is soon enough
+        drift = self._in_elements(books, states)
         if not drift:
             self._seen = others
         return drift
@@ -91,7 +94,7 @@ class Watch:
 
     def _in_rules(self, books: Books) -> str:
         for chain, rules in sorted(books.rules().items()):
-            if self._table.rules(chain) != rules:
+            if read_rules(self._table, chain) != rules:
                 return f"rules of chain {chain} were changed by somebody"
         return ""
 
