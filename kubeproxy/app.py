@@ -104,7 +104,7 @@ class Agent:
         for counter in parts.counters:
             self._metrics.count_in_kernel(counter.name, counter.text, counter.read)
         self._unfit: asyncio.Queue[UnfitNode] = asyncio.Queue()
-        sweep = partial(asyncio.to_thread, remove, whole_kernel(), host.served, parts.kept)
+        sweep = partial(asyncio.to_thread, remove, whole_kernel(parts.programs), host.served, parts.kept)
         self._sweeper = Sweeper(sweep, host.served, clock)
         self._full_syncs = FullSyncs()
         self._syncers = [self._syncer(family) for family in host.served]

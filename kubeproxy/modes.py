@@ -1,7 +1,7 @@
 """Which mode a node runs, and what each is made of: the one place that names more than one of them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
@@ -82,6 +82,8 @@ class Parts(Record, frozen=True, kw_only=True):
     locator: Locator
     hints: Callable[[Family], Sequence[HintSource]] = lambda family: ()
     """What tells of others' changes of a family's state."""
+    programs: Mapping[Family, Writers] = {}
+    """Who tells these our iptables-nft from others'; none where nobody listens for its changes."""
     look_every: float = LOOK_SECONDS
     """Seconds between looks at what nobody tells of; infinite where hints tell of everything."""
     counters: tuple[PacketCounter, ...] = ()
@@ -199,6 +201,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             flavour=flavour,
             backend=lambda family: ipvs_backend(family, flavour, ipvs, replaced, writing[family]),
             hints=lambda family: ipvs_hints(family, flavour, writing[family]),
+            programs={family: each.programs for family, each in writing.items()} if flavour is Flavour.NFT else {},
             locator=IpvsLocator(ipvs, replaced, by_iptables=flavour is not None),
             counters=(_INVALID,) if flavour else (),
             excluded=ipvs.exclude_cidrs,
@@ -220,6 +223,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
         flavour=flavour,
         backend=lambda family: iptables_backend(family, flavour, writers[family]),
         hints=lambda family: iptables_hints(family, flavour, writers[family]),
+        programs=writers if flavour is Flavour.NFT else {},
         look_every=LEGACY_LOOK_SECONDS if flavour is Flavour.LEGACY else LOOK_SECONDS,
         locator=IptablesLocator(),
         counters=(_INVALID, _ON_LOOPBACK),

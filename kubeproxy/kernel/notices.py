@@ -82,6 +82,7 @@ class _Listener:
             with contextlib.suppress(PermissionError):  # then what the machine gives everybody must do
                 opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, ROOM_BYTES)
             opened.bind((0, 0))  # without a port of its own it would be left out
+            self._writers.forget(self._writers.ended())  # as nothing of theirs will be heard here
             for group in self._groups:
                 opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
         except OSError:

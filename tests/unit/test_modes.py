@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from kubeproxy.dataplane.iptables import machine as iptables_machine
+from kubeproxy.dataplane.ipvs import machine as ipvs_machine
 from kubeproxy.dataplane.ipvs.needs import PROBE_TABLE, SET_TYPES, missing
+from kubeproxy.dataplane.leftovers import machine as leftovers_machine
+from kubeproxy.dataplane.leftovers.machine import whole_kernel
 from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.expressions import Random
 from kubeproxy.kernel.nf_tables.fake import FakeNftables, FakeTable
 from kubeproxy.kernel.nf_tables.types import AddRule, Change
+from kubeproxy.kernel.notices import TableNotices
+from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.modes import ModeUnavailable, choose, family_trouble, flavour_of, intervals_of, parts_of
@@ -252,6 +258,34 @@ def test_a_mode_is_told_of_what_the_kernel_tells(mode: str, flavour: Flavour | N
     parts = parts_of(parse([f"--mode={mode}"]), flavour)
     assert [type(source).__name__ for source in parts.hints(Family.V6)] == sources
     assert (parts.look_every < 1) == (mode == "iptables" and flavour is Flavour.LEGACY)
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+@pytest.mark.parametrize("mode", ["iptables", "ipvs"])
+def test_programs_are_remembered_where_somebody_hears_of_them(
+    mode: str, flavour: Flavour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that sweep are ours like the backend's."""
+    heard: list[Writers | None] = []
+
+    class Programs(SystemExec):
+        def __init__(self, writers: Writers | None = None) -> None:
+            heard.append(writers)
+
+    for module in (iptables_machine, ipvs_machine, leftovers_machine):
+        monkeypatch.setattr(module, "SystemExec", Programs)
+    parts = parts_of(parse([f"--mode={mode}"]), flavour)
+    for family in Family:
+        heard.clear()
+        parts.backend(family)
+        for each in Flavour:
+            whole_kernel(parts.programs).tables(family, each)
+        listening = [each._writers for each in parts.hints(family) if isinstance(each, TableNotices)]
+        ours = listening[0] if listening else None
+        assert (ours is None) == (flavour is Flavour.LEGACY)
+        backends, *sweepers = heard
+        assert backends is ours
+        assert dict(zip(Flavour, sweepers, strict=True)) == {Flavour.LEGACY: None, Flavour.NFT: ours}
 
 
 def test_nftables_mode_needs_no_iptables_and_leaves_loopback_alone(caplog: pytest.LogCaptureFixture) -> None:

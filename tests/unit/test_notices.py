@@ -1,5 +1,6 @@
 """What the kernel tells of others' changes, decoded and judged; and who is not others."""
 
+import socket
 import struct
 
 import pytest
@@ -132,6 +133,34 @@ def test_a_port_is_ours_until_all_that_came_from_it_was_read() -> None:
     writers.begin(2)
     writers.forget(writers.ended())
     assert writers.ours() == {2}
+
+
+class _Joining:
+    """A socket at which a port ends while its owner joins a group."""
+
+    def __init__(self, writers: Writers) -> None:
+        self._writers = writers
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        if level == 270:
+            self._writers.end(3)
+
+    def bind(self, address: tuple[int, int]) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return 7
+
+
+def test_who_ended_before_we_listen_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = Writers()
+    for port in (1, 2, 3):
+        writers.begin(port)
+    writers.end(1)
+    notices = TableNotices(Family.V4, b"KUBE", lambda change: "a rule was changed", writers)
+    monkeypatch.setattr(socket, "socket", lambda *_: _Joining(writers))
+    notices.open()
+    assert (writers.ours(), writers.ended()) == ({2, 3}, {3})
 
 
 class _Told:

@@ -14,8 +14,8 @@ from kubeproxy.model.addresses import Family
 
 
 def iptables_backend(family: Family, flavour: Flavour, writers: Writers) -> IptablesBackend:
-    """Return the backend of one family; ``writers`` get to know its programs."""
-    tables = Iptables(SystemExec(writers), family, flavour)
+    """Return the backend of one family; ``writers`` get to know its programs, if anybody listens for others'."""
+    tables = Iptables(SystemExec(None if flavour is Flavour.LEGACY else writers), family, flavour)
     return IptablesBackend(tables, Ipset(family), ProcSysctls(), family, Nfacct())
 
 

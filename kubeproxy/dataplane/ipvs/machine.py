@@ -63,18 +63,18 @@ def ipvs_backend(
     ``replaced``: see `IpvsBackend`.
     """
     writing = writing or Writing()
-    programs = SystemExec(writing.programs)
+    programs = None if flavour is Flavour.LEGACY else writing.programs  # as nobody listens to nf_tables then
     rules: Rulebook
     sets: Sets
     past: Sets | None = None
     if flavour is None:
-        table = KernelTable(family, NFT_TABLE, writing.programs)
+        table = KernelTable(family, NFT_TABLE, programs)
         rules = NftRuleWriter(table, ProcSysctls())
         sets, past = NftSets(table), Ipset(family)
     else:
-        rules = RuleWriter(Iptables(programs, family, flavour), ProcSysctls(), Nfacct())
+        rules = RuleWriter(Iptables(SystemExec(programs), family, flavour), ProcSysctls(), Nfacct())
         sets = Ipset(family)
-        past = NftSets(KernelTable(family, NFT_TABLE, writing.programs))
+        past = NftSets(KernelTable(family, NFT_TABLE, programs))
     return IpvsBackend(
         rules,
         sets,
