@@ -1,16 +1,18 @@
 """Every place of a port has all of its endpoints, each in one slot, whatever happened to the port.
 
 Slots are a matter of history, and a port has one history but many places: they come and go, the endpoints are
-replaced and the agent starts again, in any order.
+replaced and the agent starts again, in any order. Under affinity, endpoints want the same few numbers.
 """
 
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeproxy.dataplane.nftables import lists
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
 from kubeproxy.model.objects import EndpointSlice, Record, Service, ServiceType, TrafficPolicy
@@ -80,17 +82,18 @@ SYNCS = st.sampled_from(("change", "full sync", "restart"))
 @runs(1000 if LONG else 100)
 @given(st.builds(Look, **FIELDS), st.lists(st.tuples(CHANGES, SYNCS), max_size=8))
 def test_every_place_has_each_endpoint_once(look: Look, history: list[tuple[dict[str, Any], str]]) -> None:
-    node = Node(*look.objects())
-    node.full()
-    for change, sync in history:
-        look = msgspec.structs.replace(look, **change)
-        _bring_in(node, look, sync)
-        assert _held(node) == _wanted(node)
-        node.table.kernel.disturbed()
-        assert node.backend.observe() == ""
-    node.restart()
-    node.full()
-    assert sizes(node.table.commits[-1]) == {}
+    with patch.object(lists, "_digest", lambda text: sum(text.encode()) // 2 % 3):
+        node = Node(*look.objects())
+        node.full()
+        for change, sync in history:
+            look = msgspec.structs.replace(look, **change)
+            _bring_in(node, look, sync)
+            assert _held(node) == _wanted(node)
+            node.table.kernel.disturbed()
+            assert node.backend.observe() == ""
+        node.restart()
+        node.full()
+        assert sizes(node.table.commits[-1]) == {}
 
 
 def _bring_in(node: Node, look: Look, sync: str) -> None:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
+from kubeproxy.dataplane.nftables import lists
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -117,6 +118,24 @@ def test_endpoints_under_affinity_keep_their_slots_too() -> None:
     node.restart()
     node.full()
     assert sizes(node.table.commits[-1]) == {}
+
+
+def test_an_endpoint_gets_another_number_when_one_comes_or_goes_that_wants_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lists, "_digest", lambda text: 0)
+    node = Node(web(session_affinity=True, affinity_seconds=60), _many(2))
+    node.full()
+    numbered = {"10.244.1.1 . 8080": "6b80:0", "10.244.1.2 . 8080": "6b80:1"}
+    for endpoints, expected in (
+        (_many(1, 2), numbered),
+        (_many(2), {"10.244.1.2 . 8080": "6b80:0"}),
+        (_many(1, 2), numbered),
+    ):
+        node.put(endpoints)
+        held = {data: where.rpartition(" . ")[2] for where, data in node.held("sticky-endpoints").items()}
+        assert held == expected
+        assert set(node.held("sticky-slots").values()) == set(expected.values())
 
 
 def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_there() -> None:

@@ -71,7 +71,13 @@ def move(before: Listing, after: Listing, gone: Elements, come: Elements) -> Non
     """Add what differs between two lists of the same place, both with affinity or both without."""
     old, new = before.targets, after.targets
     common = min(len(old), len(new))
-    differ = [slot for slot in range(common) if old[slot].text != new[slot].text]
+    was, now = before.numbers, after.numbers
+    if was is None or now is None:
+        differ = [slot for slot in range(common) if old[slot].text != new[slot].text]
+    else:  # whoever stays gets another number when one comes or goes that wants the same
+        differ = [
+            slot for slot in range(common) if (text := old[slot].text) != new[slot].text or was[text] != now[text]
+        ]
     before._part([*differ, *range(common, len(old))], gone)
     after._part([*differ, *range(common, len(new))], come)
 
