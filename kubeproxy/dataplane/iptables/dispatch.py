@@ -46,6 +46,9 @@ FIREWALL = Shared("filter", names.PROXY_FIREWALL, "F")
 HEALTH_CHECKS = Shared("filter", names.NODEPORTS, "H", by_port=True)
 EVERY = (SERVICES, NODEPORTS, UNANSWERED, EXTERNAL, EXTERNAL_PORTS, FIREWALL, HEALTH_CHECKS)
 
+FEW = 100
+"""So many rules are put in, or taken out, one by one."""
+
 
 class Rule(Record, frozen=True):
     """A rule in a chain that Services share."""
@@ -92,11 +95,15 @@ class Dispatch:
         gone: dict[Shared, list[str]] = {shared: [] for shared in EVERY}
         come: dict[Shared, list[str]] = {shared: [] for shared in EVERY}
         for old, new in moves:
-            for rule in dict.fromkeys(old) if old else ():
-                if rule not in new:
+            if not old and len(new) == 1:  # nearly all, at a start
+                come[new[0].shared].append(new[0].entry)
+                continue
+            was, will = dict.fromkeys(old), dict.fromkeys(new)
+            for rule in was:
+                if rule not in will:
                     gone[rule.shared].append(rule.entry)
-            for rule in dict.fromkeys(new) if len(new) > 1 else new:
-                if rule not in old:
+            for rule in will:
+                if rule not in was:
                     come[rule.shared].append(rule.entry)
         after = dict(self._rules)
         edits = {table: Edit([], [], []) for table in ("nat", "filter")}
@@ -114,19 +121,34 @@ class Dispatch:
         _Writer(shared, self._family, edit).write(found)
 
 
-def _exchanged(before: Sequence[str], leaving: Iterable[str], coming: Sequence[str]) -> list[str]:
-    after = list(before)
-    for entry in leaving:
-        at = bisect_left(after, entry)
-        if after[at : at + 1] == [entry]:
-            del after[at]
-    if len(coming) > 100:
+def _exchanged(before: Sequence[str], leaving: Sequence[str], coming: Sequence[str]) -> list[str]:
+    # Each that leaves or comes alone moves all behind it: of many at once, all are gone through once.
+    if len(leaving) > FEW:
+        after = _without(before, Counter(leaving))
+    else:
+        after = list(before)
+        for entry in leaving:
+            at = bisect_left(after, entry)
+            if after[at : at + 1] == [entry]:
+                del after[at]
+    if len(coming) > FEW:
         after += coming
         after.sort()
     else:
         for entry in coming:
             insort(after, entry)
     return after
+
+
+def _without(entries: Iterable[str], leaving: Counter[str]) -> list[str]:
+    """Return what stays when so many of each leave."""
+    stay: list[str] = []
+    for entry in entries:
+        if leaving[entry] > 0:
+            leaving[entry] -= 1
+        else:
+            stay.append(entry)
+    return stay
 
 
 class _Writer:

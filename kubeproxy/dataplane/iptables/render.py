@@ -144,7 +144,10 @@ class Renderer:
                 entrance = firewall
                 port.chains.append(firewall)
                 port.lines.append(f":{firewall} - [0:0]\n")
-                port.lines += [f"-A {firewall} -s {source} -j {external}\n" for source in self._admitted(state)]
+                port.lines += [
+                    f"-A {firewall} -s {source} -j {external}\n"
+                    for source in self._admitted(state, state.load_balancer_ips)
+                ]
                 port.lines.append(f"-A {firewall} {_UNTRANSLATED}\n")
             port.nat_rules += [port.at(dispatch.SERVICES, ip, f"-j {external}") for ip in state.external_ips]
             if state.node_port:
@@ -180,11 +183,12 @@ class Renderer:
         port.lines.append(f"-A {chain} {way}\n")
         return chain
 
-    def _admitted(self, state: ServiceState) -> Sequence[str]:
+    def _admitted(self, state: ServiceState, ips: Sequence[str]) -> Sequence[str]:
+        """Return who may come through some of the load balancer's addresses."""
         if not state.node_in_ranges:
             return state.source_ranges
         # The node speaks to a load balancer address that it holds itself from that very address.
-        return (*state.source_ranges, *[f"{ip}/{self._bits}" for ip in state.load_balancer_ips])
+        return (*state.source_ranges, *[f"{ip}/{self._bits}" for ip in ips])
 
     def _guard(self, port: "_Port", firewall: str, refusal: Refusal | None) -> None:
         """Drop what no source range admitted; it is still addressed to the load balancer's address.
@@ -199,7 +203,7 @@ class Renderer:
                 why = f'-m comment --comment "{port.label} traffic accepted"'
                 port.filter_rules += [
                     port.at(dispatch.FIREWALL, ip, f"{why} -j RETURN", source=f"-s {source} ")
-                    for source in self._admitted(state)
+                    for source in self._admitted(state, (ip,))
                 ]
 
     def _refuse(self, port: "_Port", refusal: Refusal) -> None:

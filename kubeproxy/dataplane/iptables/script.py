@@ -138,8 +138,9 @@ class Script:
         self.tally.own([before.body for _, before, _ in differ], [after.body for _, _, after in differ])
         for _, before, after in found:
             written += after.chains
-            if before.chains:
-                gone += [each for each in before.chains if each not in after.chains]
+            if before.chains and before.chains != after.chains:
+                kept = frozenset(after.chains)
+                gone += [each for each in before.chains if each not in kept]
         return [(done.name, after.body) for done, _, after in differ]
 
     def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:

@@ -1,0 +1,94 @@
+"""Work that grows with what one Service has, never with the square of it: comparisons and hashes are counted."""
+
+import pytest
+
+from kubeproxy.dataplane.base import Change, Plan
+from kubeproxy.dataplane.iptables.dispatch import FEW, FIREWALL, Dispatch, Rule
+from kubeproxy.dataplane.iptables.render import Fragment, Renderer
+from kubeproxy.dataplane.iptables.script import Script
+from kubeproxy.dataplane.iptables.tables import Skeleton
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.node import node_state
+from kubeproxy.model.objects import Protocol
+from kubeproxy.model.settings import Settings
+from kubeproxy.model.world import World
+from tests.counting import Meter
+
+pytestmark = pytest.mark.unit
+
+MANY = 500
+EACH = 20
+"""So often, at most, is each of many things compared or hashed; with the square it would be 250 times."""
+
+NAME = ServicePortName("default", "web", "", Protocol.TCP)
+NODE = node_state(World(), Settings(node_name="n"), Family.V4)
+
+
+def test_rules_in_shared_chains() -> None:
+    meter = Meter()
+
+    def rules(changed: int) -> list[Rule]:
+        """Return a rule a range, all for one place."""
+        return [
+            Rule(FIREWALL, meter.text(f"C0000201T0050 -s 10.{i >> 8}.{i & 255}.{int(i == changed)}/32 -j RETURN"))
+            for i in range(MANY)
+        ]
+
+    old, new = rules(1), rules(2)
+    _, edits = Dispatch(Family.V4, {FIREWALL: sorted(rule.entry for rule in old)}).moved([(old, new)])
+    assert (edits["filter"].added, edits["filter"].removed) == (2, 2)
+    assert meter.count < EACH * MANY
+
+
+@pytest.mark.parametrize("count", [1, FEW, FEW + 1, MANY])
+def test_many_rules_leave_as_few_do(count: int) -> None:
+    rules = [Rule(FIREWALL, f"C0000201T0050 -s 10.{i >> 8}.{i & 255}.0/24 -j RETURN") for i in range(MANY)]
+    full, _ = Dispatch(Family.V4).moved([((), rules)])
+    rest, edits = full.moved([(rules, rules[count:])])
+    assert edits["filter"].removed == count
+    empty, edits = rest.moved([(rules[count:], ())])
+    assert (edits["filter"].removed, edits["filter"].added) == (MANY - count, 0)
+    assert list(empty.moved([((), rules)])[0].moved([(rules, ())])[1]["filter"].lines) == [
+        f"-D {rule}\n" for rule in sorted(map(str, rules))
+    ]
+
+
+def test_own_chains_of_a_port() -> None:
+    meter = Meter()
+    old, new = (ServiceState(name=NAME, cluster_ip="", port=port) for port in (8080, 8081))
+
+    class Sticky(Renderer):
+        """Gives each of many endpoints a chain, one of them another."""
+
+        def render(self, state: ServiceState) -> Fragment:
+            chains = [meter.text(f"KUBE-SEP-{i if i else state.port}") for i in range(MANY)]
+            return Fragment(chains=tuple(chains), body=f":{state.port}\n", nat_rules=(), filter_rules=())
+
+    script = Script(
+        Plan(False, NODE, iter([Change(NAME, old, new)])),
+        Sticky(NODE),
+        Skeleton(NODE, drop_invalid=False, counters=frozenset()),
+        Dispatch(Family.V4),
+        pytest.fail,
+    )
+    text = "".join(script.pieces())
+    assert [line for line in text.splitlines() if line.startswith("-X")] == ["-X KUBE-SEP-8080"]
+    assert meter.count < EACH * MANY
+
+
+def test_source_ranges_of_a_refused_service() -> None:
+    ips = tuple(f"192.0.2.{i}" for i in range(100))
+    state = ServiceState(
+        name=NAME,
+        cluster_ip="",
+        port=80,
+        load_balancer_ips=ips,
+        source_ranges=("10.0.0.0/8",),
+        node_in_ranges=True,
+    )
+    found = [rule.text for rule in Renderer(NODE).render(state).filter_rules if rule.shared is FIREWALL]
+    # Each address admits the range, and the node as it speaks to that address; and drops the rest.
+    assert len(found) == 3 * len(ips)
+    assert sum(f"-s {ip}/32 -d {ip}/32 " in rule for ip in ips for rule in found) == len(ips)
