@@ -7,6 +7,11 @@ from kubeproxy.dataplane.iptables.dispatch import FEW, FIREWALL, Dispatch, Rule
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.tables import Skeleton
+from kubeproxy.dataplane.ipvs.draining import Draining
+from kubeproxy.dataplane.ipvs.names import Set
+from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
+from kubeproxy.dataplane.ipvs.unions import Unions
+from kubeproxy.kernel.ipvs_types import Destination, Found, Server, ServerKey
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
@@ -24,6 +29,7 @@ EACH = 20
 
 NAME = ServicePortName("default", "web", "", Protocol.TCP)
 NODE = node_state(World(), Settings(node_name="n"), Family.V4)
+VIP = ServerKey(Protocol.TCP, "192.0.2.1", 80)
 
 
 def test_rules_in_shared_chains() -> None:
@@ -92,3 +98,52 @@ def test_source_ranges_of_a_refused_service() -> None:
     # Each address admits the range, and the node as it speaks to that address; and drops the rest.
     assert len(found) == 3 * len(ips)
     assert sum(f"-s {ip}/32 -d {ip}/32 " in rule for ip in ips for rule in found) == len(ips)
+
+
+def part(meter: Meter, changed: int = 0) -> Part:
+    """Return a load balancer's address that many ranges may come through."""
+    guard: list[Entry] = [
+        (Set.ADMITTED, (VIP.address, Protocol.TCP, VIP.port, meter.text(f"10.{i >> 8}.{i & 255}.0/24")))
+        for i in range(changed, MANY + changed)
+    ]
+    return Part(virtuals=(Virtual(Server(VIP), (), (Set.MASQUERADE,), tuple(guard)),))
+
+
+def test_source_ranges_that_change_in_ipvs_mode() -> None:
+    meter = Meter()
+    unions = Unions()
+    unions.open({NAME: part(meter)})
+    meter.count = 0
+    delta = unions.apply({NAME: part(meter, changed=1)})
+    assert (len(delta.added), len(delta.removed)) == (1, 1)
+    assert meter.count < EACH * MANY
+
+
+@pytest.mark.parametrize("is_change", [False, True])
+def test_source_ranges_that_are_asked_for_one_by_one(is_change: bool) -> None:
+    meter = Meter()
+    unions = Unions()
+    unions.open({NAME: part(meter, changed=7)} if is_change else {NAME: part(meter)})
+    if is_change:
+        unions.apply({NAME: part(meter)})
+    meter.count = 0
+    asked = part(meter).virtuals[0]
+    assert all(unions.has_entry(*entry) for entry in asked.entries)
+    assert meter.count < EACH * MANY
+    assert not unions.has_entry(Set.ADMITTED, (VIP.address, Protocol.TCP, VIP.port, "192.0.2.0/24"))
+    assert not unions.has_entry(Set.MASQUERADE, (VIP.address, Protocol.UDP, VIP.port))
+    assert not unions.has_entry(Set.NO_LOCAL, (VIP.address, Protocol.TCP, VIP.port))
+    unions.apply({NAME: None})
+    assert not any(unions.has_entry(*entry) for entry in asked.entries)
+
+
+def test_destinations_that_have_drained() -> None:
+    meter = Meter()
+    draining = Draining()
+    places = [(meter.text(f"10.244.{i >> 8}.{i & 255}"), 80) for i in range(MANY)]
+    draining.note(VIP, places, None)
+    found = [Found(Destination(meter.text(address), port, 0)) for address, port in places]
+    commands, _ = draining.looked(VIP, found)
+    assert len(commands) == MANY
+    assert VIP not in draining.spots
+    assert meter.count < EACH * MANY

@@ -1,7 +1,7 @@
 """Whose fault a refusal is: the Service ports that asked for what the kernel will not have."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from kubeproxy.dataplane.ipvs.books import Books
 from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused
@@ -26,7 +26,8 @@ def culprits(refused: Refused, books: Books, family: Family) -> dict[ServicePort
     if isinstance(refused, CommandsRefused):
         return {owner: {} for owner in _owners(books, refused.judgement)}
     if isinstance(refused, AddressesRefused):
-        return {name: {} for name in _asking(books, lambda part: _meets(part.addresses, refused.refused))}
+        addresses = frozenset(refused.refused)
+        return {name: {} for name in _asking(books, lambda part: not addresses.isdisjoint(part.addresses))}
     return _askers_of_entries(refused, books, family)
 
 
@@ -42,7 +43,7 @@ def _askers_of_entries(refused: EntriesRefused, books: Books, family: Family) ->
     full = full_sets(refused, family)
     return {
         owner: Counter(which for which, _ in entries_of(books.unions.parts[owner]) if which in full)
-        for owner in _asking(books, lambda part: _meets(entries_of(part), entries))
+        for owner in _asking(books, lambda part: not entries.isdisjoint(entries_of(part)))
     }
 
 
@@ -56,7 +57,3 @@ def _owners(books: Books, judgement: Judgement) -> list[ServicePortName]:
 
 def _asking(books: Books, is_it: Callable[[Part], bool]) -> list[ServicePortName]:
     return [owner for owner, part in books.unions.parts.items() if is_it(part)]
-
-
-def _meets(some: Iterable[object], others: Iterable[object]) -> bool:
-    return not frozenset(others).isdisjoint(some)

@@ -65,8 +65,9 @@ class Draining:
             if is_done:
                 self.note(key, (), None)
             return [], is_done
-        drained = [place for place in self.spots[key] if place in have and _is_empty(have[place])]
-        self.note(key, [place for place in self.spots[key] if place in have and place not in drained], None)
+        there = [place for place in self.spots[key] if place in have]
+        drained = [place for place in there if _is_empty(have[place])]
+        self.note(key, [place for place in there if not _is_empty(have[place])], None)
         return [Command(Verb.DELETE_DESTINATION, Server(key), Destination(*place)) for place in drained], False
 
 

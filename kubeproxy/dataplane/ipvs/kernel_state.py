@@ -253,7 +253,8 @@ class KernelState:
         if not is_refused:
             return ()
         judgement = judge(commands, codes, os.strerror)
-        taken = {key: place_of(key) for key in judgement.taken if key.address and place_of(key) in fresh}
+        named = frozenset(fresh)
+        taken = {key: place_of(key) for key in judgement.taken if key.address and place_of(key) in named}
         if taken:
             # Not ours, so they must not have our destinations, and our set must not name them.
             self._servers.run(undoing(commands, codes, taken))

@@ -8,7 +8,7 @@ Cost of a change: that of the Parts that it concerns, whatever stands beside the
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 Entry = tuple[Set, Member]
 Claims = dict[ServicePortName, Virtual]
+
+PLACE_FIELDS = 3
+"""Address, protocol and port, and no more than these: what the sets of `Virtual.roles` have."""
 
 
 class Owned(Record, frozen=True):
@@ -61,6 +64,8 @@ class Unions:
         """How many ports ask for each of those that have nothing to do with a virtual server's place; never 0."""
         self.sizes: Counter[Set] = Counter()
         """How many different members each set has."""
+        self._more: set[Entry] = set()
+        """What each virtual server has in `Virtual.more`."""
         self._contested: dict[ServerKey, Claims] = {}
         """Every claim to a virtual server that more than one port claims."""
 
@@ -83,15 +88,16 @@ class Unions:
         self.entries.update(_flat(part.entries for part in self.parts.values()))
         self.sizes.update(which for which, _ in self.entries)
         self.sizes.update(_flat(owned.virtual.roles for owned in self.virtuals.values()))
-        self.sizes.update(which for owned in self.virtuals.values() for which, _ in owned.virtual.more)
+        self._more.update(_flat(owned.virtual.more for owned in self.virtuals.values()))
+        self.sizes.update(which for which, _ in self._more)
 
     def has_entry(self, which: Set, member: Member) -> bool:
         """Return whether anybody asks for an entry."""
-        if isinstance(member, tuple):
+        if isinstance(member, tuple) and len(member) == PLACE_FIELDS:
             owned = self.virtuals.get(ServerKey(member[1], member[0], member[2]))
-            if owned is not None and (which, member) in owned.virtual.entries:
+            if owned is not None and which in owned.virtual.roles:
                 return True
-        return (which, member) in self.entries
+        return (which, member) in self._more or (which, member) in self.entries
 
     def apply(self, changes: Mapping[ServicePortName, Part | None]) -> Delta:
         """Take in the new Parts of some ports (None: it is gone), and return what that changes."""
@@ -116,8 +122,10 @@ class Unions:
                 virtuals[key] = Turnover(before, after)
                 had, has = _entries(before), _entries(after)
                 if had != has:
-                    added += [each for each in has if each not in had]
-                    removed += [each for each in had if each not in has]
+                    added += _missing(has, had)
+                    removed += _missing(had, has)
+                    self._more.difference_update(before.virtual.more if before else ())
+                    self._more.update(after.virtual.more if after else ())
         self.sizes.update(which for which, _ in added)
         self.sizes.subtract(which for which, _ in removed)
         come, gone = _take_in(self.addresses, addresses)
@@ -173,6 +181,12 @@ _flat = chain.from_iterable
 def _entries(owned: Owned | None) -> tuple[Entry, ...]:
     """Return the entries about a virtual server's place, which nobody else has."""
     return owned.virtual.entries if owned else ()
+
+
+def _missing(some: Iterable[Entry], others: Iterable[Entry]) -> list[Entry]:
+    """Return those that are not among the others."""
+    there = frozenset(others)
+    return [each for each in some if each not in there]
 
 
 def _count(counts: Counter[T], old: tuple[T, ...], new: tuple[T, ...]) -> None:
