@@ -19,7 +19,8 @@ class Ledger:
         self.states: dict[ServicePortName, ServiceState] = {}
         self.endpoints = 0
         """How many endpoints all ports have together."""
-        self._ports_of: dict[Key, tuple[ServicePortName, ...]] = {}
+        self._ports_of: dict[Key, tuple[ServicePortName] | dict[ServicePortName, None]] = {}
+        """A tuple for the one port that most Services have: it takes a fifth of the memory."""
         self._turned: dict[ServicePortName, LacksLocal] = {}
 
     def clear(self) -> None:
@@ -55,8 +56,7 @@ class Ledger:
             self.states[name] = after
             self.endpoints += len(after.reachable)
             if before is None:
-                key = name.key
-                self._ports_of[key] = (*self._ports_of.get(key, ()), name)
+                self._note(name)
 
     def turned(self) -> Mapping[ServicePortName, LacksLocal]:
         """Return which ports drop traffic for want of an endpoint here, or do no more, since this was last asked.
@@ -66,10 +66,22 @@ class Ledger:
         turned, self._turned = self._turned, {}
         return turned
 
+    def _note(self, name: ServicePortName) -> None:
+        key = name.key
+        others = self._ports_of.get(key)
+        if others is None:
+            self._ports_of[key] = (name,)
+        elif isinstance(others, tuple):
+            self._ports_of[key] = dict.fromkeys((*others, name))
+        else:
+            others[name] = None
+
     def _forget(self, name: ServicePortName) -> None:
-        ports = self._ports_of.pop(name.key)
-        if len(ports) > 1:
-            self._ports_of[name.key] = tuple([each for each in ports if each != name])
+        ports = self._ports_of[name.key]
+        if len(ports) > 1 and isinstance(ports, dict):
+            del ports[name]
+        else:
+            del self._ports_of[name.key]
 
     def __iter__(self) -> Iterator[ServiceState]:
         """Go through every recorded state."""

@@ -74,12 +74,15 @@ def _faults(kind: str, owner: Service | EndpointSlice) -> list[Rejection]:
 def _distinct_ports(service: Service, rejections: list[Rejection]) -> tuple[ServicePort, ...]:
     """Leave out ports of an earlier one's name and protocol: nobody could say which endpoints are whose."""
     first: dict[tuple[str, Protocol], ServicePort] = {}
+    lines: dict[Rejection, None] = {}
     for port in service.ports:
         identity = port.name, port.protocol
         if first.setdefault(identity, port) is not port:
             shown = f"{port.name or '(unnamed)'}/{port.protocol} {port.port}"
-            line = rejection("Service", service, "spec.ports", shown, "not the first of its name and protocol")
-            rejections += [] if line in rejections else [line]
+            lines[rejection("Service", service, "spec.ports", shown, "not the first of its name and protocol")] = (
+                None
+            )
+    rejections += lines
     return tuple(first.values())
 
 

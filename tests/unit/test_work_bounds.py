@@ -11,12 +11,14 @@ from kubeproxy.dataplane.ipvs.draining import Draining
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
 from kubeproxy.dataplane.ipvs.unions import Unions
+from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.ipvs_types import Destination, Found, Server, ServerKey
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.admission import Rejection, admissible_service
+from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
-from kubeproxy.model.objects import Protocol
+from kubeproxy.model.objects import Protocol, Service, ServicePort
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from tests.counting import Meter
@@ -147,3 +149,35 @@ def test_destinations_that_have_drained() -> None:
     assert len(commands) == MANY
     assert VIP not in draining.spots
     assert meter.count < EACH * MANY
+
+
+def test_ports_of_a_service_that_goes() -> None:
+    meter = Meter()
+    ledger = Ledger()
+    names = [ServicePortName("default", "web", meter.text(f"p{i}"), Protocol.TCP) for i in range(MANY)]
+    states = [ServiceState(name=name, cluster_ip="", port=80) for name in names]
+    for state in states:
+        ledger.enter(Change(state.name, None, state))
+    plan = ledger.plan(Wanted(NODE, ()), {NAME.key})
+    assert plan is not None
+    assert [change.name for change in plan.changes] == names
+    for state in reversed(states):
+        ledger.enter(Change(state.name, state, None))
+    assert not ledger.states
+    assert meter.count < EACH * MANY
+
+
+def test_ports_that_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def equal(one: object, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return str(one) == str(other)
+
+    monkeypatch.setattr(Rejection, "__eq__", equal)
+    ports = tuple(ServicePort(name="a", port=port) for port in (*range(1, MANY + 1), MANY))
+    service, rejections = admissible_service(Service(namespace="default", name="web", ports=ports))
+    assert service.ports == ports[:1]
+    assert len(rejections) == MANY - 1
+    assert compared < EACH * MANY
