@@ -5,7 +5,7 @@ rim that runs them against the kernel, remembers what was written, and puts a Se
 refuses into quarantine so that the others are served.
 
 Cost of a change: rendering is that of the change; the kernel's part is iptables' own (legacy replaces the
-whole table each time: 20 ms at 1,000 Services, 220 ms at 10,000).
+whole table each time: 15 ms at 1,000 Services, 200 ms at 10,000).
 """
 
 import contextlib

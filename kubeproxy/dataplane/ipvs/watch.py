@@ -1,4 +1,6 @@
-"""Whether the kernel still holds what was written, looked at every few seconds and so at little cost.
+"""Whether the kernel still holds what was written, looked at often and so at little cost.
+
+The looks come every few seconds, and soon after the kernel tells of a change (addresses, routes, rules).
 
 Sets tell by their size, the device by its number, rules by their canary. Virtual servers and routes are listed,
 the more rarely the more there are; so are the entries of one set after the other, as its size does not tell of an
