@@ -16,6 +16,7 @@ from kubeproxy.kernel.nf_tables.types import (
     AddSet,
     AddTable,
     Chain,
+    Change,
     DeleteChain,
     DeleteElements,
     DeleteTable,
@@ -85,6 +86,21 @@ def test_a_port_that_the_kernel_refuses_is_left_out_and_the_others_are_served(na
     assert [str(name) for name in applied.quarantined] == ["default/bad:http"]
     assert (applied.ports, applied.endpoints) == (2, 2)
     assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
+
+
+@pytest.mark.parametrize("step", [AddChain(Chain("cluster-1")), FlushChain("cluster-1")])
+def test_a_port_whose_class_the_kernel_refuses_is_left_out_and_the_others_are_served(step: Change) -> None:
+    odd = web("odd", "10.96.0.9")
+    node = Node(web(), web_slice(), odd, web_slice("10.244.1.1@node2", name="odd"), web("api", "10.96.0.2"))
+    node.table.refuses = lambda each: errno.EINVAL if each == step else 0
+    with pytest.raises(SyncFailed) as failed:
+        node.full()
+    assert [str(name) for name in failed.value.culprits] == ["default/odd:http"]
+    assert [str(name) for name in node.full().quarantined] == ["default/odd:http"]
+    assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
+    node.table.refuses = lambda each: 0
+    assert not node.put(web_slice("10.244.1.7@node2", name="odd")).quarantined
+    assert node.backend.observe() == ""
 
 
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EINTR, errno.EPERM])

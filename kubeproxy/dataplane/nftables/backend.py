@@ -197,9 +197,10 @@ class NftablesBackend:
             for change in some:
                 if change.after is not None:
                     self._render(books, change.after, sheet)
-            for which in books.enter(sheet):
-                first += books.chain_of(which)
-            pieces.append(Piece(some[0].name if ports == 1 else None, list(correction.towards(sheet))))
+            # Chains before the elements that lead there, and with those of the first port that has the class.
+            chains = [step for which in books.enter(sheet) for step in books.chain_of(which)]
+            owner = some[0].name if ports == 1 else None
+            pieces.append(Piece(owner, [*chains, *correction.towards(sheet)]))
         books.opened()
         first += books.admitting(found.lengths())
         pieces.append(Piece(None, [*correction.rest(), *books.not_admitting(found.lengths())]))
