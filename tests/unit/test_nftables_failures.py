@@ -1,14 +1,17 @@
 """The nftables backend when something goes wrong: refusals, faults, foreign edits, and what is left out."""
 
 import errno
+from sys import byteorder
 
 import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.nftables import backend, limits
+from kubeproxy.dataplane.nftables.names import FIRST_CLASS, FIRST_ENDPOINT
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide, VerdictWord
+from kubeproxy.kernel.nf_tables.fields import number
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -302,6 +305,27 @@ def test_the_table_of_an_older_agent_without_a_set_gets_it() -> None:
     node.table.commit([AddTable(), AddChain(Chain("services"))])
     node.full()
     assert node.held("service-classes") == {HTTP: "cluster-2"}
+
+
+@pytest.mark.parametrize("code", [0, FIRST_CLASS - 1, FIRST_ENDPOINT, FIRST_ENDPOINT + 5])
+def test_a_class_keeps_no_number_that_is_not_for_classes(code: int) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    (pick,) = node.table.elements("picks")
+    entry = node.element("service-classes", HTTP)
+    foreign = number(code)
+    node.tamper(
+        DeleteElements("service-classes", [entry]),
+        DeleteElements("picks", [pick]),
+        AddElements("picks", [msgspec.structs.replace(pick, key=foreign)]),
+        AddElements("service-classes", [msgspec.structs.replace(entry, data=foreign)]),
+    )
+    node.restart()
+    node.full()
+    (pick,) = node.table.elements("picks")
+    assert FIRST_CLASS <= int.from_bytes(pick.key, byteorder) < FIRST_ENDPOINT
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
+    assert node.backend.observe() == ""
 
 
 def _crowd(count: int, name: str = "web") -> EndpointSlice:

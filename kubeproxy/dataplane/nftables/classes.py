@@ -6,8 +6,17 @@ the kernel, so that nothing has to be written again.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from sys import byteorder
 
-from kubeproxy.dataplane.nftables.names import FIRST_CLASS, MAX_CLASSES, PICKS, SHORT_CIRCUIT_PICKS, Class, Kind
+from kubeproxy.dataplane.nftables.names import (
+    FIRST_CLASS,
+    FIRST_ENDPOINT,
+    MAX_CLASSES,
+    PICKS,
+    SHORT_CIRCUIT_PICKS,
+    Class,
+    Kind,
+)
 from kubeproxy.kernel.nf_tables.expressions import Decide, VerdictWord
 from kubeproxy.kernel.nf_tables.fields import number
 from kubeproxy.kernel.nf_tables.types import Element
@@ -17,9 +26,9 @@ class Classes(dict[Class, bytes]):
     """Codes, by class: packed numbers. A class that has none gets one."""
 
     def __init__(self, found: Mapping[str, bytes] | None = None) -> None:
-        """See the module; ``found``: codes in the kernel, by the chain that they lead to."""
+        """See the module; ``found``: codes in the kernel, by the chain that they lead to, whoever chose them."""
         super().__init__()
-        self._found = dict(found or {})
+        self._found = {chain: code for chain, code in (found or {}).items() if _is_for_classes(code)}
         self._occupied = set(self._found.values())
         self._next = FIRST_CLASS
         self.uses: Counter[Class] = Counter()
@@ -59,6 +68,11 @@ class Classes(dict[Class, bytes]):
         self.standing.discard(which)
         self._occupied.discard(self.pop(which))
         del self.uses[which]
+
+
+def _is_for_classes(code: bytes) -> bool:
+    """Return whether a code is none of those that are endpoints' numbers, or other people's priorities."""
+    return FIRST_CLASS <= int.from_bytes(code, byteorder) < FIRST_ENDPOINT
 
 
 def pick_of(which: Class, code: bytes) -> tuple[str, Element]:
