@@ -20,7 +20,10 @@ class Budget:
         """Take back what a port has, if it has anything."""
         amount = self._of.pop(name, 0)
         if amount:
-            self._spent[self._shared_by(name)] -= amount
+            common = self._shared_by(name)
+            self._spent[common] -= amount
+            if not self._spent[common]:
+                del self._spent[common]  # Services come and go for years
 
     def take(self, name: ServicePortName, amount: int) -> bool:
         """Let a port that has nothing have so much; return whether there was as much left."""
