@@ -1,17 +1,28 @@
 """The nftables backend while others are at it: what it cannot read, and what happens during its own work."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 import pytest
 
+from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.reading import PATIENCE
 from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.fake import FakeTable
-from kubeproxy.kernel.nf_tables.types import AddElements, AddTable, DeleteTable, Element, FlushChain
+from kubeproxy.kernel.nf_tables.fields import number
+from kubeproxy.kernel.nf_tables.types import (
+    AddElements,
+    AddTable,
+    Change,
+    DeleteElements,
+    DeleteTable,
+    Element,
+    FlushChain,
+)
 from kubeproxy.model.addresses import Family
 from tests.nftables_node import Node, web, web_slice
 
@@ -200,3 +211,46 @@ def test_a_full_sync_asks_again_when_an_answer_is_interrupted(question: str) -> 
     setattr(node.table, question, _Interrupted(getattr(node.table, question), PATIENCE - 1))
     node.full()
     assert not any(isinstance(step, DeleteTable) for step in node.table.commits[-1])
+
+
+def _races(node: Node, times: int) -> None:
+    """Let somebody put a Service's place in, and take it out, between our reading and each of so many commits."""
+    commit, theirs = node.table.commit, node.element("service-classes", HTTP)
+    left = iter(range(times))
+
+    def raced(steps: Iterable[Change], after: int | None = None) -> int:
+        if next(left, None) is not None:
+            there = theirs.key in {each.key for each in node.table.elements("service-classes")}
+            other = msgspec.structs.replace(theirs, data=number(0x6B0000FF))
+            commit(
+                [DeleteElements("service-classes", [other]) if there else AddElements("service-classes", [other])]
+            )
+        return commit(steps, after)
+
+    node.table.commit = raced  # type: ignore[method-assign]
+
+
+def _racing(times: int) -> Node:
+    """Return an agent that starts with a Service that is not there yet."""
+    node = Node(web(), web_slice())
+    node.full()
+    place = node.element("service-classes", HTTP)
+    _races(node, times)
+    node.restart()
+    FakeTable(kernel=node.table.kernel).commit([DeleteElements("service-classes", [place])])
+    return node
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_no_port_is_to_blame_for_a_race(times: int) -> None:
+    node = _racing(times)
+    assert not node.full().quarantined
+    assert node.held("service-classes") == {HTTP: "cluster-2"}
+    assert node.backend.observe() == ""
+
+
+def test_who_races_without_end_fails_the_sync_and_no_port_is_left_out() -> None:
+    node = _racing(1000)
+    with pytest.raises(SyncFailed, match="somebody else changed nf_tables") as failed:
+        node.full()
+    assert failed.value.culprits == ()

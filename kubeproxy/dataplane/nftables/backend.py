@@ -21,7 +21,7 @@ from kubeproxy.dataplane.nftables.limits import Limits
 from kubeproxy.dataplane.nftables.reading import survey_to_correct
 from kubeproxy.dataplane.nftables.render import Unrenderable
 from kubeproxy.dataplane.nftables.sheet import Sheet
-from kubeproxy.dataplane.nftables.survey import Correction, skeleton
+from kubeproxy.dataplane.nftables.survey import Correction, Survey, skeleton
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
 from kubeproxy.dataplane.remarks import Joined, Quarantine
 from kubeproxy.kernel.exec import KernelError
@@ -42,7 +42,12 @@ TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
 PORTS_A_PIECE = 500
 """A full sync is one transaction; where a socket may not send that much, it may be split between so many ports."""
 
-_MOMENTARY = frozenset((errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.EPERM))
+ATTEMPTS = 8
+"""How often the table is read anew to find whose steps are refused, since others changed something meanwhile."""
+
+_MOMENTARY = frozenset(
+    (errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.EPERM, errno.ERESTART)
+)
 """Refusals that are about the moment, or the agent's rights, and no port's fault."""
 
 
@@ -129,8 +134,8 @@ class NftablesBackend:
         except (KernelError, OSError) as error:
             log.warning("the nftables table could not be deleted: %s", error)
 
-    def _commit(self, steps: Sequence[Step]) -> None:
-        self._commits.count(self._family, lambda: self._table.commit(steps))
+    def _commit(self, steps: Sequence[Step], after: int | None = None) -> None:
+        self._commits.count(self._family, lambda: self._table.commit(steps, after))
 
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""
@@ -155,7 +160,7 @@ class NftablesBackend:
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
         try:
-            self._commit(_steps(self._pieces(node, changes, PORTS_A_PIECE)))
+            self._commit(_steps(self._pieces(node, changes, PORTS_A_PIECE, self._read())))
         except Refused as refused:
             if refused.code in _MOMENTARY:
                 raise
@@ -167,9 +172,21 @@ class NftablesBackend:
 
     def _correct_by_port(self, node: NodeState, changes: list[Change]) -> None:
         """Try again with each port's steps apart, so that a refusal names whose they are."""
-        pieces = self._pieces(node, changes, 1)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._try_by_port(node, changes)
+            except Refused as refused:
+                if refused.code != errno.ERESTART:
+                    raise
+        return self._try_by_port(node, changes)
+
+    def _try_by_port(self, node: NodeState, changes: list[Change]) -> None:
+        """Do it, unless somebody changes anything after the table was read: that is no port's fault."""
+        generation, found = self._table.generation(), self._read()
+        pieces = self._pieces(node, changes, 1, found)
         try:
-            self._commit(_steps(pieces))
+            # Who replaces the table does not depend on what was read.
+            self._commit(_steps(pieces), after=None if found.strange else generation)
         except Refused as refused:
             owner = _owner(pieces, refused.change)
             state = next((change.after for change in changes if change.name == owner), None)
@@ -178,13 +195,16 @@ class NftablesBackend:
             self._quarantine.hold(owner, state, str(refused))
             raise SyncFailed(f"{owner}: {refused}; left out until it changes", [owner]) from refused
 
-    def _pieces(self, node: NodeState, changes: list[Change], ports: int) -> list[Piece]:
+    def _read(self) -> Survey:
+        """Return all that the kernel holds; from here on it is watched who else changes it."""
+        self._watch.begin()
+        return survey_to_correct(self._table)
+
+    def _pieces(self, node: NodeState, changes: list[Change], ports: int, found: Survey) -> list[Piece]:
         """Return the steps from all that the kernel holds to all that is wanted, so many ports in a piece.
 
         The books are those of the end.
         """
-        self._watch.begin()
-        found = survey_to_correct(self._table)
         liberal = self._sysctls.read(TCP_BE_LIBERAL) not in ("", "0")
         layout = Layout(node, drop_invalid=not liberal)
         books = self._books = Books(node, layout, found)
