@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Iterator
 
 from kubeproxy.kernel.netlink import NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLMSG_ERROR, messages
@@ -11,6 +12,8 @@ from kubeproxy.kernel.writers import Writers
 SEND_BYTES = 128 << 20
 """What a batch may have, as root; without, net.core.wmem_max limits it. Takes no memory until it is sent."""
 RECEIVE_BYTES = 1 << 20
+LAST_SEQUENCE = 0xFFFFFFFF
+"""What the field of a message holds."""
 _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -31,7 +34,9 @@ class BatchSocket(NetlinkSocket):
         """What fits into one datagram; the kernel keeps some of the buffer for itself."""
 
     def reserve(self, count: int) -> int:
-        """Return the first of so many sequence numbers in a row."""
+        """Return the first of so many sequence numbers in a row, from 1 again where 32 bits do not hold them."""
+        if self._sequence + count > LAST_SEQUENCE:
+            self._sequence = 0
         first = self._sequence + 1
         self._sequence += count
         return first
@@ -56,7 +61,7 @@ class BatchSocket(NetlinkSocket):
                     raise
                 lost = True
                 continue
-            for kind, _, sequence, body in messages(bytes(self._buffer[:size])):
+            for kind, _, sequence, body in _understood(bytes(self._buffer[:size])):
                 if kind != NLMSG_ERROR or not first <= sequence <= last:
                     continue
                 refusal = decode_refusal(sequence, body)
@@ -64,3 +69,11 @@ class BatchSocket(NetlinkSocket):
                     found.append(refusal)
                 if sequence == last:
                     return found
+
+
+def _understood(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield what `messages` does. Raises OSError (EBADMSG): it is not known then what was done."""
+    try:
+        yield from messages(datagram)
+    except ValueError as error:
+        raise OSError(errno.EBADMSG, f"nf_tables: {error}") from error
