@@ -174,6 +174,7 @@ EDITS = (
     "insert rule ip kube-proxy cluster-2 return",
     "add chain ip kube-proxy debugging",
     "add set ip kube-proxy debugging {{ type ipv4_addr; }}",
+    "add element ip kube-proxy picks {{ 6b00:77 : continue }}",
 )
 
 
