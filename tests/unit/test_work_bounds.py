@@ -63,6 +63,24 @@ def test_many_rules_leave_as_few_do(count: int) -> None:
     ]
 
 
+def test_rules_leave_from_the_front_of_their_chain() -> None:
+    rules = [Rule(FIREWALL, f"C0000201T0050 -s 10.{i >> 8}.{i & 255}.0/24 -j RETURN") for i in range(MANY)]
+    full, come = Dispatch(Family.V4).moved([((), [*rules, Rule(FIREWALL, "C0000201T0050 -j DROP")])])
+    _, gone = full.moved([(rules, ())])
+    chain: list[str] = []
+    passed = 0
+    for line in come["filter"].lines + gone["filter"].lines:
+        verb, _, rule = line.strip().split(" ", 2)
+        if verb == "-D":
+            at = chain.index(rule)
+            passed += at
+            del chain[at]
+        else:
+            chain.insert(0 if verb == "-I" else len(chain), rule)
+    assert chain == ["-j DROP"]
+    assert passed < MANY
+
+
 def test_own_chains_of_a_port() -> None:
     meter = Meter()
     old, new = (ServiceState(name=NAME, cluster_ip="", port=port) for port in (8080, 8081))

