@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,15 +154,18 @@ def test_init_only_sets_the_kernels_parameters_and_ends(machines: tuple[Machine,
     assert "KUBE-" not in node.rules()
 
 
+HOLD_HEALTHZ = "import signal, socket; held = socket.create_server(('127.0.0.1', 10256)); signal.pause()"
+
+
 def test_bind_address_hard_fail_ends_it_when_the_port_is_taken(machines: tuple[Machine, Machine]) -> None:
     node, _ = machines
-    node.agent()
-    until(lambda: node.status_of("http://127.0.0.1:10256/livez") == "200", "the first agent serves")
-    other = (f"--data-dir={node.directory / 'other'}", "--api-bind-address=127.0.0.1:8002")
-    second = node.run("kubeproxy", *other, "--hostname-override=node", "--bind-address-hard-fail")
-    assert second.returncode == 1
-    assert "Error: cannot listen on " in second.stderr
-    assert "Traceback" not in second.stderr
+    node.start(sys.executable, "-c", HOLD_HEALTHZ)
+    held = "import socket; socket.create_connection(('127.0.0.1', 10256))"
+    until(lambda: node.run(sys.executable, "-c", held).returncode == 0, "somebody listens at the port")
+    agent = node.run("kubeproxy", f"--data-dir={node.directory}", "--bind-address-hard-fail")
+    assert agent.returncode == 1
+    assert "Error: cannot listen on " in agent.stderr
+    assert "Traceback" not in agent.stderr
 
 
 def test_a_cluster_cidr_of_the_family_that_is_not_served_ends_it(machines: tuple[Machine, Machine]) -> None:
