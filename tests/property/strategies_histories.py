@@ -11,6 +11,7 @@ from enum import Enum
 import msgspec
 from hypothesis import strategies as st
 
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import EndpointSlice, Node, Service, ServiceCIDR, key_of
 from kubeproxy.model.settings import Settings
@@ -22,6 +23,7 @@ from tests.property.strategies_model import (
     SERVICE_CIDRS,
     SETTINGS,
     SUFFIXES,
+    own_address,
     seldom,
     services,
     slices,
@@ -163,6 +165,27 @@ def _squash(cluster: Cluster, owner: Key) -> Batch:
     return batch
 
 
+def _renumber(cluster: Cluster, owner: Key) -> Batch:
+    """A Service's ports have each other's numbers, and their own node ports still."""
+    service = cluster.services.get(owner)
+    if service is None:
+        return Batch()
+    numbers = [port.port for port in service.ports]
+    ports = zip(service.ports, [*numbers[1:], *numbers[:1]], strict=True)
+    renumbered = tuple(msgspec.structs.replace(port, port=number) for port, number in ports)
+    return _put_service(cluster, msgspec.structs.replace(service, ports=renumbered))
+
+
+def _balance(cluster: Cluster, owner: Key) -> Batch:
+    """A load balancer's address comes, or goes."""
+    service = cluster.services.get(owner)
+    if service is None:
+        return Batch()
+    own = tuple(own_address("balancer", KEYS.index(owner), family) for family in Family)
+    addresses = () if service.load_balancer_ips else own
+    return _put_service(cluster, msgspec.structs.replace(service, load_balancer_ips=addresses))
+
+
 _EVENTS: dict[str, Callable[..., Batch]] = {
     "put service": _put_service,
     "put slice": _put_slice,
@@ -175,6 +198,8 @@ _EVENTS: dict[str, Callable[..., Batch]] = {
     "reorder": _reorder,
     "split": _split,
     "squash": _squash,
+    "renumber": _renumber,
+    "balance": _balance,
 }
 
 _SLICE_KEYS = [(namespace, f"{name}-{suffix}") for namespace, name in KEYS for suffix in SUFFIXES]
@@ -191,7 +216,7 @@ def _service_events(crowds: bool) -> st.SearchStrategy[Event]:
         _event("put slice", slices(crowds=crowds)),
         _event("delete service", st.sampled_from(KEYS)),
         _event("delete slice", st.sampled_from(_SLICE_KEYS)),
-        *(_event(what, st.sampled_from(KEYS)) for what in ("reorder", "split", "squash")),
+        *(_event(what, st.sampled_from(KEYS)) for what in ("reorder", "split", "squash", "renumber", "balance")),
     )
 
 
