@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from kubeproxy.dataplane.iptables import names
+from kubeproxy.dataplane.iptables.dispatch import EVERY
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.decode import (
     DecodeError,
@@ -69,15 +71,26 @@ def agent_with_good_service(kernel: Kernel) -> Agent:
 
 
 def good_rules(agent: Agent) -> dict[tuple[Family, str, str], list[str]]:
-    """Return every rule that names the good Service, one of its addresses or its endpoint."""
+    """Return every rule that names the good Service, one of its addresses or its endpoint.
+
+    One that stands in a branch of a chain that Services share counts as that chain's.
+    """
     marks = re.compile(r"10\.96\.200\.1|c8:1|198\.19\.200\.1|31999|10\.244\.9\.9|:99\b|\b0/0\b|KUBE-\w+-\w{16}\b")
-    found = {}
+    found: dict[tuple[Family, str, str], list[str]] = defaultdict(list)
     for family in Family:
         saved = agent.kernel.run(lambda family=family: agent.kernel.saved(family))  # type: ignore[misc]
         for table, chains in saved.items():
             for chain, rules in chains.items():
-                found[family, table, chain] = sorted(rule for rule in rules if marks.search(rule))
+                found[family, table, root_of(table, chain)] += [rule for rule in rules if marks.search(rule)]
     return found
+
+
+def root_of(table: str, chain: str) -> str:
+    """Return the shared chain of which this one is a branch, or the chain itself."""
+    if not chain.startswith(names.BRANCH_PREFIX):
+        return chain
+    letter = chain.removeprefix(names.BRANCH_PREFIX)[0]
+    return next(each.chain for each in EVERY if (each.table, each.letter) == (table, letter))
 
 
 def check(agent: Agent, good_alone: Agent) -> None:
