@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from kubeproxy.kernel.tracing_nft import TABLE
 from tests.e2e.test_agent_alone import BIN, NODE_IP, PEER_IP, Machine, machines, serve_web
 from tests.waiting import until
 
@@ -77,10 +78,14 @@ def test_the_command_says_where_packets_go_and_why(node: Machine) -> None:
 def test_what_a_live_trace_sets_up_is_removed_when_it_is_ended(node: Machine) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         running = node.start(str(BIN / "kubeproxy"), "trace", "node", "192.0.2.9:80", "--live")
-        until(lambda: "TRACE" in node.rules(), "the packet is being traced")
+        until(lambda: TABLE in tables_of(node), "the packet is being traced")
         running.send_signal(number)
         assert running.wait(10) == 1
-        assert "TRACE" not in node.rules()
+        assert TABLE not in tables_of(node)
+
+
+def tables_of(node: Machine) -> str:
+    return node.run("nft", "list", "tables").stdout
 
 
 def test_without_a_default_route_the_stranger_is_a_neighbour(node: Machine) -> None:
