@@ -17,6 +17,7 @@ from kubeproxy.kernel import netlink
 from kubeproxy.kernel.conntrack import ConntrackUnavailable, KernelConntrack
 from kubeproxy.kernel.conntrack_limits import ThisMachine, ensure_limits
 from kubeproxy.kernel.netlink import DumpInterrupted
+from kubeproxy.kernel.netlink_batches import ANSWER_BYTES
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLM_F_DUMP_INTR, NLMSG_DONE, attributes
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
@@ -96,7 +97,7 @@ def test_an_entry_of_the_same_tuple_and_another_number_is_not_deleted(namespace:
 def test_more_deletions_than_one_send_holds(namespace: LoneNamespace) -> None:
     conntrack = KernelConntrack(Family.V4)
     with netlink.NetlinkSocket(NETLINK_NETFILTER) as usual:
-        send(namespace, Family.V4, range(3000, 3000 + 3 * usual.answers_bytes // netlink.ANSWER_BYTES))
+        send(namespace, Family.V4, range(3000, 3000 + 3 * usual.answers_bytes // ANSWER_BYTES))
     found = namespace.run(lambda: list(conntrack.flows(UDP)))
     half = found[::2]
     assert namespace.run(lambda: conntrack.delete(half)) == len(half)

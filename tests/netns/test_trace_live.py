@@ -164,6 +164,10 @@ def by_iptables(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
         yield built
 
 
+IN_NF_TABLES = (f"iptables-{Flavour.NFT}", "nftables")
+"""Modes whose rules are in nf_tables: a trace of legacy tables knows nothing of the others."""
+
+
 @pytest.fixture(params=[name for name in HERE if name != "ipvs"])
 def by_rules(request: pytest.FixtureRequest, place: Lab) -> Iterator[Scene]:
     """Where rules choose the endpoint: IPVS sends a first packet on whatever they, or ip_forward, say."""
@@ -236,10 +240,9 @@ def test_a_chain_that_somebody_emptied_is_noticed(by_rules: Scene) -> None:
     assert live.outcome != "FORWARD"
 
 
+@pytest.mark.parametrize("by_rules", [name for name in HERE if name in IN_NF_TABLES], indirect=True)
 def test_another_table_of_nftables_is_named(by_rules: Scene) -> None:
     """Of one family its rule is shown, of both where to look."""
-    if by_rules.tables(Family.V4).flavour is not Flavour.NFT:
-        pytest.skip("legacy tables know nothing of nf_tables'")
     case = by_rules.case("pod,outside,node cluster:80")
     for family, shown in (("ip", f"ip saddr {case.source} drop"), ("inet", "rule 2 (nft -a list chain inet")):
         wall = f"type filter hook forward priority 10; ip saddr {case.source} drop;"
