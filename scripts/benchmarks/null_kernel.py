@@ -10,8 +10,8 @@ from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.ipset_messages import Member, SetType
 from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts
+from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
-from kubeproxy.kernel.nf_tables.table import NAME
 from kubeproxy.kernel.nf_tables.types import Chain, Change, Element, Rule, SetSpec
 from kubeproxy.kernel.sets import SetChange
 from kubeproxy.kernel.sysctl import FakeSysctls

@@ -14,9 +14,10 @@ from subject import FAMILY, Floor
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.machine import nftables_hints
+from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
-from kubeproxy.kernel.nf_tables.table import NAME, KernelTable
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nf_tables.types import Change
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.writers import Writers

@@ -9,8 +9,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from kubeproxy.dataplane.nftables.names import ENDPOINT_NUMBERS, FIRST_ENDPOINT, ListMaps
-from kubeproxy.kernel.netlink_messages import packed_address
-from kubeproxy.kernel.nf_tables.fields import number
+from kubeproxy.kernel.nf_tables.fields import endpoint, number
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import Target
 
@@ -35,7 +34,7 @@ class Listing(NamedTuple):
 
     def data(self, target: Target) -> bytes:
         """Return what that map has for an endpoint."""
-        return packed(target) if self.numbers is None else self.numbers[target.text]
+        return endpoint(target.address, target.port) if self.numbers is None else self.numbers[target.text]
 
     def fill(self, elements: Elements) -> None:
         """Add all of its elements."""
@@ -43,7 +42,7 @@ class Listing(NamedTuple):
         slots = slots_of(len(targets))
         if numbers is None:
             elements[maps.endpoints] += [
-                Element(place + slot, packed_address(target.address) + _port(target.port))
+                Element(place + slot, endpoint(target.address, target.port))
                 for slot, target in zip(slots, targets, strict=True)
             ]
             return
@@ -57,7 +56,7 @@ class Listing(NamedTuple):
 
     def _numbered(self, target: Target) -> Element:
         assert self.numbers is not None
-        return Element(self.place + self.numbers[target.text], packed(target))
+        return Element(self.place + self.numbers[target.text], endpoint(target.address, target.port))
 
     def _part(self, slots: Iterable[int], elements: Elements) -> None:
         """Add the elements of some slots."""
@@ -80,16 +79,6 @@ def move(before: Listing, after: Listing, gone: Elements, come: Elements) -> Non
         ]
     before._part([*differ, *range(common, len(old))], gone)
     after._part([*differ, *range(common, len(new))], come)
-
-
-def packed(target: Target) -> bytes:
-    """Return an endpoint as the data of an element."""
-    return packed_address(target.address) + _port(target.port)
-
-
-@lru_cache(maxsize=65536)
-def _port(port: int) -> bytes:
-    return (port << 16).to_bytes(4, "big")
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,8 @@
 
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.watch import Commits
-from kubeproxy.kernel.nf_tables.table import NAME, KernelTable
+from kubeproxy.kernel.nf_tables.base import NAME
+from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.notice_messages import TableNotice
 from kubeproxy.kernel.notices import HintSource, TableNotices
 from kubeproxy.kernel.sysctl import ProcSysctls

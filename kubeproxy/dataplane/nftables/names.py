@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from kubeproxy.model.objects import Record
 
-TABLE = "kube-proxy"
 COMMENT = "rules for kube-proxy"
 
 # Sets and maps that both ways of addressing a Service share.

@@ -1,6 +1,5 @@
 """Whether a kernel can do what nftables mode asks of it: it is asked, in a transaction that does nothing."""
 
-import errno
 from collections.abc import Iterator
 
 from kubeproxy.dataplane.nftables.classes import Classes, pick_of
@@ -8,9 +7,8 @@ from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.ranges import spec_of
 from kubeproxy.dataplane.nftables.sets import SPECS
-from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.nf_tables import probing
 from kubeproxy.kernel.nf_tables.base import NfTable
-from kubeproxy.kernel.nf_tables.probing import refusal
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -28,15 +26,8 @@ PROBE_TABLE = "kube-proxy-probe"
 
 def trouble(table: NfTable) -> str:
     """Return why nftables mode cannot run here, "" when it can. Blocking; ``table`` is called `PROBE_TABLE`."""
-    try:
-        refused = refusal(table, probe(table.family))
-    except (KernelError, OSError) as error:
-        return f"the kernel does not tell whether it can: {error}"
-    if refused is None:
-        return ""
-    if refused.code == errno.EPERM:
-        return f"{refused}; it takes root, or CAP_NET_ADMIN"
-    return f"this kernel's nf_tables cannot do it (5.13 and newer can, with their modules): {refused}"
+    unable = "this kernel's nf_tables cannot do it (5.13 and newer can, with their modules): "
+    return probing.trouble(table, probe(table.family), unable)
 
 
 def probe(family: Family) -> Iterator[Change]:

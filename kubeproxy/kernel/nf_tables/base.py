@@ -7,6 +7,9 @@ from kubeproxy.kernel.errors import KernelError
 from kubeproxy.kernel.nf_tables.types import Chain, Change, Element, Rule, SetSpec
 from kubeproxy.model.addresses import Family
 
+NAME = "kube-proxy"
+"""What a node's table is called, in each family: as upstream's."""
+
 
 class Refused(KernelError):
     """The kernel did nothing of a transaction, or refused a question."""

@@ -8,13 +8,11 @@ import msgspec
 
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables import types as t
-from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.base import NAME, Refused
 from kubeproxy.kernel.nf_tables.fields import SPOKEN, clipped
 from kubeproxy.kernel.nf_tables.model import Contents, No
 from kubeproxy.kernel.nf_tables.refusals import explained
 from kubeproxy.model.addresses import Family
-
-NAME = "kube-proxy"
 
 
 class FakeNftables:

@@ -88,7 +88,12 @@ def number(value: int) -> bytes:
 
 def endpoint(address: str, port: int) -> bytes:
     """Pack an endpoint's address and port, 8 or 20 bytes."""
-    return packed_address(address) + (port << 16).to_bytes(4, "big")
+    return packed_address(address) + _port(port)
+
+
+@lru_cache(maxsize=65536)
+def _port(port: int) -> bytes:
+    return (port << 16).to_bytes(4, "big")
 
 
 def clipped(comment: str) -> str:

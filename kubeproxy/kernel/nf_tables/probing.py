@@ -29,12 +29,15 @@ def refusal(table: NfTable, steps: Iterable[Change]) -> Refused | None:
     raise KernelError("nf_tables did what cannot be done")
 
 
-def trouble(table: NfTable, steps: Iterable[Change]) -> str:
-    """Return why the kernel would not carry out steps, "" when it would."""
+def trouble(table: NfTable, steps: Iterable[Change], unable: str = "") -> str:
+    """Return why the kernel would not carry out steps, "" when it would.
+
+    ``unable`` begins what is said when it refused them for want of an ability, not of a right.
+    """
     try:
         refused = refusal(table, steps)
     except (KernelError, OSError) as error:
         return f"the kernel does not tell whether it can: {error}"
     if refused is not None and refused.code == errno.EPERM:
         return f"{refused}; it takes root, or CAP_NET_ADMIN"
-    return str(refused or "")
+    return f"{unable}{refused}" if refused else ""

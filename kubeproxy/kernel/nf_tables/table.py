@@ -8,7 +8,7 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.netlink import DumpInterrupted, KeptSocket, NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, NLM_F_DUMP, netfilter_head
 from kubeproxy.kernel.nf_tables import types as t
-from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.base import NAME, Refused
 from kubeproxy.kernel.nf_tables.batch import Part, TooLarge, datagram, encode, transactions
 from kubeproxy.kernel.nf_tables.element_messages import decode_elements
 from kubeproxy.kernel.nf_tables.fields import SPOKEN
@@ -29,8 +29,6 @@ from kubeproxy.kernel.nf_tables.refusals import Refusal, explained, refused_elem
 from kubeproxy.kernel.nf_tables.socket import BatchSocket
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
-
-NAME = "kube-proxy"
 
 
 class KernelTable:
