@@ -84,13 +84,14 @@ class RealKernel:
 
     def forget_flows(self) -> None:
         """Let no packet of one history be taken for a part of another's connection."""
+        self.run(forget_flows)
 
-        def work() -> None:
-            for family in Family:
-                with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-                    netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
 
-        self.run(work)
+def forget_flows() -> None:
+    """Forget every connection that is tracked in the calling thread's namespace."""
+    for family in Family:
+        with NetlinkSocket(NETLINK_NETFILTER) as netlink:
+            netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Affinity in nftables mode beyond what the scenario table asks: crowds, restarts, no room, endpoints that go."""
 
-import socket
 from collections.abc import Iterator
 
 import msgspec
@@ -9,31 +8,26 @@ import pytest
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.names import Way
 from kubeproxy.dataplane.nftables.sets import SPECS
-from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import wanted
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.netns import affinity_bed
+from tests.netns.affinity_bed import CLIENTS, lab_with_clients
 from tests.netns.iptables_bed import BE1, BE2, BE3, NODE_PORT, VIP
-from tests.scenarios.addresses import HOSTS, NODE
+from tests.scenarios.addresses import HOSTS
 from tests.scenarios.lab import Lab
-from tests.scenarios.lab import lab as build_lab
 
 pytestmark = pytest.mark.netns
 
-CLIENTS = [f"10.99.{i >> 8}.{i & 255}" for i in range(1, 401)]
 ALL = {HOSTS[name].v4 for name in ("be1", "be2", "be3")}
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with build_lab() as built:
-        lines = "".join(f"addr add {client}/32 dev lo\n" for client in CLIENTS)
-        back = f"route add 10.99.0.0/16 via {HOSTS['outside'].v4}\n"
-        built.run("outside", lambda: SystemExec().run(["ip", "-batch", "-"], stdin=lines))
-        built.run("node", lambda: SystemExec().run(["ip", "-batch", "-"], stdin=back))
+    with lab_with_clients() as built:
         yield built
 
 
@@ -69,20 +63,7 @@ class Node:
 
 
 def answers(lab: Lab, clients: list[str]) -> list[str]:
-    """Return who answers each client."""
-
-    def ask() -> list[str]:
-        found = []
-        for client in clients:
-            with socket.socket() as connection:
-                connection.settimeout(4)
-                connection.bind((client, 0))
-                connection.connect((NODE.v4, NODE_PORT))
-                connection.send(b"?")
-                found.append(connection.recv(200).decode().split()[1])
-        return found
-
-    return lab.run("outside", ask)
+    return affinity_bed.answers(lab, clients, 4.0)
 
 
 def test_hundreds_of_clients_stay_with_their_endpoints(lab: Lab) -> None:

@@ -15,14 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeproxy.kernel.conntrack_messages import MSG_DELETE, SUBSYSTEM
-from kubeproxy.kernel.netlink import NetlinkSocket
-from kubeproxy.kernel.netlink_messages import NETLINK_NETFILTER, netfilter_head
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nf_tables.types import DeleteTable
 from kubeproxy.model.addresses import Family
 from tests.netns.drawn_packets import ask, questions
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.real_kernel import forget_flows
 from tests.property.agent_bed import Agent
 from tests.property.door_bed import GOOD, Written, agent_with_good_service, check, hear_hostile
 from tests.property.nftables_bed import NftKernel, live
@@ -72,13 +70,7 @@ class RealKernel(NftKernel):
 
     def forget_flows(self) -> None:
         """Let no packet of one history be taken for a part of another's connection."""
-
-        def work() -> None:
-            for family in Family:
-                with NetlinkSocket(NETLINK_NETFILTER) as netlink:
-                    netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
-
-        self.run(work)
+        self.run(forget_flows)
 
 
 @contextlib.contextmanager
