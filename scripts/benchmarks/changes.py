@@ -92,16 +92,16 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
     found: dict[str, Samples] = {}
     changes = Changes(size)
 
-    async def one_by_one(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
-        seconds, cpu = await _one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(CHANGES)))
+    async def each(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
+        seconds, cpu = await one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(CHANGES)))
         added = change == changes.added
         return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size, added) if real else {})
 
     async with running(subject, size, real=real) as bed:
         await asyncio.sleep(START_SECONDS)
         if ONE_CHANGE in only:
-            found[MOVED] = await one_by_one(bed, changes.moved)
-            found[ADDED] = await one_by_one(bed, changes.added)
+            found[MOVED] = await each(bed, changes.moved)
+            found[ADDED] = await each(bed, changes.added)
         if BURST in only:
             before = cpu_seconds()
             bursts = [await _burst(bed, changes, size) for _ in range(BURSTS)]
@@ -113,8 +113,8 @@ def _floors(subject: Subject, size: Size, added: bool) -> dict[str, list[float]]
     return {floor.name: floor.times(FLOOR_ROUNDS) for floor in subject.change_floors(size, added=added)}
 
 
-async def _one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float], float]:
-    """Return the seconds of each, and the CPU seconds of one."""
+async def one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float], float]:
+    """Make changes when the agent is idle; return the seconds of each, and the CPU seconds of one."""
     seconds: list[float] = []
     began, before = time.monotonic(), cpu_seconds()
     for change in changes:

@@ -30,6 +30,11 @@ def parse_size(text: str) -> Size:
     return Size(*numbers)
 
 
+def parse_sizes(text: str) -> list[Size]:
+    """Parse sizes with commas between them. Raises ValueError."""
+    return [parse_size(part) for part in text.split(",")]
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the tables, and one object of the JSON; null where there is no such figure."""
 

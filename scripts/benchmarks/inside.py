@@ -5,9 +5,7 @@ inside.py --mode nftables --size 1000 --only full-load,one-change
 
 import argparse
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Collection
 from functools import partial
 
@@ -17,6 +15,7 @@ import figures
 import first_packet
 import loads
 from figures import Row, Size
+from namespace import own_xtables_lock
 from subject import Subject
 from subject_iptables import IptablesSubject
 from subject_ipvs import IpvsSubject
@@ -65,9 +64,7 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    with tempfile.NamedTemporaryFile() as lock:
-        # Legacy iptables' lock is the machine's: who holds it in another namespace is not waited for.
-        os.environ["XTABLES_LOCKFILE"] = lock.name
+    with own_xtables_lock():
         found = measure(SUBJECTS[given.mode](given.slow), given.size, given.only.split(","))
     sys.stdout.buffer.write(figures.encode(found))
 

@@ -1,12 +1,14 @@
 """Network namespaces of a benchmark's own: no measurement programs the one that it was started in."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +21,23 @@ SETTLE_SECONDS = 0.2
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
+def alone(file: str, *arguments: str) -> list[str]:
+    """Return the command that runs a Python file in a new network namespace."""
+    return ["unshare", "-n" if os.geteuid() == 0 else "-rn", sys.executable, file, *arguments]
+
+
 def run_inside(file: str, *arguments: str) -> Any:
     """Run a Python file in a new network namespace and return the JSON that it prints."""
-    alone = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
-    argv = [*alone, sys.executable, file, *arguments]
-    return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    done = subprocess.run(alone(file, *arguments), check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def own_xtables_lock() -> Iterator[None]:
+    """Have this process wait for nobody: legacy iptables' lock is the machine's, whatever namespace holds it."""
+    with tempfile.NamedTemporaryFile() as lock:
+        os.environ["XTABLES_LOCKFILE"] = lock.name
+        yield
 
 
 def fresh() -> None:

@@ -5,7 +5,6 @@ Either way in a process and a network namespace of its own. The machine is boote
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import figures
 import msgspec
 from figures import Row, Size
-from namespace import run_inside
+from namespace import alone, run_inside
 
 from kubeproxy.lab.machine.machine import Machine
 from kubeproxy.lab.machine.spec import Spec
 
-INSIDE = str(Path(__file__).with_name("inside.py"))
+INSIDE, IN_TURN = (str(Path(__file__).with_name(name)) for name in ("inside.py", "in_turn.py"))
 IN_MACHINE = ("ipvs",)
 MEMORY = "3G"
 """It is given as it is touched; 30,000 Services need half of it."""
@@ -44,20 +43,27 @@ class Places:
         self._stack.close()
 
     def run(self, mode: str, size: Size, only: Sequence[str], *, slow: bool) -> list[Row]:
-        """Measure; raises what the measurement did, as far as that can be told."""
-        arguments = [f"--mode={mode}", f"--size={size}", f"--only={','.join(only)}", *(["--slow"] if slow else [])]
-        if mode in IN_MACHINE:
-            return figures.decode(self._in_machine(arguments))
-        return msgspec.convert(run_inside(INSIDE, *arguments), list[Row])
+        """Measure one mode at one size; raises what the measurement did, as far as that can be told."""
+        flags = ["--slow"] if slow else []
+        return self._run(mode, INSIDE, f"--size={size}", f"--only={','.join(only)}", *flags)
 
-    def _in_machine(self, arguments: Sequence[str]) -> bytes:
+    def in_turn(self, mode: str, sizes: Sequence[Size]) -> list[Row]:
+        """Measure one change in one mode, at all sizes in turn; raises as `run` does."""
+        return self._run(mode, IN_TURN, f"--sizes={','.join(map(str, sizes))}")
+
+    def _run(self, mode: str, file: str, *arguments: str) -> list[Row]:
+        if mode in IN_MACHINE:
+            return figures.decode(self._in_machine(file, f"--mode={mode}", *arguments))
+        return msgspec.convert(run_inside(file, f"--mode={mode}", *arguments), list[Row])
+
+    def _in_machine(self, *argv: str) -> bytes:
         if self._machine is None:
             directory = self._stack.enter_context(tempfile.TemporaryDirectory())
             spec = Spec(name="bench", memory=MEMORY)
             self._machine = self._stack.enter_context(Machine.boot(spec, directory))
             self._machine.run(["sh", "-c", MODULES], timeout=60)
         done = self._machine.run(
-            ["unshare", "-n", sys.executable, INSIDE, *arguments],
+            alone(*argv),
             env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             timeout=TIMEOUT_SECONDS,
         )

@@ -14,6 +14,7 @@ import figures
 import inside
 import report
 from figures import Row, Size
+from in_turn import IN_TURN
 from others import OTHERS
 from places import Places
 
@@ -26,15 +27,24 @@ def measured(given: argparse.Namespace) -> Iterator[Row]:
     """Measure mode by mode, size by size."""
     only = [name for name in given.only if name in inside.ONLY]
     with Places() as places:
-        for mode in given.modes if only else ():
-            for size in given.sizes:
-                if size.services * size.endpoints > 3 * LARGEST.get(mode, 10**9) and not given.slow:
-                    print(f"{mode} at {size}: not without --slow", file=sys.stderr)
-                    continue
+        for mode in given.modes if only or IN_TURN in given.only else ():
+            sizes = list(_bearable(mode, given.sizes, slow=given.slow))
+            for size in sizes if only else ():
                 yield from places.run(mode, size, only, slow=given.slow)
+            several = [size for size in sizes if size.endpoints == 3]
+            if IN_TURN in given.only and len(several) > 1:
+                yield from places.in_turn(mode, several)
     for name in given.only:
         if name in OTHERS:
             yield from OTHERS[name](given.sizes)
+
+
+def _bearable(mode: str, sizes: Sequence[Size], *, slow: bool) -> Iterator[Size]:
+    for size in sizes:
+        if slow or size.services * size.endpoints <= 3 * LARGEST.get(mode, 10**9):
+            yield size
+        else:
+            print(f"{mode} at {size}: not without --slow", file=sys.stderr)
 
 
 def main() -> int:
@@ -54,12 +64,13 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
-    all_whats = (*inside.ONLY, *OTHERS)
+    usual = (*inside.ONLY, IN_TURN)
+    all_whats = (*usual, *OTHERS)
     parser.add_argument(
         "--only",
         type=lambda text: _words(text, all_whats),
-        default=list(inside.ONLY),
-        help=f"what to measure, of {', '.join(all_whats)}; without it {', '.join(inside.ONLY)}",
+        default=list(usual),
+        help=f"what to measure, of {', '.join(all_whats)}; without it {', '.join(usual)}",
     )
     parser.add_argument(
         "--modes",
@@ -93,7 +104,7 @@ def _words(text: str, known: Sequence[str]) -> list[str]:
 
 def _sizes(text: str) -> list[Size]:
     try:
-        return [figures.parse_size(part) for part in text.split(",")]
+        return figures.parse_sizes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -11,6 +11,7 @@ sys.path.append(BENCHMARKS)  # The benchmarks are programs: they import each oth
 
 import cluster  # noqa: E402
 import figures  # noqa: E402
+import in_turn  # noqa: E402
 import report  # noqa: E402
 from figures import Row, Size  # noqa: E402
 
@@ -48,6 +49,19 @@ def test_a_size_is_read_as_it_is_written(text: str) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         figures.parse_size(text)
+
+
+def test_sizes_in_turn_stand_beside_the_smallest_whatever_their_order() -> None:
+    real, in_memory = {Size(500): [0.4], Size(10): [0.2]}, {Size(500): [0.2], Size(10): [0.1]}
+    found = in_turn.compared("m", real, in_memory, {Size(500): 9.0, Size(10): 8.0})
+    smallest, no_kernel = "the same at 10 Services", "an in-memory no-op kernel"
+    assert [(row.what, row.services, row.floor, row.ratio, row.rss_mib) for row in found] == [
+        (in_turn.MOVED, 500, smallest, 2.0, 9.0),
+        (in_turn.MOVED, 500, no_kernel, 2.0, 9.0),
+        (in_turn.MOVED, 10, no_kernel, 2.0, 8.0),
+        (in_turn.MOVED_IN_MEMORY, 500, smallest, 2.0, None),
+        (in_turn.MOVED_IN_MEMORY, 10, "", None, None),
+    ]
 
 
 def test_a_row_stands_beside_each_floor() -> None:
