@@ -135,7 +135,7 @@ def test_nft_lists_everything_that_the_mode_can_have(namespace: LoneNamespace, f
     node = _node(namespace, family)
     node.full()
     text = node.listed()
-    for words in ("default/sticky", "default/void", "local-1-sticky-10800", "@local-sticky-endpoints"):
+    for words in ("default/sticky", "default/void", "local-sticky-10800", "@local-sticky-endpoints"):
         assert words in text
     assert "[invalid type]" not in text
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 import msgspec
 
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
-from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS, VERDICT_MAPS
+from kubeproxy.dataplane.nftables.names import VERDICT_MAPS
+from kubeproxy.dataplane.nftables.sets import DYNAMIC, SPECS
 from kubeproxy.dataplane.nftables.watch import Commits
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide
@@ -132,12 +133,11 @@ def described(table: NfTable) -> dict[str, set[object]]:
     if not table.exists():
         return {}
     found: dict[str, set[object]] = {}
-    chains = {
-        each.key: each.data.chain
-        for name in VERDICT_MAPS
-        for each in table.elements(name)
-        if isinstance(each.data, Decide)
-    }
+    chains: dict[bytes, str] = {}
+    for name in VERDICT_MAPS:
+        for each in table.elements(name):
+            assert isinstance(each.data, Decide)
+            chains[each.key] = f"{chains.get(each.key, '')} {name} {each.data.chain}"
     for name in table.sets().keys() - DYNAMIC:
         elements = table.elements(name)
         if name in VERDICT_MAPS:

@@ -30,13 +30,14 @@ from kubeproxy.kernel.nf_tables.types import (
     Rule,
     SetSpec,
 )
-from kubeproxy.model.objects import EndpointSlice
+from kubeproxy.model.objects import EndpointSlice, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.nftables_node import Node, web, web_slice
 
 pytestmark = pytest.mark.unit
 
 HTTP = "10.96.0.1 . tcp . 80"
+PICKS = ("picks", "short-circuit-picks")
 FAULTS = (errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.ENOMEM, errno.EEXIST, errno.ENOENT)
 
 
@@ -326,6 +327,64 @@ def test_a_class_keeps_no_number_that_is_not_for_classes(code: int) -> None:
     assert FIRST_CLASS <= int.from_bytes(pick.key, byteorder) < FIRST_ENDPOINT
     assert node.held("service-classes") == {HTTP: "cluster-2"}
     assert node.backend.observe() == ""
+
+
+def test_a_class_keeps_no_number_that_leads_where_another_class_is() -> None:
+    """Somebody made one number of two."""
+    node = Node(web(external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL), web_slice())
+    node.full()
+    codes = {verdict.data.chain: verdict for name in PICKS for verdict in node.table.elements(name)}  # type: ignore[union-attr]
+    ours, others = codes["local-1"], codes["pick-2"]
+    node.tamper(
+        DeleteElements("short-circuit-picks", [others]),
+        AddElements("short-circuit-picks", [msgspec.structs.replace(others, key=ours.key)]),
+    )
+    node.restart()
+    node.full()
+    found = [verdict.key for name in PICKS for verdict in node.table.elements(name)]
+    assert len(found) == len(set(found)) == 3
+    assert node.held("short-circuit-ips") == {"203.0.113.1 . tcp . 80": "pick-2"}
+    assert node.backend.observe() == ""
+
+
+@pytest.mark.parametrize("edit", ["word", "chain", "gone"])
+def test_a_choice_that_somebody_changed_is_put_right(edit: str) -> None:
+    sticky = {"session_affinity": True, "affinity_seconds": 60}
+    node = Node(
+        web(**sticky), web_slice(), web("b", "10.96.0.2", **sticky), web_slice("10.244.1.9@node2", name="b")
+    )
+    node.full()
+    before = node.held("choosers")
+    (choice, *_) = node.table.elements("choosers")
+    node.tamper(DeleteElements("choosers", [choice]))
+    if edit != "gone":
+        assert isinstance(choice.data, Decide)
+        word = VerdictWord.GOTO if edit == "word" else VerdictWord.JUMP
+        chain = choice.data.chain if edit == "word" else "firewall-sources"
+        node.tamper(AddElements("choosers", [msgspec.structs.replace(choice, data=Decide(word, chain))]))
+    assert node.backend.observe()
+    node.restart()
+    node.full()
+    assert sorted(node.held("choosers").values()) == sorted(before.values()) == ["choose-1", "choose-2"]
+    assert node.backend.observe() == ""
+
+
+def test_the_chains_of_affinity_stay_as_long_as_some_service_needs_them() -> None:
+    sticky = {"session_affinity": True, "affinity_seconds": 60}
+    node = Node(
+        web(**sticky), web_slice(), web("b", "10.96.0.2", **sticky), web_slice("10.244.1.9@node2", name="b")
+    )
+    node.full()
+    node.put(web_slice("10.244.1.9@node2"))
+    assert node.backend.observe() == ""
+    assert "choose-2" not in node.chains()
+    assert node.table.rules("cluster-sticky-60")
+    assert node.table.rules("choose-1")
+    assert set(node.held("choosers").values()) == {"choose-1"}
+    node.put(web(), web("b", "10.96.0.2"))
+    assert node.backend.observe() == ""
+    assert not node.chains() & {"choose-1", "cluster-sticky-60"}
+    assert node.held("choosers") == {}
 
 
 def _crowd(count: int, name: str = "web") -> EndpointSlice:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kubeproxy.dataplane.nftables.stays import kept_seconds
 from kubeproxy.model.objects import ServiceType, TrafficPolicy
 from tests.nftables_node import Node, web, web_slice
 
@@ -9,6 +10,12 @@ pytestmark = pytest.mark.unit
 
 HTTP = "10.96.0.1 . tcp . 80"
 EXTERNAL = "203.0.113.1 . tcp . 80"
+ENDPOINTS = ("10.244.1.1@node1", "10.244.2.1@node2", "10.244.2.2@node2")
+
+
+def sticky(seconds: int) -> dict[str, object]:
+    """Return what a Service with affinity has."""
+    return {"session_affinity": True, "affinity_seconds": seconds}
 
 
 def test_a_place_has_a_class_and_its_endpoints_have_slots() -> None:
@@ -31,6 +38,37 @@ def test_the_number_of_chains_is_that_of_classes_not_of_services() -> None:
     one.full()
     all_of_them.full()
     assert one.chains() == all_of_them.chains()
+
+
+def test_affinity_has_a_chain_for_each_time_and_one_for_each_count_however_they_go_together() -> None:
+    times = range(10000, 11000, 10)
+    services = [
+        web(f"web{seconds}-{count}", f"10.96.{count}.{seconds % 1000 // 10}", **sticky(seconds))
+        for seconds in times
+        for count in (1, 2, 3)
+    ]
+    slices = [web_slice(*ENDPOINTS[: int(each.name[-1])], name=each.name) for each in services]
+    node = Node(*services, *slices)
+    bare = node.chains()
+    node.full()
+    fresh = node.chains() - bare
+    assert {name for name in fresh if name.startswith("choose")} == {"choose-1", "choose-2", "choose-3"}
+    kept = {f"cluster-sticky-{kept_seconds(seconds)}" for seconds in times}
+    assert len(kept) < 10
+    assert {name for name in fresh if "sticky" in name} == kept
+
+
+@pytest.mark.parametrize(
+    "seconds", [1, 10, 60, 99, 120, 300, 600, 900, 1800, 2700, 3600, 5400, 7200, 10800, 43200, 86400]
+)
+def test_affinity_times_that_people_choose_are_kept_exactly(seconds: int) -> None:
+    assert kept_seconds(seconds) == seconds
+
+
+def test_affinity_times_are_never_cut_and_stretched_by_a_twentieth_at_most() -> None:
+    kept = {seconds: kept_seconds(seconds) for seconds in range(1, 86401)}
+    assert all(seconds <= longer <= 1.05 * seconds for seconds, longer in kept.items())
+    assert len(set(kept.values())) < 350
 
 
 def test_under_policy_local_a_place_has_two_lists() -> None:
@@ -66,10 +104,10 @@ def test_nobody_here_is_dropped_from_outside() -> None:
 
 
 def test_endpoints_under_affinity_keep_their_numbers_when_others_go() -> None:
-    sticky = web(session_affinity=True, affinity_seconds=60)
-    node = Node(sticky, web_slice("10.244.1.1@node1", "10.244.2.1@node2", "10.244.2.2@node2"))
+    node = Node(web(**sticky(60)), web_slice(*ENDPOINTS))
     node.full()
-    assert node.held("service-classes") == {HTTP: "cluster-3-sticky-60"}
+    assert node.held("service-classes") == {HTTP: "cluster-sticky-60"}
+    assert list(node.held("choosers").values()) == ["choose-3"]
     before = set(node.held("sticky-endpoints").items())
     assert len(before) == 3
     node.put(web_slice("10.244.2.1@node2", "10.244.2.2@node2"))

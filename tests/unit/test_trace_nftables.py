@@ -66,11 +66,11 @@ def test_a_cluster_ip_is_an_element_that_leads_to_a_chain() -> None:
 
 def test_a_client_that_stays_is_in_the_map_of_affinity() -> None:
     found = rules(POD, VIP, 80, everywhere(session_affinity=True), BOTH)
-    chain = "cluster-2-sticky-10800"
+    chain = "cluster-sticky-10800"
     assert found["address"] == f"map service-classes: {VIP} . tcp . 80 → {chain}"
     assert found["affinity"] == f"{chain} meta priority set ip saddr . {PLACE} map @affinity"
     slots = f"meta priority set {PLACE} . numgen random mod 2 map @sticky-slots"
-    assert found["endpoints"] == f"{chain} {slots}"
+    assert found["endpoints"] == f"choose-2 {slots}"
 
 
 def test_from_outside_the_ranges_guard_and_everybody_is_masqueraded() -> None:

@@ -218,7 +218,7 @@ class NftablesBackend:
                 if change.after is not None:
                     self._render(books, change.after, sheet)
             # Chains before the elements that lead there, and with those of the first port that has the class.
-            chains = [step for which in books.enter(sheet) for step in books.chain_of(which)]
+            chains = books.enter(sheet)
             owner = some[0].name if ports == 1 else None
             pieces.append(Piece(owner, [*chains, *correction.towards(sheet)]))
         books.opened()
@@ -249,8 +249,8 @@ class NftablesBackend:
             self._commit(books.unpick(unused))
             for which in unused:
                 books.classes.drop(which)
-                self._stale_chains.add(which.chain)
-        self._stale_chains -= {which.chain for which in books.classes.standing}
+                self._stale_chains.update(which.chains)
+        self._stale_chains -= books.classes.chains.keys()
         if self._stale_chains:
             stale = sorted(self._stale_chains)
             try:

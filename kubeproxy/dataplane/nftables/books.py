@@ -10,7 +10,7 @@ opens new ones.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from kubeproxy.dataplane.nftables.classes import Classes, pick_of
+from kubeproxy.dataplane.nftables.classes import Classes, leads_of
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import FIREWALL_SOURCES, Class
 from kubeproxy.dataplane.nftables.ranges import Lengths, set_of, spec_of
@@ -62,19 +62,17 @@ class Books:
         """Note that all ports were rendered."""
         self._slots.settled()
 
-    def enter(self, sheet: Sheet) -> list[Class]:
+    def enter(self, sheet: Sheet) -> list[Change]:
         """Take in ports that were not there; leave in the sheet what they add to the kernel.
 
-        Returns the classes whose chains are wanted now.
+        Returns the steps that make the chains that are wanted now, whatever there is of their names.
         """
         sheet.fill_lists()
-        fresh = self.classes.count(sheet.classes)
-        for which in fresh:
-            self._add_pick(which, sheet)
+        steps = list(self._come(sheet.classes, [], sheet))
         self._lengths.count(sheet.lengths)
         for each in self._shared:
             each.enter(sheet)
-        return fresh
+        return steps
 
     def admitting(self, found: Iterable[int]) -> Iterator[Change]:
         """Yield the steps that make the sets of source ranges that are wanted, and fill the chain that asks them.
@@ -93,10 +91,7 @@ class Books:
     def change(self, before: Sheet, after: Sheet) -> Iterator[Change]:
         """Yield the steps from what some ports asked for to what they ask for now."""
         fill_what_moved(before, after)
-        fresh = self.classes.count(after.classes, before.classes)
-        for which in fresh:
-            yield from self.chain_of(which)
-            self._add_pick(which, after)
+        yield from self._come(after.classes, before.classes, after)
         before_that = set(self._lengths.standing)
         if self._lengths.count(after.lengths, before.lengths):
             yield FlushChain(FIREWALL_SOURCES)
@@ -108,12 +103,16 @@ class Books:
             if gone or come:
                 yield from _moved(name, gone or [], come or [])
 
-    def chain_of(self, which: Class) -> Iterator[Change]:
-        """Yield the steps that make a class's chain, whatever there is of its name."""
-        yield AddChain(Chain(which.chain))
-        yield FlushChain(which.chain)
-        for rule in self._layout.rules_of(which):
-            yield AddRule(rule)
+    def _come(self, come: Iterable[Class], gone: Iterable[Class], sheet: Sheet) -> Iterator[Change]:
+        """Count classes; lead to those that are new by the sheet, and yield the steps that make their chains."""
+        for which, wanted in self.classes.count(come, gone).items():
+            self._add_leads(which, sheet)
+            rules = self._layout.rules_of(which)
+            for chain in wanted:
+                yield AddChain(Chain(chain))
+                yield FlushChain(chain)
+                for rule in rules[chain]:
+                    yield AddRule(rule)
 
     def standing(self, states: Iterable[ServiceState]) -> Sheet:
         """Return all that should be in the kernel, if ``states`` are those of all ports."""
@@ -124,19 +123,21 @@ class Books:
         for name in SHARED:
             sheet.elements[name] = _once(sheet.elements[name])
         for which in self.classes.standing:
-            self._add_pick(which, sheet)
+            self._add_leads(which, sheet)
         return sheet
 
     def chain_names(self) -> set[str]:
         """Return all chains that should be there."""
-        return {*CHAINS, *(which.chain for which in self.classes.standing)}
+        return {*CHAINS, *self.classes.chains}
 
     def rules(self) -> dict[str, list[Rule]]:
         """Return the rules that should be in each of them, as they are read back."""
         found: dict[str, list[Rule]] = {name: [] for name in CHAINS}
         for rule in (*self._layout.rules(), *self._layout.admitting(self._lengths.standing)):
             found[rule.chain].append(rule)
-        return found | {which.chain: self._layout.rules_of(which) for which in self.classes.standing}
+        for which in self.classes.standing:
+            found |= self._layout.rules_of(which)
+        return found
 
     def set_names(self) -> set[str]:
         """Return all sets that should be there."""
@@ -153,14 +154,15 @@ class Books:
 
     def unpick(self, unused: Iterable[Class]) -> list[Change]:
         """Return the steps after which nothing leads to the chains of classes that no place has."""
-        return [DeleteElements(name, [pick]) for name, pick in map(self._pick, unused)]
+        leads = (lead for which in unused for lead in self._leads(which))
+        return [DeleteElements(name, [lead]) for name, lead in leads]
 
-    def _pick(self, which: Class) -> tuple[str, Element]:
-        return pick_of(which, self.classes[which])
+    def _leads(self, which: Class) -> Iterator[tuple[str, Element]]:
+        return leads_of(which, self.classes[which])
 
-    def _add_pick(self, which: Class, sheet: Sheet) -> None:
-        name, pick = self._pick(which)
-        sheet.elements[name].append(pick)
+    def _add_leads(self, which: Class, sheet: Sheet) -> None:
+        for name, lead in self._leads(which):
+            sheet.elements[name].append(lead)
 
 
 class _Shared:

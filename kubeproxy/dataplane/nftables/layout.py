@@ -87,9 +87,13 @@ class Layout:
             yield Rule(names.FIREWALL_SOURCES, (*phrase, RETURN))
         yield Rule(names.FIREWALL_SOURCES, DROP)
 
-    def rules_of(self, which: Class) -> list[Rule]:
-        """Return the rules of a class's chain."""
-        return [Rule(which.chain, phrase) for phrase in self._serve(which)]
+    def rules_of(self, which: Class) -> dict[str, list[Rule]]:
+        """Return the rules of a class's chains, by chain."""
+        found = {which.chain: [Rule(which.chain, phrase) for phrase in self._serve(which)]}
+        if which.chooser:
+            choice = self._words.choose(which.way, which.maps, which.size)
+            found[which.chooser] = [Rule(which.chooser, choice)]
+        return found
 
     def _hooks(self) -> Iterator[Rule]:
         for chain in (names.FILTER_PREROUTING, names.FILTER_OUTPUT_PRE_DNAT):
@@ -171,10 +175,14 @@ class Layout:
         yield from self._choose(which)
 
     def _choose(self, which: Class) -> Iterator[Phrase]:
-        maps = which.way.value.local if which.kind is Kind.LOCAL else which.way.value.cluster
+        own, words = which.way.value, self._words
         if not which.size:
             yield (ACCEPT,)
         elif which.seconds:
-            yield from self._words.sticky(which.way, maps, which.size, which.seconds)
+            yield from words.remembered(which.way, which.maps, which.seconds)
+            # The class was in the register that an endpoint's number needs.
+            yield words.find_class(which.way, own.short_circuits if which.kind is Kind.PICK else own.services)
+            yield by_class(names.CHOOSERS)
+            yield from words.remembering(which.way, which.maps, which.seconds)
         else:
-            yield self._words.pick(which.way, maps, which.size)
+            yield words.pick(which.way, which.maps, which.size)

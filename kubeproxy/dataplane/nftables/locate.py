@@ -125,11 +125,15 @@ class _Port:
 
     def chains(self) -> Iterator[str]:
         for which in self._sheet.classes:
-            yield from (_shown_rule(rule, self._family) for rule in self._layout.rules_of(which))
+            yield from (_shown_rule(rule, self._family) for rule in self._rules_of(which))
 
     def rule(self, which: Class | None, words: str) -> str:
-        """Return the first rule of a class's chain with some words in it."""
-        return "" if which is None else _first(self._layout.rules_of(which), self._family, words)
+        """Return the first rule of a class's chains with some words in it."""
+        return "" if which is None else _first(self._rules_of(which), self._family, words)
+
+    def _rules_of(self, which: Class) -> Iterator[Rule]:
+        for rules in self._layout.rules_of(which).values():
+            yield from rules
 
     def refusal(self, way: Way, refusal: Refusal | None) -> str:
         refused = way.value.no_local if refusal is Refusal.DROP else way.value.no_endpoints

@@ -15,6 +15,8 @@ COMMENT = "rules for kube-proxy"
 # Sets and maps that both ways of addressing a Service share.
 PICKS = "picks"  # class → goto the chain that serves it
 SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local does not bind
+CHOOSERS = "choosers"  # class with affinity → jump to what chooses an endpoint for who is new
+VERDICT_MAPS = (PICKS, SHORT_CIRCUIT_PICKS, CHOOSERS)
 CLUSTER_IPS = "cluster-ips"
 HAIRPIN = "hairpin-connections"
 GUARDED_IPS = "guarded-ips"
@@ -41,6 +43,8 @@ FIREWALL_SOURCES = "firewall-sources"  # its rules are those of the prefix lengt
 class ListMaps(Record, frozen=True):
     """Where one of a place's lists of endpoints is."""
 
+    choose: str
+    """With affinity: prefix of the chains that choose from it."""
     endpoints: str
     """Map of place and slot: address and port."""
     slots: str
@@ -50,7 +54,7 @@ class ListMaps(Record, frozen=True):
 
 
 def _lists(prefix: str) -> ListMaps:
-    return ListMaps(f"{prefix}endpoints", f"{prefix}sticky-slots", f"{prefix}sticky-endpoints")
+    return ListMaps(f"{prefix}choose", f"{prefix}endpoints", f"{prefix}sticky-slots", f"{prefix}sticky-endpoints")
 
 
 class WayNames(Record, frozen=True, kw_only=True):
@@ -120,7 +124,7 @@ class Kind(StrEnum):
 
 
 class Class(NamedTuple):
-    """Places that one chain serves."""
+    """Places that are served alike."""
 
     way: Way
     kind: Kind
@@ -131,11 +135,29 @@ class Class(NamedTuple):
 
     @property
     def chain(self) -> str:
-        """Return the name of its chain."""
+        """Return the name of the chain that its places' packets go to."""
         name = f"{self.way.value.prefix}{self.kind}"
         if self.kind is Kind.UNTRANSLATED:
             return name
-        return f"{name}-{self.size}-sticky-{self.seconds}" if self.seconds else f"{name}-{self.size}"
+        return f"{name}-sticky-{self.seconds}" if self.seconds else f"{name}-{self.size}"
+
+    @property
+    def chooser(self) -> str:
+        """Return the name of the chain that chooses an endpoint for clients that are new; "" without affinity.
+
+        One for each count beside one for each time: of pairs of the two there may be thousands.
+        """
+        return f"{self.maps.choose}-{self.size}" if self.seconds else ""
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """Return the names of both."""
+        return (self.chain, self.chooser) if self.seconds else (self.chain,)
+
+    @property
+    def maps(self) -> ListMaps:
+        """Return where its places' endpoints are."""
+        return self.way.value.local if self.kind is Kind.LOCAL else self.way.value.cluster
 
 
 CODE_MASK, CODE_BASE = 0xFF000000, 0x6B000000

@@ -214,30 +214,29 @@ class Phrases:
     def _dnat(self) -> DestinationNat:
         return DestinationNat(0, self._width, self._is_ipv6)
 
-    def sticky(self, way: Way, maps: ListMaps, count: int, seconds: int) -> tuple[Phrase, ...]:
-        """Return the rules that give a client the endpoint that it had, else one that it keeps from now on."""
-        affinity = way.value.affinity
+    def remembered(self, way: Way, maps: ListMaps, seconds: int) -> tuple[Phrase, ...]:
+        """Return the rules that give a client the endpoint that it had; who comes through them needs one."""
         client, _ = self._client(way)
-        remembered = (*client, Lookup(affinity, 0, 0), StoreMeta(Meta.PRIORITY, 0))
-        place, end = self._place(way)
-        chosen = (
-            *place,
-            Random(count, end),
-            Lookup(maps.slots, 0, 0),
-            StoreMeta(Meta.PRIORITY, 0),
-        )
-        to_it = self._to_numbered(way, maps)
         return (
             FORGET_CODE,
-            remembered,
+            (*client, Lookup(way.value.affinity, 0, 0), StoreMeta(Meta.PRIORITY, 0)),
             # Ends without a translation when that endpoint is gone.
-            (*HAS_CODE, *self._remember(way, DynamicOperation.UPDATE, seconds), *to_it),
+            (*HAS_CODE, *self._remember(way, DynamicOperation.UPDATE, seconds), *self._to_numbered(way, maps)),
             # An update would keep the old number.
             self._remember(way, DynamicOperation.DELETE, 0),
-            chosen,
+        )
+
+    def choose(self, way: Way, maps: ListMaps, count: int) -> Phrase:
+        """`meta priority set PLACE . numgen random mod N map @sticky-slots`."""
+        place, end = self._place(way)
+        return (*place, Random(count, end), Lookup(maps.slots, 0, 0), StoreMeta(Meta.PRIORITY, 0))
+
+    def remembering(self, way: Way, maps: ListMaps, seconds: int) -> tuple[Phrase, ...]:
+        """Return the rules that give a client the endpoint that was chosen, and note which it is."""
+        return (
             # When there is no room the client is served all the same.
             self._remember(way, DynamicOperation.UPDATE, seconds),
-            to_it,
+            self._to_numbered(way, maps),
         )
 
     def _client(self, way: Way) -> tuple[Phrase, int]:

@@ -18,6 +18,7 @@ from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.slots import Slots
+from kubeproxy.dataplane.nftables.stays import kept_seconds
 from kubeproxy.kernel.netlink_messages import packed_address
 from kubeproxy.kernel.nf_tables.fields import COMMENT_BYTES, node_port
 from kubeproxy.kernel.nf_tables.types import Element
@@ -95,7 +96,7 @@ class Renderer:
         label: str,
     ) -> None:
         """Add a place with its class, and the endpoints that it has."""
-        own, seconds = _NAMES[way], state.affinity_seconds
+        own, seconds = _NAMES[way], kept_seconds(state.affinity_seconds)
         if kind is _LOCAL and state.cluster:
             which = Class(way, _PICK, len(state.cluster), seconds)
             sheet.classes.append(which)

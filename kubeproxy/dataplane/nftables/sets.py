@@ -22,6 +22,12 @@ def _specs() -> Iterator[SetSpec]:
     yield SetSpec(
         name=names.SHORT_CIRCUIT_PICKS, key=_CLASS, data=VERDICTS, comment="the same for pods and the node itself"
     )
+    yield SetSpec(
+        name=names.CHOOSERS,
+        key=_CLASS,
+        data=VERDICTS,
+        comment="class with affinity: chooses for clients that are new",
+    )
     yield SetSpec(name=names.CLUSTER_IPS, key=_ADDRESS, comment="Active ClusterIPs")
     yield SetSpec(
         name=names.HAIRPIN, key=(Field.SOURCE, *_PLACE[Way.ADDRESS]), comment="service hairpin connections"
@@ -60,7 +66,6 @@ def _of_list(place: tuple[Field, ...], maps: ListMaps, what: str) -> Iterator[Se
 
 SPECS: dict[str, SetSpec] = {spec.name: spec for spec in _specs()}
 """Every set and map that is always there, by name; `ranges` has the others."""
-VERDICT_MAPS = (names.PICKS, names.SHORT_CIRCUIT_PICKS)
 DYNAMIC = frozenset(name for name, spec in SPECS.items() if spec.dynamic)
 """Filled by packets; their elements are nobody's business."""
 SHARED = frozenset((names.CLUSTER_IPS, names.HAIRPIN))

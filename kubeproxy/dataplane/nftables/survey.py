@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kubeproxy.dataplane.nftables import names
-from kubeproxy.dataplane.nftables.classes import codes_in
+from kubeproxy.dataplane.nftables.classes import Leads, codes_in
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Kind, Way
 from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
-from kubeproxy.dataplane.nftables.sets import SPECS, VERDICT_MAPS
+from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
@@ -35,7 +35,8 @@ from kubeproxy.model.objects import Record
 
 _PREFIXES = "|".join(way.value.prefix for way in Way)
 _KINDS = "|".join(kind for kind in Kind if kind is not Kind.UNTRANSLATED)
-_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-\d+(?:-sticky-\d+)?|{Kind.UNTRANSLATED}")
+_CHOOSE = "|".join(maps.choose for way in Way for maps in (way.value.cluster, way.value.local))
+_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-(?:sticky-)?\d+|(?:{_CHOOSE})-\d+|{Kind.UNTRANSLATED}")
 
 
 class Survey(Record, frozen=True, kw_only=True):
@@ -50,9 +51,9 @@ class Survey(Record, frozen=True, kw_only=True):
     elements: Mapping[str, Mapping[bytes, Element]] = {}
     """By set and key; none of dynamic sets."""
 
-    def codes(self) -> dict[str, bytes]:
-        """Return the codes of classes, by their chains."""
-        return codes_in(each for name in VERDICT_MAPS for each in self.elements.get(name, {}).values())
+    def codes(self) -> dict[bytes, Leads]:
+        """Return where codes of classes lead, as far as that makes sense."""
+        return codes_in(self.elements)
 
     def lengths(self) -> set[int]:
         """Return the prefix lengths for which there are sets of source ranges."""
