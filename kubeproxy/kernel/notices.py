@@ -44,7 +44,7 @@ class Hint(NamedTuple):
 
     text: str
     is_certain: bool
-    """Whether something of ours was changed for sure; else it is worth a look."""
+    """Whether something of ours was changed for sure, or a look would not show it; else it is worth a look."""
 
 
 class HintSource(Protocol):
@@ -64,14 +64,17 @@ class HintSource(Protocol):
 
 
 LOST = Hint("the kernel could not tell of every change", is_certain=False)
+LOST_FOR_GOOD = Hint(LOST.text, is_certain=True)
+"""The same for whose look sees less than the kernel tells of: everything has to be compared."""
 
 
 class _Listener:
     """A netlink socket that only listens, and what is made of what it hears."""
 
-    def __init__(self, protocol: int, groups: Sequence[int], writers: Writers) -> None:
+    def __init__(self, protocol: int, groups: Sequence[int], writers: Writers, lost: Hint = LOST) -> None:
         self._protocol, self._groups = protocol, groups
         self._writers = writers
+        self._lost = lost
         self._socket: socket.socket | None = None
 
     def open(self) -> int:
@@ -107,7 +110,7 @@ class _Listener:
         hint = self._judge(datagrams, ours)
         if hint is not None and hint.is_certain:
             return hint
-        return LOST if is_lossy else hint
+        return self._lost if is_lossy else hint
 
     def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
         """Return what of the datagrams concerns us; what came from ports of ``ours`` does not."""
@@ -136,13 +139,18 @@ class TableNotices(_Listener):
 
     ``concerns`` says what is wrong after a change ("" of one that is nothing to us): a subject and a verb, to
     which "by somebody" is added. It is not asked where ``mark`` does not stand: what all names of ours have in
-    common, so that others' busy writing costs little.
+    common, so that others' busy writing costs little. ``lost``: the hint for changes that were not heard of.
     """
 
     def __init__(
-        self, family: Family, mark: bytes, concerns: Callable[[TableNotice], str], writers: Writers
+        self,
+        family: Family,
+        mark: bytes,
+        concerns: Callable[[TableNotice], str],
+        writers: Writers,
+        lost: Hint = LOST,
     ) -> None:
-        super().__init__(NETLINK_NETFILTER, (GROUP_NFTABLES,), writers)
+        super().__init__(NETLINK_NETFILTER, (GROUP_NFTABLES,), writers, lost)
         self._family = family
         self._mark = mark
         self._concerns = concerns

@@ -6,11 +6,13 @@ import re
 import select
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
 
 from kubeproxy.clock import SystemClock
 from kubeproxy.dataplane.iptables.machine import iptables_hints
+from kubeproxy.dataplane.nftables.machine import nftables_hints
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.notices import AddressNotices, Hint, HintSource
@@ -201,20 +203,52 @@ def test_neither_our_own_changes_nor_those_of_others_rules_wake_us(
     with_node(alone, way, story)
 
 
-def test_a_crowd_of_others_changes_is_told_as_lost_and_looked_at(
-    alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("way", "is_certain"), [("nft", True), (NFTABLES, False)])
+def test_a_crowd_of_others_changes_is_told_as_lost_and_certain_where_no_look_shows_what_they_did(
+    alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch, way: str, is_certain: bool
 ) -> None:
     monkeypatch.setattr("kubeproxy.kernel.notices.ROOM_BYTES", 4096)
 
     def work() -> Hint | None:
-        (source,) = iptables_hints(Family.V4, Flavour.NFT, Writers())
+        hints = nftables_hints if way == NFTABLES else partial(iptables_hints, flavour=Flavour.NFT)
+        (source,) = hints(Family.V4, writers=Writers())
         source.open()
-        rules = "".join(f"-A FORWARD -s 192.0.2.{number % 250} -j ACCEPT\n" for number in range(2000))
-        subprocess.run(["iptables-nft-restore", "-n"], input=f"*filter\n{rules}COMMIT\n", text=True, check=True)
+        subprocess.run(["iptables-nft-restore", "-n"], input=crowd(), text=True, check=True)
         return source.read()
 
-    hint = alone.run(work)
-    assert hint == Hint("the kernel could not tell of every change", is_certain=False)
+    assert alone.run(work) == Hint("the kernel could not tell of every change", is_certain)
+
+
+def crowd() -> str:
+    """Return what to restore that takes more room than a small buffer has."""
+    rules = "".join(f"-A FORWARD -s 192.0.2.{number % 250} -j ACCEPT\n" for number in range(2000))
+    return f"*filter\n{rules}COMMIT\n"
+
+
+@pytest.mark.parametrize("way", ["nft", NFTABLES])
+def test_a_rule_that_is_changed_among_a_crowd_of_changes_is_put_right_at_once(
+    alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The notices of the crowd fill the room, and that of the one rule is lost."""
+    monkeypatch.setattr("kubeproxy.kernel.notices.ROOM_BYTES", 4096)
+
+    async def story(node: Node) -> None:
+        chain, table = ("services", "kube-proxy") if way == NFTABLES else (service_chain(node), "nat")
+        before = await rules_of(table, chain)
+        subprocess.run(["iptables-nft-restore", "-n"], input=crowd(), text=True, check=True)
+        run(f"nft insert rule ip {table} {chain} return")  # nobody reads meanwhile
+        await node.until(lambda status: status.drifts >= 1 and status.full_syncs >= 2)
+        assert await rules_of(table, chain) == before
+
+    with_node(alone, way, story)
+
+
+async def rules_of(table: str, chain: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *("nft", "list", "chain", "ip", table, chain), stdout=asyncio.subprocess.PIPE
+    )
+    text, _ = await process.communicate()
+    return text.decode()
 
 
 def told(source: HintSource, ready: int) -> Hint | None:

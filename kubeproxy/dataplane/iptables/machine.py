@@ -7,7 +7,7 @@ from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.notices import HintSource, TableNotices
+from kubeproxy.kernel.notices import LOST_FOR_GOOD, HintSource, TableNotices
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
@@ -23,4 +23,5 @@ def iptables_hints(family: Family, flavour: Flavour, writers: Writers) -> tuple[
     """Return what tells of changes by others than ``writers``; iptables-legacy tells of nothing."""
     if flavour is Flavour.LEGACY:
         return ()
-    return (TableNotices(family, MARK, Edits(CHAINS, is_ours, JUMPS), writers),)
+    # A look would find a table that was flushed, and no rule that was changed.
+    return (TableNotices(family, MARK, Edits(CHAINS, is_ours, JUMPS), writers, LOST_FOR_GOOD),)

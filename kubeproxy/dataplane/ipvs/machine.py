@@ -19,7 +19,7 @@ from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.notice_messages import TableNotice
-from kubeproxy.kernel.notices import AddressNotices, HintSource, TableNotices
+from kubeproxy.kernel.notices import LOST_FOR_GOOD, AddressNotices, HintSource, TableNotices
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
@@ -42,7 +42,9 @@ def ipvs_hints(family: Family, flavour: Flavour | None, writing: Writing) -> tup
         case Flavour.LEGACY:
             return (addresses,)
         case Flavour.NFT:
-            return (addresses, TableNotices(family, MARK, Edits(CHAINS, is_ours, JUMPS), writing.programs))
+            # A look would find a table that was flushed, and no rule that was changed.
+            edits = Edits(CHAINS, is_ours, JUMPS)
+            return (addresses, TableNotices(family, MARK, edits, writing.programs, LOST_FOR_GOOD))
         case None:
             return (addresses, TableNotices(family, NFT_TABLE.encode(), _in_our_table, writing.programs))
 
