@@ -17,7 +17,7 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.notices import HintSource
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection
-from kubeproxy.model.desired import wanted
+from kubeproxy.model.desired import Wanted, stream
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record
@@ -132,6 +132,8 @@ class Syncer:
         self._touched: set[Key] = set()
         self._node: NodeState | None = None
         """What the kernel was last written for."""
+        self._wanted_node: NodeState | None = None
+        """What it is to be written for; None: to be looked up in the World."""
         self._ready = False
         self._kernel = asyncio.Lock()  # one thread at a time in the backend
         self._last_full = clock.now()
@@ -163,6 +165,7 @@ class Syncer:
 
     def touch_node(self) -> None:
         """Note that the Node or the ServiceCIDRs may have changed in the World."""
+        self._wanted_node = None
         self._request()
 
     def _request(self) -> None:
@@ -223,13 +226,14 @@ class Syncer:
         for _ in range(RESCUES):
             try:
                 async with self._kernel:
-                    node = node_state(self._world, self._settings, self._family)
+                    node = self._wanted_node or node_state(self._world, self._settings, self._family)
+                    self._wanted_node = node
                     distrusted, self._is_distrusted = self._is_distrusted, False
                     full = full or distrusted or self._backend.needs_full or node != self._node
                     keys, self._touched = self._touched, set()
                     scope = None if full else keys
                     looked, part = self._clock.now(), self._world.part(scope)
-                    applied = await self._bring_in(part, scope)
+                    applied = await self._bring_in(part, node, scope)
             except SyncFailed as failure:
                 self._touched |= keys
                 self._is_distrusted |= distrusted
@@ -246,12 +250,12 @@ class Syncer:
             return True
         return False
 
-    async def _bring_in(self, part: World, scope: Collection[Key] | None) -> Applied | None:
+    async def _bring_in(self, part: World, node: NodeState, scope: Collection[Key] | None) -> Applied | None:
         if scope is not None:
-            return await asyncio.to_thread(self._work, part, scope)
+            return await asyncio.to_thread(self._work, part, node, scope)
         with self._full_syncs.under_way():
             self._watcher.settle()
-            return await asyncio.to_thread(self._work, part, scope)
+            return await asyncio.to_thread(self._work, part, node, scope)
 
     async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
         if self._flows is None or not self._flows.has_work(part, scope):
@@ -263,10 +267,10 @@ class Syncer:
     def _is_overdue(self) -> bool:
         return self._clock.now() - self._last_full >= self._intervals.max_sync
 
-    def _work(self, part: World, scope: Collection[Key] | None) -> Applied | None:
+    def _work(self, part: World, node: NodeState, scope: Collection[Key] | None) -> Applied | None:
         """Run in the worker thread, on values that nobody changes."""
         try:
-            plan = self._backend.diff(wanted(part, self._settings, self._family, scope), scope)
+            plan = self._backend.diff(Wanted(node, stream(part, self._settings, node, scope)), scope)
             return None if plan is None else self._backend.apply(plan)
         except SyncFailed:
             raise
