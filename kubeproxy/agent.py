@@ -15,7 +15,7 @@ from kubeproxy.config.encode import as_yaml
 from kubeproxy.config.watch import ConfigurationChanged, watch
 from kubeproxy.groups import leaves
 from kubeproxy.kernel.conntrack_limits import ThisMachine
-from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.exec import PROGRAMS, KernelError, SystemExec
 from kubeproxy.kernel.features import Features
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.sole import PROGRAMMING, alone
@@ -29,9 +29,16 @@ from kubeproxy.store.kubeconfig import KubeconfigError
 
 log = logging.getLogger(__name__)
 
+ENDING_SECONDS = 10.0
+"""How long programs that still write rules may take when the agent is to end: a kubelet kills after 30 s, systemd
+after 90. What they do not commit in time is brought in by the next start."""
+
 
 def main(argv: Sequence[str]) -> int:
-    """Run the agent until SIGTERM or SIGINT, or until its configuration file changes; return the exit status."""
+    """Run the agent until SIGTERM or SIGINT, or until its configuration file changes; return the exit status.
+
+    It ends when what a program is writing is in; after `ENDING_SECONDS` or a second signal it waits for none.
+    """
     options = parse(argv)
     if options.version:
         print(f"kubeproxy v{__version__}")
@@ -86,8 +93,16 @@ async def _until_signalled(options: Options, access: Access | None) -> None:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
+    is_asked = False
+
+    def end() -> None:
+        nonlocal is_asked
+        if is_asked or not task.cancel():  # only threads are left of it
+            _end_programs()
+        is_asked = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, end)
     try:
         async with asyncio.TaskGroup() as tasks:
             if options.config_file:
@@ -95,6 +110,14 @@ async def _until_signalled(options: Options, access: Access | None) -> None:
             tasks.create_task(_run(options, access))
     except asyncio.CancelledError:
         log.info("ending; what is in the kernel stays there")
+    finally:
+        # The loop runs on until the threads have ended; what they wait for is programs.
+        loop.call_later(ENDING_SECONDS, _end_programs)
+
+
+def _end_programs() -> None:
+    for program in PROGRAMS.end():
+        log.warning("%s did not end in time and was killed; the next start brings in what it did not", program)
 
 
 async def _run(options: Options, access: Access | None) -> None:

@@ -56,9 +56,11 @@ class Machine:
     def log_of(self, process: subprocess.Popen[str]) -> str:
         return self._started[process].read_text()
 
-    def agent(self, *flags: str) -> subprocess.Popen[str]:
+    def agent(self, *flags: str, programs: Path | None = None) -> subprocess.Popen[str]:
+        """Start an agent; ``programs``: a directory whose programs it shall find before the system's."""
         common = ("--mode=iptables", "--hostname-override=node", f"--data-dir={self.directory / 'data'}")
-        return self.start(str(BIN / "kubeproxy"), *common, *flags)
+        path = ("env", f"PATH={programs}:{os.environ['PATH']}") if programs else ()
+        return self.start(*path, str(BIN / "kubeproxy"), *common, *flags)
 
     def kubectl(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return self.run("kubectl", "-s", API, *argv, stdin=stdin)

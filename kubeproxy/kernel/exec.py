@@ -59,33 +59,75 @@ class Exec(Protocol):
         ...
 
 
+class Programs:
+    """Those that run now for this process, so that it can end in time whatever they are at. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._is_ending = False
+
+    def start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start one. Raises CommandMissing; CommandFailed with status -1 behind `end`."""
+        with self._lock:
+            if self._is_ending:
+                raise CommandFailed(argv, -1, "not started, as this process is ending")
+            try:
+                # Other people's comments come back in whatever encoding they were written in, and go back so.
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    encoding="utf-8",
+                    errors="surrogateescape",
+                )
+            except FileNotFoundError:
+                raise CommandMissing(f"{argv[0]}: not installed") from None
+            self._running.add(process)
+            return process
+
+    def ended(self, process: subprocess.Popen[str]) -> None:
+        """Note that one has ended."""
+        with self._lock:
+            self._running.discard(process)
+
+    def end(self) -> list[str]:
+        """Kill all that run, and let none begin any more; return what they are called.
+
+        A restore that is killed before it commits a table has changed nothing of it, and a commit is the kernel's
+        work, which is finished whatever becomes of the program.
+        """
+        with self._lock:
+            self._is_ending = True
+            running = [process for process in self._running if process.poll() is None]
+        for process in running:
+            process.kill()
+        return sorted(str(process.args[0]) for process in running)  # type: ignore[index]
+
+
+PROGRAMS = Programs()
+"""This process's."""
+
+
 class SystemExec:
     """The real one; ``writers`` are told of the programs, for who listens to what others change."""
 
-    def __init__(self, writers: Writers | None = None) -> None:
+    def __init__(self, writers: Writers | None = None, programs: Programs = PROGRAMS) -> None:
         self._writers = writers
+        self._programs = programs
 
     def run(
         self, argv: Sequence[str], *, stdin: str | Iterable[str] = "", check: bool = True, timeout: float = 60.0
     ) -> Result:
         """See `Exec.run`."""
-        try:
-            # Other people's comments come back in whatever encoding they were written in, and go back so.
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="surrogateescape",
-            )
-        except FileNotFoundError:
-            raise CommandMissing(f"{argv[0]}: not installed") from None
+        process = self._programs.start(argv)
         if self._writers is not None:
             self._writers.begin(process.pid)
         try:
             return self._run(process, argv, stdin, check=check, timeout=timeout)
         finally:
+            self._programs.ended(process)
             if self._writers is not None:
                 self._writers.end(process.pid)
 

@@ -75,6 +75,30 @@ def test_services_go_on_while_the_agent_is_away_and_are_taken_over(machines: tup
         assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
 
 
+def test_a_restore_that_hangs_does_not_keep_the_agent_from_ending(
+    machines: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    node, peer = machines
+    agent = node.agent()
+    serve_web(node)
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(10) == 0
+
+    (programs := tmp_path / "programs").mkdir()
+    for flavour in ("nft", "legacy"):
+        script = programs / f"iptables-{flavour}-restore"
+        script.write_text(f"#!/bin/sh\ntouch {tmp_path}/hangs\nexec sleep 600\n")
+        script.chmod(0o755)
+    agent = node.agent(programs=programs)
+    until((tmp_path / "hangs").exists, "a restore hangs")
+    agent.send_signal(signal.SIGTERM)
+    until(lambda: "ending" in node.log_of(agent), "the agent waits for the restore")
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(5) == 0
+    assert "did not end in time and was killed" in node.log_of(agent)
+    assert peer.status_of(f"http://{NODE_IP}:30080/") == "200"
+
+
 def test_labels_take_services_and_slices_away_and_give_them_back(machines: tuple[Machine, Machine]) -> None:
     """As upstream watches them: `headless` counts on slices alone, `service-proxy-name` on Services alone."""
     node, _ = machines
