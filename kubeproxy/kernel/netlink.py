@@ -26,6 +26,10 @@ RECEIVE_BYTES = 1 << 20
 PRIVATE_ERRORS = 4096
 """Error numbers from here on belong to the subsystem that was asked."""
 TIMEOUT_SECONDS = 30
+LAST_SEQUENCE = 0xFFFFFFFF
+"""What the field of a message holds."""
+_MOST_MESSAGES = 1 << 30
+"""More than a pipeline ever has."""
 SEND_BYTES = 1 << 18
 """Most that one send of a pipeline carries: the kernel copies it as a whole before it reads the first message."""
 _SOL_NETLINK, _ADD_MEMBERSHIP, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 1, 10, 12
@@ -151,7 +155,7 @@ class NetlinkSocket:
 
     def pipeline_packed(self, pack: Callable[[int], Iterable[Parcel]], what: str = "netlink") -> list[int]:
         """Do the same with messages that ``pack`` makes, numbered from what it is given on."""
-        count, refused = self._pipeline(pack(self._sequence + 1), what)
+        count, refused = self._pipeline(pack(self._next_sequence()), what)
         codes = [0] * count
         for place, answer in refused.items():
             codes[place] = error_code(answer)
@@ -163,7 +167,7 @@ class NetlinkSocket:
         The kernel goes on behind a message that it refuses. Requests are taken as they are sent. Raises
         NetlinkError, OSError when it is not known which it refused, and what ``requests`` raises.
         """
-        count, refused = self._pipeline(numbered(requests, self._sequence + 1), what)
+        count, refused = self._pipeline(numbered(requests, self._next_sequence()), what)
         return [refused.get(place, b"") for place in range(count)]
 
     def _pipeline(self, parcels: Iterable[Parcel], what: str) -> tuple[int, dict[int, bytes]]:
@@ -199,8 +203,14 @@ class NetlinkSocket:
                 raise
             raise NetlinkError(errno.ENOBUFS, f"{what}: answers were lost") from error
 
+    def _next_sequence(self) -> int:
+        """Return the number of the next message; 1 again where 32 bits might not hold those that follow it."""
+        if self._sequence > LAST_SEQUENCE - _MOST_MESSAGES:
+            self._sequence = 0
+        return self._sequence + 1
+
     def _send(self, kind: int, flags: int, body: bytes) -> None:
-        self._sequence += 1
+        self._sequence = self._next_sequence()
         self._socket.send(message(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
 
     def _answers(self, what: str) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ import pytest
 
 from kubeproxy.kernel.genetlink_messages import CONTROLLER, NETLINK_GENERIC, encode_family
 from kubeproxy.kernel.ipvs import Ipvs, IpvsUnavailable
-from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
+from kubeproxy.kernel.netlink import LAST_SEQUENCE, NetlinkError, NetlinkSocket, error_code
 from kubeproxy.model.addresses import Family
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 
@@ -39,6 +39,25 @@ def test_refusals_that_do_not_fit_are_a_failure_with_a_text(namespace: LoneNames
 
     with pytest.raises(NetlinkError, match="these: answers were lost: No buffer space available"):
         namespace.run(send)
+
+
+def test_numbers_begin_anew_before_32_bits_are_full(namespace: LoneNamespace) -> None:
+    """After four billion messages, say; meanwhile most of a pipeline fits 32 bits, and its end would not."""
+
+    def send() -> tuple[list[int], list[int], int]:
+        with NetlinkSocket(NETLINK_GENERIC) as netlink:
+            netlink._sequence = LAST_SEQUENCE - len(REFUSED) // 2
+            refused = netlink.pipeline(CONTROLLER, REFUSED)
+            netlink._sequence = LAST_SEQUENCE
+            (family,) = netlink.request(CONTROLLER, 0, encode_family("nlctrl"))
+            netlink._sequence = LAST_SEQUENCE
+            requests = netlink.pipeline_requests([(CONTROLLER, 0, REFUSED[0])])
+            return refused, [error_code(each) for each in requests], len(family)
+
+    refused, requests, size = namespace.run(send)
+    assert refused == [errno.ENOENT] * len(REFUSED)
+    assert requests == [errno.ENOENT]
+    assert size
 
 
 def test_a_kernel_without_ipvs(namespace: LoneNamespace) -> None:

@@ -12,8 +12,6 @@ from kubeproxy.kernel.writers import Writers
 SEND_BYTES = 128 << 20
 """What a batch may have, as root; without, net.core.wmem_max limits it. Takes no memory until it is sent."""
 RECEIVE_BYTES = 1 << 20
-LAST_SEQUENCE = 0xFFFFFFFF
-"""What the field of a message holds."""
 _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -34,11 +32,9 @@ class BatchSocket(NetlinkSocket):
         """What fits into one datagram; the kernel keeps some of the buffer for itself."""
 
     def reserve(self, count: int) -> int:
-        """Return the first of so many sequence numbers in a row, from 1 again where 32 bits do not hold them."""
-        if self._sequence + count > LAST_SEQUENCE:
-            self._sequence = 0
-        first = self._sequence + 1
-        self._sequence += count
+        """Return the first of so many sequence numbers in a row."""
+        first = self._next_sequence()
+        self._sequence = first + count - 1
         return first
 
     def transact(self, datagram: bytes, first: int, last: int) -> list[Refusal]:
