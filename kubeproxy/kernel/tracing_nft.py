@@ -15,6 +15,7 @@ from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.fields import fields_bytes
 from kubeproxy.kernel.nf_tables.rule_text import rule_text
 from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.nftables import Nftables
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.trace_events import Event, datagrams
 from kubeproxy.model.addresses import Family
@@ -78,9 +79,9 @@ class NftTracing:
         self._undo.close()
 
     def _sweep(self) -> None:
-        """Remove the table, whoever left it."""
-        if self._table.exists():
-            self._table.commit([t.DeleteTable()])
+        """Remove the table, whoever left it, of either family; no other trace is under way."""
+        for family in Family:
+            Nftables().delete_table(family, TABLE)
 
     def events(self, seconds: float) -> Iterator[Event]:
         """See `trace_events.Tracing.events`."""

@@ -4,6 +4,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from kubeproxy.kernel.exec import KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nf_tables.table import KernelTable
-from kubeproxy.kernel.nf_tables.types import FlushChain
+from kubeproxy.kernel.nf_tables.types import AddTable, FlushChain
 from kubeproxy.kernel.paths import TracedFlow
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.tracing import Tracer
@@ -296,15 +297,19 @@ def test_two_traces_do_not_disturb_each_other(scene: Scene) -> None:
 
 def test_what_a_killed_predecessor_left_is_removed(scene: Scene) -> None:
     flow = TracedFlow(protocol=Protocol.TCP, source="192.0.2.1", source_port=1, destination="192.0.2.2", port=2)
-    tables, table = scene.tables(Family.V4), KernelTable(Family.V4, tracing_nft.TABLE)
+    tables = scene.tables(Family.V4)
+    left = [KernelTable(family, tracing_nft.TABLE) for family in Family]
     if tables.flavour is Flavour.NFT:
-        scene.place.run("node", lambda: table.commit(list(tracing_nft.asking(Family.V4, flow))))
+        for table in left:
+            scene.place.run("node", partial(table.commit, [AddTable("kubeproxy trace")]))
+        scene.place.run("node", lambda: left[0].commit(list(tracing_nft.asking(Family.V4, flow))))
     else:
         comment = ("-m", "comment", "--comment", "kubeproxy trace")
         scene.iptables("-t", "raw", "-A", "PREROUTING", "-s", "192.0.2.1", *comment, "-j", "TRACE")
     scene.live(scene.case("pod,outside,node cluster:80"))
     assert "TRACE" not in scene.place.run("node", lambda: tables.save("raw"))
-    assert not scene.place.run("node", table.exists)
+    for table in left:
+        assert not scene.place.run("node", table.exists)
 
 
 @pytest.mark.parametrize("value", ["1", "2"])
