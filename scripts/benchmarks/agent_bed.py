@@ -54,9 +54,13 @@ class AgentBed:
         future: asyncio.Future[float] = self._loop.create_future()
         self._awaited[key] = address, future
         told = time.perf_counter()
+        self.send(events)
+        return told, future
+
+    def send(self, events: Iterable[Event]) -> None:
+        """Send events that nobody waits for."""
         for event in events:
             self._feed.tell(*event)
-        return told, future
 
     async def latency(self, key: Key, address: str, events: Iterable[Event]) -> float:
         """Send events, and return the seconds until the kernel held their endpoint."""

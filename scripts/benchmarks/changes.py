@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import cluster
@@ -17,13 +17,16 @@ from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES
 
 ONE_CHANGE, BURST = "one-change", "burst"
 MOVED, ADDED, AT_ONCE = "one endpoint change", "one Service added", "1,000 changes in a burst"
-CHANGES, BURST_CHANGES, BURSTS = 200, 1000, 3
+FOLLOWED = "endpoints of a Service added before"
+CHANGES, FOLLOWED_CHANGES, BURST_CHANGES, BURSTS = 200, 50, 1000, 3
 FLOOR_ROUNDS = 9
 START_SECONDS = 5.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
 PAUSE_SECONDS, REST = 0.005, 1.1
 """Between single changes at least, and as a part of what the last one took: each finds the agent idle, and not at
 rest after long syncs in a row (`sync/runner.py`)."""
+APART_SECONDS = 0.02
+"""From a Service's event to that of its endpoints, which a controller makes when it has heard of the Service."""
 MOST_SECONDS, FEWEST = 60.0, 20
 """A series that takes longer ends early: with legacy iptables, 200 changes at 30,000 Services take minutes."""
 STRIDE = 7919
@@ -31,11 +34,12 @@ STRIDE = 7919
 
 
 class Told(NamedTuple):
-    """A change: the Service, the endpoint that it brings, the events that say so."""
+    """A change: the Service, the endpoint that it brings, the events that say so, and what came a while before."""
 
     key: Key
     address: str
     events: list[Event]
+    ahead: Sequence[Event] = ()
 
 
 class Samples(NamedTuple):
@@ -73,6 +77,11 @@ class Changes:
         ]
         return Told(cluster.key(number), cluster.later_endpoint(self._turn), events)
 
+    def followed(self, number: int) -> Told:
+        """Add a Service, and its endpoints as a change of their own."""
+        told = self.added(number)
+        return told._replace(events=told.events[1:], ahead=told.events[:1])
+
 
 def measure(subject: Subject, size: Size, only: Collection[str]) -> list[Row]:
     """Measure in fresh namespaces, with a kernel and without; ``only``: of ONE_CHANGE and BURST."""
@@ -93,8 +102,9 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
     changes = Changes(size)
 
     async def each(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
-        seconds, cpu = await one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(CHANGES)))
-        added = change == changes.added
+        count = FOLLOWED_CHANGES if change == changes.followed else CHANGES
+        seconds, cpu = await one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(count)))
+        added = change != changes.moved
         return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size, added) if real else {})
 
     async with running(subject, size, real=real) as bed:
@@ -102,6 +112,7 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
         if ONE_CHANGE in only:
             found[MOVED] = await each(bed, changes.moved)
             found[ADDED] = await each(bed, changes.added)
+            found[FOLLOWED] = await each(bed, changes.followed)
         if BURST in only:
             before = cpu_seconds()
             bursts = [await _burst(bed, changes, size) for _ in range(BURSTS)]
@@ -118,7 +129,10 @@ async def one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float
     seconds: list[float] = []
     began, before = time.monotonic(), cpu_seconds()
     for change in changes:
-        seconds.append(await bed.latency(*change))
+        if change.ahead:
+            bed.send(change.ahead)
+            await asyncio.sleep(APART_SECONDS)
+        seconds.append(await bed.latency(change.key, change.address, change.events))
         await asyncio.sleep(max(PAUSE_SECONDS, REST * seconds[-1]))
         if time.monotonic() - began > MOST_SECONDS and len(seconds) >= FEWEST:
             break
@@ -127,7 +141,8 @@ async def one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float
 
 async def _burst(bed: AgentBed, changes: Changes, size: Size) -> float:
     """Change a thousand times, each Service as often as it takes; return the seconds until all are in."""
-    told = [bed.tell(*changes.moved(turn % size.services)) for turn in range(BURST_CHANGES)]
+    turns = [changes.moved(turn % size.services) for turn in range(BURST_CHANGES)]
+    told = [bed.tell(each.key, each.address, each.events) for each in turns]
     last = told[-min(size.services, BURST_CHANGES) :]  # What came before them of the same Services is overtaken.
     arrivals = await asyncio.gather(*(arrival for _, arrival in last))
     return max(arrivals) - told[0][0]

@@ -130,6 +130,7 @@ def test_a_port_that_is_refused_does_not_count() -> None:
     node.sync()
     node.tables.refuse = "10.96.0.7"
     node.world.apply_services({("default", "bad"): service("bad", "10.96.0.7")})
+    node.world.apply_slices({("default", "bad"): endpoint_slice("bad", "80", ["10.244.0.3"])})
     with pytest.raises(SyncFailed):
         node.sync({("default", "bad")})
     with pytest.raises(SyncFailed) as refused:

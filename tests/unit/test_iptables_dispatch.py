@@ -116,14 +116,16 @@ def test_a_refused_rule_of_a_branch_is_traced_to_its_service() -> None:
 
 
 def test_what_was_refused_is_not_taken_for_written() -> None:
+    new = service("new", "10.96.3.250"), endpoint_slice("new", "80", ["10.244.5.9"])
+    newer = service("newer", "10.96.3.249"), endpoint_slice("newer", "80", ["10.244.5.9"])
     node = Node(*crowd())
     node.full()
     node.tables.fail_next = "no"
     with pytest.raises(SyncFailed):
-        node.put(service("new", "10.96.3.250"))
+        node.put(*new)
     node.full()
-    node.put(service("newer", "10.96.3.249"))
-    fresh = Node(*crowd(), service("new", "10.96.3.250"), service("newer", "10.96.3.249"))
+    node.put(*newer)
+    fresh = Node(*crowd(), *new, *newer)
     fresh.full()
     for table, chains in fresh.tables.tables.items():
         assert {c: sorted(r) for c, r in chains.items()} == {

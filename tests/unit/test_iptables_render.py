@@ -151,6 +151,7 @@ def test_source_ranges_guard_the_load_balancer_addresses_only() -> None:
 
 
 def test_without_endpoints_every_address_refuses() -> None:
+    """The cluster IP by the rule for all that are in the set of cluster IPs."""
     state = changed(
         cluster=(), has_endpoints=False, node_port=30080, external_ips=("1.2.3.4",), load_balancer_ips=("5.6.7.8",)
     )
@@ -162,7 +163,6 @@ def test_without_endpoints_every_address_refuses() -> None:
     )
     why = '-m comment --comment "ns1/svc1:p80 has no endpoints" -j REJECT'
     assert filtered(fragment) == (
-        f"KUBE-SERVICES -d 172.30.0.41/32 -p tcp -m tcp --dport 80 {why}",
         f"KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m tcp --dport 80 {why}",
         f"KUBE-EXTERNAL-SERVICES -d 5.6.7.8/32 -p tcp -m tcp --dport 80 {why}",
         f"KUBE-EXTERNAL-SERVICES -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 30080 {why}",

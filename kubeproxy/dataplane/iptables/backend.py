@@ -13,6 +13,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
@@ -249,18 +250,24 @@ class IptablesBackend:
         script = fill(plan, on_written=self._clients.change, on_batch=on_batch, before_commit=fill_sets_of)
         try:
             # Text that breaks off before COMMIT (a set refuses an entry, say) commits nothing.
-            self._tables.restore(text())
+            self._write(text())
         except RestoreFailed as error:
             if plan.full:  # A partial one may be refused because others have removed what it builds on.
                 self._blame(error, fill(Plan(True, plan.node, iter(changes))), changes)
             raise _Refused(error, changes) from error
-        fill_sets_of("filter")  # unless it was written, and so has been
+        for table in taken:
+            fill_sets_of(table)  # unless it was written, and so has been
         self._dispatch = script.dispatch
         self._rules = script.tally.after(self._rules)
         for change, why in (*script.unsafe, *script.crowded):
             self._hold(change, why)
         self._crowded.update(change.name for change, _ in script.crowded)
         return changes, written
+
+    def _write(self, text: Iterator[str]) -> None:
+        """Commit a restore text, if there is any: some changes are of the sets alone. Raises RestoreFailed."""
+        if (first := next(text, None)) is not None:
+            self._tables.restore(chain((first,), text))
 
     def _enter(self, changes: Iterable[Change], *, full: bool) -> None:
         """Keep the ledger while the kernel commits. Should it refuse, the ledger is not trusted and made anew."""

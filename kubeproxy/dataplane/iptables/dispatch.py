@@ -39,12 +39,12 @@ class Shared:
 
 SERVICES = Shared("nat", names.SERVICES, "S", ahead=True)
 NODEPORTS = Shared("nat", names.NODEPORTS, "N", by_port=True)
-UNANSWERED = Shared("filter", names.SERVICES, "S", ahead=True)
+ELSEWHERE = Shared("filter", names.SERVICES, "S", ahead=True)
 EXTERNAL = Shared("filter", names.EXTERNAL_SERVICES, "E", ahead=True)
 EXTERNAL_PORTS = Shared("filter", names.EXTERNAL_SERVICES, "P", by_port=True)
 FIREWALL = Shared("filter", names.PROXY_FIREWALL, "F")
 HEALTH_CHECKS = Shared("filter", names.NODEPORTS, "H", by_port=True)
-EVERY = (SERVICES, NODEPORTS, UNANSWERED, EXTERNAL, EXTERNAL_PORTS, FIREWALL, HEALTH_CHECKS)
+EVERY = (SERVICES, NODEPORTS, ELSEWHERE, EXTERNAL, EXTERNAL_PORTS, FIREWALL, HEALTH_CHECKS)
 
 FEW = 100
 """So many rules are put in, or taken out, one by one."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.dispatch import FIREWALL
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
-from kubeproxy.dataplane.iptables.tables import Skeleton
+from kubeproxy.dataplane.iptables.tables import UNSERVED, Skeleton
 from kubeproxy.dataplane.locate import Spot, Subject
-from kubeproxy.model.desired import ServiceState
+from kubeproxy.model.desired import Refusal, ServiceState
 from kubeproxy.model.node import NodeState
 
 _DNAT = "-j DNAT"
@@ -46,7 +46,7 @@ class IptablesLocator:
                 return _rule("nat", self._marking(fragment, state, spot))
             case Subject.REFUSAL:
                 rules = [str(rule) for rule in fragment.filter_rules if rule.shared is not FIREWALL]
-                return _rule("filter", _leading(rules, state, spot))
+                return _rule("filter", _leading(rules, state, spot)) or _unserved(node)
         return ""
 
     def objects(self, node: NodeState, state: ServiceState) -> list[str]:
@@ -58,12 +58,15 @@ class IptablesLocator:
         own = [line for line in fragment.body.splitlines() if line.startswith("-A") and _DNAT not in line]
         found = [_rule("nat", str(rule)) for rule in fragment.nat_rules]
         found += [_rule("nat", line) for line in own if names.ENDPOINT_PREFIX not in line]
-        return found + [_rule("filter", str(rule)) for rule in fragment.filter_rules]
+        found += [_rule("filter", str(rule)) for rule in fragment.filter_rules]
+        if state.cluster_ip and state.internal_refusal is Refusal.REJECT:
+            found.append(_unserved(node))
+        return found
 
     def _shared(self, node: NodeState, spot: Spot) -> str:
         text = Skeleton(node).filter()
         if spot.subject is Subject.UNDEFINED_PORT:
-            return _rule("filter", _first(text, "no such port"))
+            return _unserved(node)
         if spot.subject is Subject.UNALLOCATED:
             return _rule("filter", _first(text, "service CIDRs"))
         if spot.subject is Subject.MARTIAN:
@@ -76,6 +79,11 @@ class IptablesLocator:
             prefix = names.LOCAL_PREFIX if state.internal_local else names.SERVICE_PREFIX
         lines = fragment.body.splitlines()
         return next((each for each in lines if each.startswith(f"-A {prefix}") and names.MARK_MASQ in each), "")
+
+
+def _unserved(node: NodeState) -> str:
+    """Return the rule that refuses what no endpoint has, whichever cluster IP it is to."""
+    return _rule("filter", _first(Skeleton(node).filter(), UNSERVED))
 
 
 def _leading(rules: Iterable[str], state: ServiceState, spot: Spot) -> str:

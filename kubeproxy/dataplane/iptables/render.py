@@ -118,8 +118,11 @@ class Renderer:
         """Write the way to the cluster IP."""
         state = port.state
         targets = state.internal
-        if not targets and (refusal := state.internal_refusal):
-            port.filter_rules.append(port.at(dispatch.UNANSWERED, state.cluster_ip, port.why(refusal)))
+        if not targets:
+            # Without endpoints anywhere it is refused like a port that no Service has, by one rule for all: a new
+            # Service mostly is so for a moment, and a rule of its own would be one more commit, twice.
+            if state.internal_refusal is Refusal.DROP:
+                port.filter_rules.append(port.at(dispatch.ELSEWHERE, state.cluster_ip, port.why(Refusal.DROP)))
             return
         chain = port.service_chain(local=state.internal_local)
         mark = ""

@@ -79,9 +79,10 @@ class Script:
         """Ports for which there is no room, and so have no rules."""
 
     def pieces(self) -> Iterator[str]:
-        """Yield the text."""
+        """Yield the text; nothing when there is nothing to write."""
         for parts in self._parts():
-            yield "".join([text for _, text in parts])
+            if text := "".join([text for _, text in parts]):
+                yield text
         self._moves.clear()  # while the kernel is still at work
 
     def owner(self, line: int) -> ServicePortName | None:
@@ -102,22 +103,34 @@ class Script:
         return None
 
     def _parts(self) -> Iterator[list[Part]]:
-        full = self._plan.full
-        yield from self._nat()
-        edit = self._edits["filter"]
-        if full or edit.lines:
-            yield _nobodys("*filter\n", self._fixed("filter", self._skeleton.filter()) if full else "")
-            yield from self._shared("filter", edit)
-            yield _nobodys(self._ending("filter", edit.declared, edit.gone))
-            self._before_commit("filter")
-            yield _nobodys("COMMIT\n")
-        if full:
+        yield from self._transaction("nat", self._nat())
+        yield from self._transaction("filter", self._filter())
+        if self._plan.full:
             # Last, so that a canary in mangle means that everything before it was written.
             yield _nobodys(f"*mangle\n{self._skeleton.mangle()}COMMIT\n")
 
+    def _transaction(self, table: str, lines: Iterator[list[Part]]) -> Iterator[list[Part]]:
+        """Yield the lines of one table as a transaction; without any none, for legacy replaces the whole table."""
+        is_open = False
+        for parts in lines:
+            if not is_open and any(text for _, text in parts):
+                is_open = True
+                yield _nobodys(f"*{table}\n")
+            yield parts
+        if is_open:
+            self._before_commit(table)
+            yield _nobodys("COMMIT\n")
+
+    def _filter(self) -> Iterator[list[Part]]:
+        if self._plan.full:
+            yield _nobodys(self._fixed("filter", self._skeleton.filter()))
+        edit = self._edits["filter"]
+        yield from self._shared("filter", edit)
+        yield _nobodys(self._ending("filter", edit.declared, edit.gone))
+
     def _nat(self) -> Iterator[list[Part]]:
-        full = self._plan.full
-        yield _nobodys("*nat\n", self._fixed("nat", self._skeleton.nat()) if full else "")
+        if self._plan.full:
+            yield _nobodys(self._fixed("nat", self._skeleton.nat()))
         written: list[str] = []
         gone: list[str] = []
         while changes := list(islice(self._plan.changes, BATCH)):
@@ -126,8 +139,6 @@ class Script:
         edit = self._edits["nat"]
         yield from self._shared("nat", edit)
         yield _nobodys(self._ending("nat", written + edit.declared, gone + edit.gone))
-        self._before_commit("nat")
-        yield _nobodys("COMMIT\n")
 
     def _own(self, changes: list[Change], written: list[str], gone: list[str]) -> list[Part]:
         """Return the ports' own chains that differ; add to the chains that are written, and to those that go."""

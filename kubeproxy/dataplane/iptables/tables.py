@@ -16,6 +16,8 @@ _NEW = "-m conntrack --ctstate NEW "
 _PORTALS = "kubernetes service portals"
 _OUTSIDE = "kubernetes externally-visible service portals"
 _FIREWALL = "kubernetes load balancer firewall"
+UNSERVED = "kubernetes cluster IPs: no endpoints, or no such port"
+"""What the rule says that refuses for all Services."""
 
 JUMPS = (
     Jump("filter", "INPUT", names.EXTERNAL_SERVICES, _NEW, _OUTSIDE),
@@ -108,12 +110,15 @@ class Skeleton:
         yield from forward_rules(self._mark, drop_invalid=self._drop_invalid, counters=self._counters)
 
     def _cluster_ip_rules(self) -> Iterator[str]:
-        """Yield the end of KUBE-SERVICES: a packet that is still addressed to a cluster IP has no place to go."""
+        """Yield the end of KUBE-SERVICES: a packet that is still addressed to a cluster IP has no place to go.
+
+        So a Service without endpoints is refused with an entry in the set and no rule of its own.
+        """
         comment = "-m comment --comment"
         held = f"-m set --match-set {names.CLUSTER_IPS[self._family]} dst"
         # Somebody's external IP may be such an address; what is said of it there comes first.
         yield f"-A {names.SERVICES} {held} -j {names.EXTERNAL_SERVICES}\n"
-        yield f'-A {names.SERVICES} {comment} "kubernetes cluster IPs: no such port" {held} -j REJECT\n'
+        yield f'-A {names.SERVICES} {comment} "{UNSERVED}" {held} -j REJECT\n'
         for cidr in self._node.service_cidrs:
             yield f"-A {names.SERVICES} -d {cidr} -j {names.EXTERNAL_SERVICES}\n"
             yield f'-A {names.SERVICES} -d {cidr} {comment} "kubernetes service CIDRs: no such address" -j DROP\n'
