@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kubeproxy.clock import Clock
+from kubeproxy.health import COMPONENT
 from kubeproxy.logs import one_line
 from kubeproxy.model.objects import Record
 from kubeproxy.model.timestamps import timestamp
@@ -30,7 +31,6 @@ MOST_WAITING = 1000
 MOST_REMEMBERED = 4096
 RETRY_SECONDS = 10.0
 MESSAGE_LIMIT = 1024
-COMPONENT = "kube-proxy"
 
 
 class EventApi(Protocol):

@@ -6,7 +6,7 @@ Upstream draws the delimiter by lot, so that nobody parses the text; ours is alw
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-COMPONENT = "kube-proxy"
+from kubeproxy.health import COMPONENT
 
 _HEADER = """
 {component} {what}

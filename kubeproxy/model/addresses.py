@@ -27,6 +27,8 @@ class Family(Enum):
         """The value of the ``ip_family`` metric label and of EndpointSlice addressType."""
         self.host_bits = 32 if version == 4 else 128
         """The prefix length of a single address."""
+        self.loopback = "127.0.0.0/8" if version == 4 else "::1/128"
+        """The network of the addresses by which a machine speaks to itself."""
 
     __hash__ = object.__hash__
     """An Enum's own is Python code, and families are part of keys."""

@@ -13,7 +13,6 @@ from kubeproxy.model.objects import Node, Record
 from kubeproxy.model.settings import PRIMARY, LocalMode, Settings
 from kubeproxy.model.world import World
 
-_LOOPBACK = {Family.V4: ip_network("127.0.0.0/8"), Family.V6: ip_network("::1/128")}
 _UNSPECIFIED = ("", "0.0.0.0", "::")
 
 
@@ -62,7 +61,7 @@ class NodeState(Record, frozen=True, kw_only=True):
 
     def answers_node_ports(self, address: str, local: Collection[str]) -> bool:
         """Return whether node ports answer at an address, ``local`` being this machine's."""
-        if within(address, str(_LOOPBACK[self.family])):
+        if within(address, self.family.loopback):
             return self.nodeports_on_loopback
         chosen = self.nodeport_cidrs
         return address in local and (not chosen or any(within(address, cidr) for cidr in chosen))
@@ -97,7 +96,9 @@ def _node_ip(node: Node | None, settings: Settings, family: Family) -> str:
     bound = settings.bind_address
     if bound not in _UNSPECIFIED and family_of(bound) is family:
         return bound
-    return next(iter(node_ips(node, family)), str(_LOOPBACK[family].network_address + (family is Family.V4)))
+    return next(
+        iter(node_ips(node, family)), str(ip_network(family.loopback).network_address + (family is Family.V4))
+    )
 
 
 def _local_traffic(node: Node | None, settings: Settings, family: Family) -> LocalTraffic:
@@ -127,4 +128,4 @@ def _answers_on_loopback(settings: Settings, family: Family, cidrs: tuple[str, .
         return False
     if family is not Family.V4 or not settings.localhost_nodeports or settings.nodeport_addresses == (PRIMARY,):
         return False
-    return not cidrs or any(_LOOPBACK[family].overlaps(ip_network(cidr)) for cidr in cidrs)
+    return not cidrs or any(ip_network(family.loopback).overlaps(ip_network(cidr)) for cidr in cidrs)

@@ -1,9 +1,7 @@
 """What tells packets apart whatever the Service: pods' traffic, and addresses that have node ports. Pure."""
 
-from kubeproxy.model.addresses import Family, without
+from kubeproxy.model.addresses import without
 from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
-
-LOOPBACK = {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
 
 
 def pod_matches(local: LocalTraffic) -> tuple[str, str]:
@@ -25,7 +23,7 @@ def pod_matches(local: LocalTraffic) -> tuple[str, str]:
 
 def nodeport_matches(node: NodeState) -> tuple[str, ...]:
     """Return the matches for where node ports answer, beside "a local address"; a packet passes one of them."""
-    loopback = LOOPBACK[node.family]
+    loopback = node.family.loopback
     if not node.nodeport_cidrs:
         return ("",) if node.nodeports_on_loopback else (f"! -d {loopback} ",)
     if node.nodeports_on_loopback:

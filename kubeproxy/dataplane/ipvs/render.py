@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
 from kubeproxy.kernel.ipvs_types import FALLBACK, SOURCE_PORT, Server, ServerKey, mark_key
-from kubeproxy.model.addresses import Family, outermost, within
+from kubeproxy.model.addresses import outermost, within
 from kubeproxy.model.desired import Refusal, ServiceState
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.node import NodeState
@@ -32,7 +32,7 @@ _REFUSALS = {Refusal.REJECT: Set.NO_ENDPOINTS, Refusal.DROP: Set.NO_LOCAL}
 WHOLE_MARK = 0xFFFFFFFF
 """A virtual server for a mark takes packets that have this mark and no other bit."""
 
-_LINK_LOCAL, _LOOPBACK = "fe80::/10", {Family.V4: "127.0.0.0/8", Family.V6: "::1/128"}
+_LINK_LOCAL = "fe80::/10"
 
 
 def wants_mark(state: ServiceState) -> bool:
@@ -50,7 +50,7 @@ def node_port_addresses(node: NodeState, local: Collection[str]) -> tuple[str, .
         each
         for each in local
         if node.answers_node_ports(each, local)
-        and not within(each, _LOOPBACK[node.family])
+        and not within(each, node.family.loopback)
         and not within(each, _LINK_LOCAL)
     ]
     return tuple(sorted(chosen))

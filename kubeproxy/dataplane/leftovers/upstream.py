@@ -11,6 +11,7 @@ from kubeproxy.dataplane.iptables.jumps import Jump
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS
 from kubeproxy.dataplane.ipvs import rules
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
+from kubeproxy.kernel.nf_tables.base import NAME as NFT_NAME
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
@@ -141,8 +142,8 @@ OUR_IPVS_SETS = {family: tuple(set_name(family, each) for each in Set) for famil
 """Those of our ipvs mode, many with upstream's names."""
 
 IPVS_DEVICE, IPVS_DEVICE_KIND = "kube-ipvs0", "dummy"
-NFTABLES_TABLE = "kube-proxy"
-"""One in the family `ip`, one in `ip6`, for our nftables mode too."""
+NFTABLES_TABLE = NFT_NAME
+"""Upstream's, one in the family `ip`, one in `ip6`; our nftables mode has taken the name over."""
 
 
 def owns(table: str, chain: str) -> bool:

@@ -6,7 +6,6 @@ before another table's rules for the same hook have a say, whichever was loaded 
 
 from collections.abc import Iterable, Iterator
 
-from kubeproxy.dataplane.iptables.matches import LOOPBACK
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.phrases import (
@@ -126,7 +125,7 @@ class Layout:
 
     def _answering(self) -> Iterator[Phrase]:
         """Yield the matches for where node ports answer, beside "a local address"; a packet passes one of them."""
-        loopback = LOOPBACK[self._node.family]
+        loopback = self._node.family.loopback
         if not self._node.nodeport_cidrs:
             yield self._words.to_network(loopback, outside=True)
         for cidr in self._node.nodeport_cidrs:

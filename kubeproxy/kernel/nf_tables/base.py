@@ -8,7 +8,7 @@ from kubeproxy.kernel.nf_tables.types import Chain, Change, Element, Rule, SetSp
 from kubeproxy.model.addresses import Family
 
 NAME = "kube-proxy"
-"""What a node's table is called, in each family: as upstream's."""
+"""What a node's table is called in each family, unless another is meant: as that of upstream's nftables mode."""
 
 
 class Refused(KernelError):
@@ -29,7 +29,7 @@ class Refused(KernelError):
 
 
 class NfTable(Protocol):
-    """One table, `kube-proxy`, of one IP family. Blocking; one thread at a time."""
+    """One table of one IP family. Blocking; one thread at a time."""
 
     @property
     def family(self) -> Family:
