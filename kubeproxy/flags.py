@@ -159,6 +159,24 @@ class Values(dict[str, Any]):
         """The flags that stood on the line."""
 
 
+_KINDS: Mapping[Callable[[str], Any], str] = {
+    boolean: "",
+    integer: "int",
+    int32: "int",
+    number: "number",
+    duration: "duration",
+    comma_list: "list",
+}
+"""What `--help` calls values; others are strings."""
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Lays flags out as pflag does: `-o, --output string`."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return f"{', '.join(action.option_strings)} {action.metavar or ''}".rstrip()
+
+
 class CommandLine:
     """A program's flag table, ready to parse.
 
@@ -184,16 +202,20 @@ class CommandLine:
         self._flags = {flag.name: flag for flag in flags} | {flag.alias: flag for flag in flags if flag.alias}
         self._defaults = {flag.name: flag.default for flag in flags}
         usage = f"%(prog)s {arguments.replace('%', '%%')} [flags]" if arguments else "%(prog)s [flags]"
-        self._help = argparse.ArgumentParser(prog=program, description=description, usage=usage)
+        self._help = argparse.ArgumentParser(
+            prog=program, description=description, usage=usage, formatter_class=_HelpFormatter
+        )
         self._takes_arguments = bool(arguments)
         for flag in flags:
             if flag.deprecated:
                 continue
-            names = [f"--{flag.name}", *([f"--{flag.alias}"] if flag.alias else [])]
+            names = sorted(filter(None, (flag.name, flag.alias)), key=lambda name: len(name) > 1)
+            dashed = [f"-{name}" if len(name) == 1 else f"--{name}" for name in names]
             text = flag.help.replace("%", "%%")
-            if flag.default not in ("", (), None, False):
-                text += f" (default {flag_value(flag.default).replace('%', '%%')})"
-            self._help.add_argument(*names, help=text, metavar="")
+            default = "" if flag.default in (None, False) else flag_value(flag.default)
+            if default not in ("", "[]"):
+                text += f" (default {default.replace('%', '%%')})"
+            self._help.add_argument(*dashed, help=text, metavar=_KINDS.get(flag.kind, "string"))
 
     def parse(self, argv: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Values:
         """Return what the line says. Raises FlagError; `--help` prints and exits with 0."""

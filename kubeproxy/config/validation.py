@@ -96,7 +96,7 @@ def _conntrack(c: Configuration) -> Iterator[str]:
 
 def _choices(c: Configuration) -> Iterator[str]:
     if c.mode not in ("", AUTO, *MODES):
-        detail = f"must be {', '.join(MODES)} or blank (blank means the best-available proxy [currently iptables])"
+        detail = f"must be {', '.join(MODES)}, {AUTO} (the best that this node can run) or blank (iptables)"
         yield invalid("mode", c.mode, detail)
     yield from _not_negative("clientConnection.burst", c.client_connection.burst)
 

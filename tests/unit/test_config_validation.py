@@ -109,8 +109,8 @@ def test_takes(changes: dict[str, Any]) -> None:
         ({"oomScoreAdj": 1001}, "oomScoreAdj: Invalid value: 1001: must be within the range [-1000, 1000]"),
         (
             {"mode": "kernelspace"},
-            'mode: Invalid value: "kernelspace": must be iptables, ipvs, nftables or blank '
-            "(blank means the best-available proxy [currently iptables])",
+            'mode: Invalid value: "kernelspace": must be iptables, ipvs, nftables, auto '
+            "(the best that this node can run) or blank (iptables)",
         ),
         ({"clientConnection": {"burst": -1}}, f"clientConnection.burst: Invalid value: -1: {NOT_NEGATIVE}"),
         ({"configSyncPeriod": "-1m"}, 'configSyncPeriod: Invalid value: "-1m0s": must be greater than 0'),

@@ -77,5 +77,13 @@ def test_help_names_every_flag_and_default(capsys: pytest.CaptureFixture[str]) -
         PFLAG.parse(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"--{flag.name}" in text for flag in FLAGS)
+    assert all(f"-{flag.name}" in text for flag in FLAGS)
     assert "(default 30)" in text
+    for layout in (
+        "  -v int",
+        "  --proxy-mode, --mode string",
+        "  --masquerade-all   ",
+        "  --nodeport-addresses list",
+    ):
+        assert layout in text
+    assert "(default )" not in text
