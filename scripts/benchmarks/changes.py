@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
+from statistics import fmean
 from typing import NamedTuple
 
 import cluster
@@ -19,7 +21,8 @@ ONE_CHANGE, BURST = "one-change", "burst"
 MOVED, ADDED, AT_ONCE = "one endpoint change", "one Service added", "1,000 changes in a burst"
 FOLLOWED = "endpoints of a Service added before"
 CHANGES, FOLLOWED_CHANGES, BURST_CHANGES, BURSTS = 200, 50, 1000, 3
-FLOOR_ROUNDS = 9
+PARTS = 8
+"""Of a series. After each come the floors, once: the machines that we measure on change speed within minutes."""
 START_SECONDS = 5.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
 PAUSE_SECONDS, REST = 0.005, 1.1
@@ -29,6 +32,8 @@ APART_SECONDS = 0.02
 """From a Service's event to that of its endpoints, which a controller makes when it has heard of the Service."""
 MOST_SECONDS, FEWEST = 60.0, 20
 """A series that takes longer ends early: with legacy iptables, 200 changes at 30,000 Services take minutes."""
+DISTURBANCE_SECONDS = 1.0
+"""What a floor has changed is noticed by then, and looked into."""
 STRIDE = 7919
 """From one changed Service to the next: the same again and again would be in the processor's caches."""
 
@@ -43,10 +48,10 @@ class Told(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The seconds of each repetition, the CPU seconds of one, and what stands beside."""
+    """The seconds of each repetition, the CPU seconds of one (of each part of them), and what stands beside."""
 
     seconds: list[float]
-    cpu: float
+    cpu: list[float]
     floors: dict[str, list[float]]
 
 
@@ -93,7 +98,7 @@ def measure(subject: Subject, size: Size, only: Collection[str]) -> list[Row]:
     found: list[Row] = []
     for what, (seconds, cpu, floors) in with_kernel.items():
         beside = floors | {NO_KERNEL: without[what].seconds}
-        found += rows(what, subject.name, size, seconds, beside, cpu_seconds=cpu, rss_mib=peak)
+        found += rows(what, subject.name, size, seconds, beside, cpu_seconds=fmean(cpu), rss_mib=peak)
     return found
 
 
@@ -101,41 +106,54 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
     found: dict[str, Samples] = {}
     changes = Changes(size)
 
-    async def each(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
+    async def series(bed: AgentBed, change: Callable[[int], Told]) -> Samples:
         count = FOLLOWED_CHANGES if change == changes.followed else CHANGES
-        seconds, cpu = await one_by_one(bed, (change(turn * STRIDE % size.services) for turn in range(count)))
-        added = change != changes.moved
-        return Samples(seconds, cpu, await asyncio.to_thread(_floors, subject, size, added) if real else {})
+        turns = iter([change(turn * STRIDE % size.services) for turn in range(count)])
+        found = Samples([], [], {})
+        began = time.monotonic()
+        while part := list(islice(turns, -(-count // PARTS))):
+            seconds, cpu = await one_by_one(bed, part)
+            found.seconds.extend(seconds)
+            found.cpu.append(cpu)
+            if real:
+                await asyncio.to_thread(_add_floors, subject, size, change != changes.moved, found.floors)
+                await asyncio.sleep(DISTURBANCE_SECONDS)
+            if time.monotonic() - began > MOST_SECONDS and len(found.seconds) >= FEWEST:
+                break
+        return found
 
     async with running(subject, size, real=real) as bed:
         await asyncio.sleep(START_SECONDS)
         if ONE_CHANGE in only:
-            found[MOVED] = await each(bed, changes.moved)
-            found[ADDED] = await each(bed, changes.added)
-            found[FOLLOWED] = await each(bed, changes.followed)
+            found[MOVED] = await series(bed, changes.moved)
+            found[ADDED] = await series(bed, changes.added)
+            found[FOLLOWED] = await series(bed, changes.followed)
         if BURST in only:
             before = cpu_seconds()
             bursts = [await _burst(bed, changes, size) for _ in range(BURSTS)]
-            found[AT_ONCE] = Samples(bursts, (cpu_seconds() - before) / BURSTS, {})
+            found[AT_ONCE] = Samples(bursts, [(cpu_seconds() - before) / BURSTS], {})
     return found
 
 
-def _floors(subject: Subject, size: Size, added: bool) -> dict[str, list[float]]:
-    return {floor.name: floor.times(FLOOR_ROUNDS) for floor in subject.change_floors(size, added=added)}
+def _add_floors(subject: Subject, size: Size, added: bool, floors: dict[str, list[float]]) -> None:
+    """Run each floor once; one that is prepared elsewhere, which takes long, as often as for all parts, once."""
+    for floor in subject.change_floors(size, added=added):
+        if not floor.apart:
+            floors.setdefault(floor.name, []).extend(floor.times(1))
+        elif floor.name not in floors:
+            floors[floor.name] = floor.times(PARTS)
 
 
-async def one_by_one(bed: AgentBed, changes: Iterator[Told]) -> tuple[list[float], float]:
+async def one_by_one(bed: AgentBed, changes: Iterable[Told]) -> tuple[list[float], float]:
     """Make changes when the agent is idle; return the seconds of each, and the CPU seconds of one."""
     seconds: list[float] = []
-    began, before = time.monotonic(), cpu_seconds()
+    before = cpu_seconds()
     for change in changes:
         if change.ahead:
             bed.send(change.ahead)
             await asyncio.sleep(APART_SECONDS)
         seconds.append(await bed.latency(change.key, change.address, change.events))
         await asyncio.sleep(max(PAUSE_SECONDS, REST * seconds[-1]))
-        if time.monotonic() - began > MOST_SECONDS and len(seconds) >= FEWEST:
-            break
     return seconds, (cpu_seconds() - before) / len(seconds)
 
 
