@@ -15,7 +15,7 @@ SUBSYSTEM = 10 << 8
 MSG_TRACE = SUBSYSTEM | 17
 
 _TABLE, _CHAIN, _RULE_HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6
-_VERDICT_CODE, _VERDICT_CHAIN = 1, 2
+_VERDICT_CODE = 1
 _KINDS = {1: "policy", 2: "return", 3: "rule"}
 _VERDICTS = {0: "drop", 1: "accept", -1: "continue", -2: "break", -3: "jump", -4: "goto", -5: "return"}
 

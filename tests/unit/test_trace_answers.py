@@ -25,7 +25,7 @@ from kubeproxy.trace.http import answering
 from kubeproxy.trace.packet import Origin
 from kubeproxy.trace.question import BadQuestion, parse
 from kubeproxy.trace.report import show_packet, show_service
-from tests.unit.test_trace_verdict import (
+from tests.trace_bed import (
     BALANCER,
     BOTH,
     EXTERNAL,
@@ -34,9 +34,9 @@ from tests.unit.test_trace_verdict import (
     OUTSIDE,
     POD,
     RANGED,
-    SETTINGS,
     VIP,
     everywhere,
+    explaining,
     known,
 )
 
@@ -44,16 +44,7 @@ pytestmark = pytest.mark.unit
 
 
 def explainer(built: World, condition: Condition | None = None) -> Explainer:
-    return Explainer(
-        built,
-        SETTINGS,
-        mode="iptables",
-        flavour="nft",
-        locator=IptablesLocator(),
-        families=tuple(Family),
-        condition=lambda family: condition or Condition(),
-        local_addresses=lambda family: (NODE_IP, "127.0.0.1") if family is Family.V4 else ("::1",),
-    )
+    return explaining(built, "iptables", IptablesLocator(), condition=condition)
 
 
 def ask(built: World, condition: Condition | None = None, **query: str) -> Answer:

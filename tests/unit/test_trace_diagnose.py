@@ -15,8 +15,8 @@ from kubeproxy.trace.answer import Answer
 from kubeproxy.trace.compare import Seen, Translation, compare
 from kubeproxy.trace.diagnose import Facts, findings
 from kubeproxy.trace.rules import Chains, Match, View, matches, redirections, suspects
+from tests.trace_bed import BOTH, EXTERNAL, NODE_IP, OUTSIDE, POD, VIP, everywhere, known
 from tests.unit.test_trace_answers import ask
-from tests.unit.test_trace_verdict import BOTH, EXTERNAL, NODE_IP, OUTSIDE, POD, VIP, everywhere, known
 
 pytestmark = pytest.mark.unit
 

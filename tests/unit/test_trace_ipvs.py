@@ -11,10 +11,11 @@ from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint_slice
-from kubeproxy.trace.answer import Answer, ServiceAnswer
-from kubeproxy.trace.explainer import Condition, Explainer
+from kubeproxy.trace.answer import ServiceAnswer
+from kubeproxy.trace.explainer import Explainer
 from kubeproxy.trace.question import parse
-from tests.unit.test_trace_verdict import (
+from tests import trace_bed
+from tests.trace_bed import (
     BALANCER,
     BOTH,
     EXTERNAL,
@@ -26,6 +27,7 @@ from tests.unit.test_trace_verdict import (
     SETTINGS,
     VIP,
     everywhere,
+    explaining,
     known,
 )
 
@@ -36,23 +38,12 @@ ELSEWHERE = endpoint_slice("web", "80", ["10.244.1.11@node2"])
 
 
 def explainer(built: World, replaced: Replaced | None = None) -> Explainer:
-    return Explainer(
-        built,
-        msgspec.structs.replace(SETTINGS, ipvs=IPVS),
-        mode="ipvs",
-        flavour="legacy",
-        locator=IpvsLocator(IPVS, replaced),
-        families=tuple(Family),
-        condition=lambda family: Condition(),
-        local_addresses=lambda family: (NODE_IP, "127.0.0.1") if family is Family.V4 else ("::1",),
-    )
+    settings = msgspec.structs.replace(SETTINGS, ipvs=IPVS)
+    return explaining(built, "ipvs", IpvsLocator(IPVS, replaced), settings=settings, flavour="legacy")
 
 
 def rules(source: str, destination: str, port: int, *objects: Service | EndpointSlice) -> dict[str, str]:
-    query = {"source": source, "destination": destination, "port": str(port)}
-    answer = explainer(known(*objects)).answer(parse(query))
-    assert isinstance(answer, Answer)
-    return {step.about: step.rule for step in answer.steps if step.rule}
+    return trace_bed.rules(explainer(known(*objects)), source, destination, port)
 
 
 def test_a_cluster_ip_is_a_virtual_server() -> None:

@@ -11,10 +11,11 @@ from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice
-from kubeproxy.trace.answer import Answer, ServiceAnswer
-from kubeproxy.trace.explainer import Condition, Explainer
+from kubeproxy.trace.answer import ServiceAnswer
+from kubeproxy.trace.explainer import Explainer
 from kubeproxy.trace.question import parse
-from tests.unit.test_trace_verdict import (
+from tests import trace_bed
+from tests.trace_bed import (
     BALANCER,
     BOTH,
     EXTERNAL,
@@ -27,6 +28,7 @@ from tests.unit.test_trace_verdict import (
     SETTINGS,
     VIP,
     everywhere,
+    explaining,
     known,
 )
 
@@ -36,23 +38,12 @@ PLACE = "ip daddr . meta l4proto . th dport"
 
 
 def explainer(*objects: Service | EndpointSlice) -> Explainer:
-    return Explainer(
-        known(*objects),
-        msgspec.structs.replace(SETTINGS, localhost_nodeports=False),
-        mode="nftables",
-        flavour="netlink",
-        locator=NftablesLocator(),
-        families=tuple(Family),
-        condition=lambda family: Condition(),
-        local_addresses=lambda family: (NODE_IP, "127.0.0.1") if family is Family.V4 else ("::1",),
-    )
+    settings = msgspec.structs.replace(SETTINGS, localhost_nodeports=False)
+    return explaining(known(*objects), "nftables", NftablesLocator(), settings=settings, flavour="netlink")
 
 
 def rules(source: str, destination: str, port: int, *objects: Service | EndpointSlice) -> dict[str, str]:
-    query = {"source": source, "destination": destination, "port": str(port)}
-    answer = explainer(*objects).answer(parse(query))
-    assert isinstance(answer, Answer)
-    return {step.about: step.rule for step in answer.steps if step.rule}
+    return trace_bed.rules(explainer(*objects), source, destination, port)
 
 
 def test_a_cluster_ip_is_an_element_that_leads_to_a_chain() -> None:

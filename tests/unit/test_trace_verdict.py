@@ -12,28 +12,39 @@ from kubeproxy.model.node import node_state
 from kubeproxy.model.objects import (
     Conditions,
     EndpointSlice,
-    Node,
     Protocol,
     Record,
     Service,
-    ServiceCIDR,
-    ServiceType,
     TrafficPolicy,
 )
 from kubeproxy.model.settings import LocalMode, Settings
 from kubeproxy.model.world import World
-from kubeproxy.testing.build import endpoint, endpoint_slice, service, world
+from kubeproxy.testing.build import endpoint, endpoint_slice, service
 from kubeproxy.trace.endpoints import endpoints_of
 from kubeproxy.trace.packet import Origin, Packet
 from kubeproxy.trace.table import Table, concerned
 from kubeproxy.trace.verdict import Outcome, Verdict, judge
+from tests.trace_bed import (
+    BALANCER,
+    BOTH,
+    EXTERNAL,
+    FAR,
+    FAR_ONLY,
+    LOCAL,
+    NEAR,
+    NODE_IP,
+    OUTSIDE,
+    POD,
+    RANGED,
+    SETTINGS,
+    VIP,
+    everywhere,
+    known,
+)
 
 pytestmark = pytest.mark.unit
 
-VIP, EXTERNAL, BALANCER, NODE_IP, ALT_IP = "10.96.0.10", "1.2.3.4", "5.6.7.8", "192.168.56.11", "192.168.57.11"
-POD, OUTSIDE = "10.244.0.2", "192.168.56.200"
-SETTINGS = Settings(node_name="node1", cluster_cidrs=("10.244.0.0/16",))
-NEAR, FAR = "10.244.0.11@node1", "10.244.1.11@node2"
+ALT_IP = "192.168.57.11"
 WAYS = [(EXTERNAL, 80), (BALANCER, 80), (NODE_IP, 30080)]
 CLIENTS = {
     "pod": (Origin.POD, POD),
@@ -42,18 +53,6 @@ CLIENTS = {
     "localhost": (Origin.NODE, "127.0.0.1"),
     "near": (Origin.POD, "10.244.0.11"),
 }
-
-
-def everywhere(**fields: object) -> Service:
-    own = {"type": ServiceType.LOAD_BALANCER, "external_ips": (EXTERNAL,), "load_balancer_ips": (BALANCER,)}
-    return service("web", VIP, node_port=30080, **(own | fields))
-
-
-def known(*objects: Service | EndpointSlice) -> World:
-    built = world(*objects)
-    built.apply_node(Node(name="node1", internal_ips=(NODE_IP,), zone="a"))
-    built.apply_service_cidrs({("", "kubernetes"): ServiceCIDR(name="kubernetes", cidrs=("10.96.0.0/16",))})
-    return built
 
 
 def ask(
@@ -94,11 +93,7 @@ class Case(Record, frozen=True, kw_only=True):
     settings: Settings = SETTINGS
 
 
-BOTH = endpoint_slice("web", "80", [NEAR, FAR])
-LOCAL = everywhere(external_policy=TrafficPolicy.LOCAL)
-RANGED = everywhere(source_ranges=("192.168.56.200/32",))
 ALL = ("10.244.0.11:80", "10.244.1.11:80")
-FAR_ONLY = endpoint_slice("web", "80", [FAR])
 
 CASES = [
     Case(name="pod to cluster IP", objects=(everywhere(), BOTH), ask=("pod", VIP, 80), who=ALL, says="not masq"),

@@ -76,6 +76,8 @@ class Set(IntEnum):
     ID = 10
     TIMEOUT = 11
     USERDATA = 13
+    EXPRESSION = 17
+    EXPRESSIONS = 18
     DESCRIPTION_SIZE = 1
     DESCRIPTION_CONCATENATION = 2
     FIELD_LENGTH = 1
@@ -123,5 +125,3 @@ VERDICT_CODE, VERDICT_CHAIN = 1, 2
 VERDICT_TYPE, VERDICT_LENGTH = 0xFFFFFF00, 16
 """Type and length of a map's data that is a verdict."""
 POLICY_DROP, POLICY_ACCEPT = 0, 1
-NAME_BYTES = 255
-"""Longest name of a table, chain or set."""

@@ -157,7 +157,6 @@ def decode_set(body: bytes, family: Family) -> SetSpec:
 
 
 _OURS = n.SetFlag.MAP | n.SetFlag.INTERVAL | n.SetFlag.CONCATENATION | n.SetFlag.DYNAMIC | n.SetFlag.TIMEOUT
-_EXPRESSION, _EXPRESSIONS = 17, 18
 
 
 def _decode_set(found: Attributes, family: Family) -> SetSpec:
@@ -187,7 +186,7 @@ def _decode_set(found: Attributes, family: Family) -> SetSpec:
 
 
 def _is_otherwise(spec: SetSpec, flags: int, lengths: tuple[int, int], found: Attributes, family: Family) -> bool:
-    if flags & ~_OURS or any(kind in found for kind in (n.Set.TIMEOUT, _EXPRESSION, _EXPRESSIONS)):
+    if flags & ~_OURS or any(kind in found for kind in (n.Set.TIMEOUT, n.Set.EXPRESSION, n.Set.EXPRESSIONS)):
         return True
     if spec.dynamic is not bool(flags & n.SetFlag.TIMEOUT):
         return True
