@@ -5,11 +5,16 @@ be gone through, and still answers for single keys. So a test can prove of a ste
 what is held, whatever the machine's speed.
 """
 
+import gc
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import msgspec
+
+from kubeproxy.dataplane.nftables.pages import Pages
+from kubeproxy.model.objects import EndpointSlice
+from kubeproxy.model.runs import Run
 
 LARGE = 150
 
@@ -86,3 +91,44 @@ def _fields(holder: object) -> list[tuple[str, Any]]:
     if bound is not None:
         found["__self__"] = bound
     return [(name, value) for name, value in found.items() if name != "__self__" or _is_ours(value)]
+
+
+class Walks:
+    """Which parts of long lists are gone through, of those that there are now: runs, pages, slices."""
+
+    def __init__(self, slices: Iterable[EndpointSlice]) -> None:
+        """See the class; runs and pages are found wherever they are."""
+        self.watched = 0
+        self.walked: dict[int, object] = {}
+        """The first entry of each part that somebody went through."""
+        for each in gc.get_objects():
+            if type(each) is Run:
+                each.entries = self._watched(each.entries)
+            elif type(each) is Pages:
+                each.pages = [self._watched(page) for page in each.pages]
+                each._slots = SealedDict(each._slots)
+        for piece in slices:
+            msgspec.structs.force_setattr(piece, "endpoints", self._watched(piece.endpoints))
+
+    def _watched(self, entries: tuple[Any, ...]) -> "WatchedTuple":
+        self.watched += 1
+        return WatchedTuple(entries).told_to(self)
+
+
+class WatchedTuple(tuple[Any, ...]):
+    """Tells when it is gone through."""
+
+    _walks: Walks
+
+    def told_to(self, walks: Walks) -> "WatchedTuple":
+        self._walks = walks
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        self._walks.walked[id(self)] = self[0]
+        return super().__iter__()
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, tuple) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]

@@ -49,12 +49,12 @@ class Ledger:
         if (lacks := _lacks_local(after)) != _lacks_local(before):
             self._turned[name] = lacks
         if before is not None:
-            self.endpoints -= len(before.reachable)
+            self.endpoints -= before.reach
             if after is None:
                 self._forget(name)
         if after is not None:
             self.states[name] = after
-            self.endpoints += len(after.reachable)
+            self.endpoints += after.reach
             if before is None:
                 self._note(name)
 

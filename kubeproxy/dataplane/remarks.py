@@ -72,7 +72,7 @@ class Quarantine:
         """Leave a port out for as long as this is its state."""
         self.release(name)
         self.states[name] = state
-        self.endpoints += len(state.reachable)
+        self.endpoints += state.reach
         self._why.say(name, why)
 
     def holds(self, name: ServicePortName, state: ServiceState) -> bool:
@@ -84,7 +84,7 @@ class Quarantine:
         state = self.states.pop(name, None)
         if state is None:
             return False
-        self.endpoints -= len(state.reachable)
+        self.endpoints -= state.reach
         self._why.say(name, "")
         return True
 

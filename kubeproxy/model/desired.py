@@ -4,20 +4,23 @@ Flows in: a World, the node's Settings, an IP family and the Services of interes
 that compare equal exactly when no backend has anything to change. A full sync and the sync of one Service
 are this same function with another set of keys.
 
-Cost: about 10 µs for a Service of three endpoints; nothing depends on the size of the rest of the World.
+Cost: about 10 µs for a Service of three endpoints; nothing depends on the size of the rest of the World. Of a
+large Service, whose endpoints come in runs (`runs.py`), only those runs cost that have changed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import chain
 
 import msgspec
 
 from kubeproxy.model.addresses import Family, within
 from kubeproxy.model.claims import NOTHING_LOST, Lost, Place
-from kubeproxy.model.endpoints import PortEndpoint, merge
+from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record, ServicePort, TrafficPolicy
+from kubeproxy.model.runs import Run, Runs, by_text
 from kubeproxy.model.services import VirtualAddresses, health_check_port, virtual_addresses
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.topology import Where, categorize
@@ -66,9 +69,10 @@ class ServiceState(Record, frozen=True, kw_only=True):
     """Whether traffic to the cluster IP stays on this node (internalTrafficPolicy Local)."""
     external_local: bool = False
     """Whether traffic from outside the cluster does (externalTrafficPolicy Local), keeping its source address."""
-    cluster: tuple[Target, ...] = ()
-    """Where traffic under policy Cluster goes; sorted by text. Empty when there is no such traffic."""
-    local: tuple[Target, ...] = ()
+    cluster: Sequence[Target] = ()
+    """Where traffic under policy Cluster goes; sorted by text. Empty when there is no such traffic. Like
+    ``local`` a tuple, or of a large Service `Runs`."""
+    local: Sequence[Target] = ()
     """Where traffic under policy Local goes; sorted by text. Empty when there is no such traffic."""
     has_endpoints: bool = False
     """Whether anybody anywhere could answer."""
@@ -81,12 +85,12 @@ class ServiceState(Record, frozen=True, kw_only=True):
         return bool(self.node_port or self.external_ips or self.load_balancer_ips)
 
     @property
-    def internal(self) -> tuple[Target, ...]:
+    def internal(self) -> Sequence[Target]:
         """Where traffic to the cluster IP goes."""
         return self.local if self.internal_local else self.cluster
 
     @property
-    def external(self) -> tuple[Target, ...]:
+    def external(self) -> Sequence[Target]:
         """Where traffic from outside the cluster to external addresses and node ports goes.
 
         Under policy Local that of this cluster's pods and of the node itself goes to ``cluster`` instead.
@@ -104,15 +108,26 @@ class ServiceState(Record, frozen=True, kw_only=True):
         return self._refusal(self.external)
 
     @property
-    def reachable(self) -> tuple[Target, ...]:
-        """Every target of either category, once; sorted by text."""
-        if not self.local:
-            return self.cluster
-        if not self.cluster:
-            return self.local
-        return tuple(sorted({*self.cluster, *self.local}, key=lambda target: target.text))
+    def reachable(self) -> Sequence[Target]:
+        """Every target of either category, once; sorted by text. Of a large Service see first what is below."""
+        return _united(self.cluster, self.local)
 
-    def _refusal(self, targets: tuple[Target, ...]) -> Refusal | None:
+    @property
+    def reach(self) -> int:
+        """How many targets are reachable."""
+        if not (self.cluster and self.local):
+            return len(self.cluster) + len(self.local)
+        known = (
+            self.cluster.get if isinstance(self.cluster, Runs) else {each.text: each for each in self.cluster}.get
+        )
+        return len(self.cluster) + sum([known(each.text) is None for each in self.local])
+
+    @property
+    def nearby(self) -> Sequence[Target]:
+        """Those of the reachable that may be local."""
+        return _united(_nearby(self.cluster), _nearby(self.local))
+
+    def _refusal(self, targets: Sequence[Target]) -> Refusal | None:
         if targets:
             return None
         return Refusal.DROP if self.has_endpoints else Refusal.REJECT
@@ -151,7 +166,7 @@ def stream(
             continue
         if not settings.allow_external_ips and addresses.external_ips:
             addresses = msgspec.structs.replace(addresses, external_ips=())
-        merged = merge(world.slices_of(key), node.family)
+        merged = world.endpoints_of(key, node.family)
         loops = world.loops_of(key)
         lost = world.claims.lost.get(key, NOTHING_LOST)
         ranges = addresses.source_ranges
@@ -212,5 +227,33 @@ def _won(addresses: VirtualAddresses, port: ServicePort, index: int, lost: Lost)
     )
 
 
-def _targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tuple[Target, ...]:
+def _targets(endpoints: Sequence[PortEndpoint], own: tuple[str, str]) -> Sequence[Target]:
+    if isinstance(endpoints, tuple) or not isinstance(endpoints, Runs):
+        return _targets_of(endpoints, own)
+    return Runs([run.derived(_run_of_targets, own) for run in endpoints.runs])
+
+
+def _run_of_targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> Run[Target]:
+    return Run(_targets_of(endpoints, own))
+
+
+def _targets_of(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tuple[Target, ...]:
     return tuple([Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in endpoints])
+
+
+def _nearby(targets: Sequence[Target]) -> Sequence[Target]:
+    if isinstance(targets, tuple) or not isinstance(targets, Runs):
+        return _nearby_of(targets)
+    return tuple(chain.from_iterable([run.derived(_nearby_of, None) for run in targets.runs]))
+
+
+def _nearby_of(targets: Iterable[Target], _: None = None) -> tuple[Target, ...]:
+    return tuple([each for each in targets if each.may_be_local])
+
+
+def _united(some: Sequence[Target], others: Sequence[Target]) -> Sequence[Target]:
+    if not others:
+        return some
+    if not some:
+        return others
+    return tuple(sorted({*some, *others}, key=by_text))

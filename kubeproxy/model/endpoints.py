@@ -5,11 +5,11 @@ between pods), and may name the same endpoint twice while a pod moves between th
 by the text `ip:port`, so that the same world always renders to the same bytes.
 """
 
-from collections.abc import Collection, Iterable
-from operator import attrgetter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Record
+from kubeproxy.model.runs import by_text
 
 PortKey = tuple[str, Protocol]
 """Name and protocol of a port: what ties a Service's port to a slice's."""
@@ -24,12 +24,31 @@ class PortEndpoint(Record, frozen=True):
     endpoint: Endpoint
 
 
+Merged = Mapping[PortKey, Sequence[PortEndpoint]]
+"""Every port's endpoints of one family, sorted by text, each once."""
+
+
 def merge(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
     """Return every port's endpoints of one family, sorted by text, each once.
 
     Of two entries for the same `ip:port` the one that is not terminating counts: a pod's address may be
     reused while the old pod's slice still says "terminating".
     """
+    found = entries_of(slices, family)
+    for entries in found.values():
+        put_in_order(entries)
+    return found
+
+
+def put_in_order(entries: list[PortEndpoint]) -> None:
+    """Sort the entries of one port by text, each text once."""
+    entries.sort(key=by_text)
+    if len({each.text for each in entries}) < len(entries):
+        entries[:] = once(entries).values()
+
+
+def entries_of(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
+    """Return what slices say of every port of one family; the same endpoint as often as they name it."""
     label = family.label
     usable = [piece for piece in slices if piece.address_type == label and not piece.headless]
     if len(usable) > 1:
@@ -47,20 +66,13 @@ def merge(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, li
                 found[key] += entries
             else:
                 found[key] = entries
-    for entries in found.values():
-        entries.sort(key=_TEXT)
-        if len({each.text for each in entries}) < len(entries):
-            entries[:] = _once(entries)
     return found
 
 
-_TEXT = attrgetter("text")
-
-
-def _once(entries: Iterable[PortEndpoint]) -> Collection[PortEndpoint]:
-    """Return each `ip:port` once; the last of those that are not terminating, else the first."""
+def once(entries: Iterable[PortEndpoint]) -> dict[str, PortEndpoint]:
+    """Return by text the entry that counts: the last of those that are not terminating, else the first."""
     known: dict[str, PortEndpoint] = {}
     for each in entries:
         if each.text not in known or not each.endpoint.conditions.terminating:
             known[each.text] = each
-    return known.values()
+    return known

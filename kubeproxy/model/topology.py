@@ -4,11 +4,13 @@ Traffic policies, the fallback to terminating endpoints and topology hints live 
 see the result only. Source: CategorizeEndpoints of upstream (shared/reference/kube-proxy.md §0).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.objects import Record
+from kubeproxy.model.runs import Run, Runs
 
 
 class Topology(Enum):
@@ -29,9 +31,9 @@ class Where(Record, frozen=True):
 class Categories(Record, frozen=True, kw_only=True):
     """The endpoints of one Service port by the kind of traffic that may use them, in the given order."""
 
-    cluster: tuple[PortEndpoint, ...] = ()
+    cluster: Sequence[PortEndpoint] = ()
     """For traffic under policy Cluster; empty when no traffic is."""
-    local: tuple[PortEndpoint, ...] = ()
+    local: Sequence[PortEndpoint] = ()
     """For traffic under policy Local, all on this node; empty when no traffic is."""
     has_endpoints: bool = False
     """Whether anybody anywhere could answer: without, a client is refused; with none of its kind, dropped."""
@@ -46,20 +48,21 @@ def categorize(
     Each category takes its ready endpoints, and when there is none those that still serve while they terminate;
     one that does not serve is never used. Hints count for ready endpoints under policy Cluster only.
     """
-    if uses_cluster and not uses_local and _are_plain(endpoints):
+    is_short = isinstance(endpoints, (tuple, list))
+    if is_short and uses_cluster and not uses_local and _are_plain(endpoints):
         return Categories(cluster=tuple(endpoints), has_endpoints=bool(endpoints))  # nearly every Service
-    ready = [each for each in endpoints if each.endpoint.conditions.ready]
-    leaving = [each for each in endpoints if _is_leaving(each)]
-    topology, near = _near(ready, where) if uses_cluster else (Topology.NONE, ())
-    cluster = near or (tuple(leaving) if uses_cluster else ())
-    local: tuple[PortEndpoint, ...] = ()
+    runs = endpoints.runs if isinstance(endpoints, Runs) else (Run(tuple(endpoints)),)
+    kinds = [run.derived(_kinds, where) for run in runs]
+    topology, cluster = _near(kinds) if uses_cluster else (Topology.NONE, [])
+    if uses_cluster and not cluster:
+        cluster = _present(each.leaving for each in kinds)
+    local: list[Run[PortEndpoint]] = []
     if uses_local:
-        local = tuple([e for e in ready if e.endpoint.node_name == where.node])
-        local = local or tuple([e for e in leaving if e.endpoint.node_name == where.node])
+        local = _present(each.local for each in kinds) or _present(each.local_leaving for each in kinds)
     return Categories(
-        cluster=cluster,
-        local=local,
-        has_endpoints=bool(cluster) or (uses_local and bool(ready or leaving)),
+        cluster=_joined(cluster, is_short=is_short),
+        local=_joined(local, is_short=is_short),
+        has_endpoints=bool(cluster) or (uses_local and any(each.ready or each.leaving for each in kinds)),
         topology=topology,
     )
 
@@ -108,20 +111,62 @@ def _are_plain(endpoints: Sequence[PortEndpoint]) -> bool:
     return True
 
 
-def _near(ready: Sequence[PortEndpoint], where: Where) -> tuple[Topology, tuple[PortEndpoint, ...]]:
+Kind = Run[PortEndpoint] | None
+"""Those of a kind among some endpoints, if there are any."""
+
+
+class _Kinds(NamedTuple):
+    """Some of a port's endpoints by what can be said of each alone."""
+
+    ready: Kind
+    leaving: Kind
+    by_node: Kind
+    """Ready ones that the hints give this node."""
+    by_zone: Kind
+    """Ready ones that the hints give this zone."""
+    all_by_node: bool
+    """Whether each ready one has hints of nodes."""
+    all_by_zone: bool
+    local: Kind
+    """Ready ones on this node."""
+    local_leaving: Kind
+
+
+def _kinds(endpoints: tuple[PortEndpoint, ...], where: Where) -> _Kinds:
+    ready = tuple([each for each in endpoints if each.endpoint.conditions.ready])
+    leaving = tuple([each for each in endpoints if _is_leaving(each)])
+    node, zone = where.node, where.zone
+    return _Kinds(
+        ready=_some(ready),
+        leaving=_some(leaving),
+        by_node=_some([each for each in ready if node in each.endpoint.hint_nodes]) if node else None,
+        by_zone=_some([each for each in ready if zone in each.endpoint.hint_zones]) if zone else None,
+        all_by_node=all(each.endpoint.hint_nodes for each in ready),
+        all_by_zone=all(each.endpoint.hint_zones for each in ready),
+        local=_some([each for each in ready if each.endpoint.node_name == node]),
+        local_leaving=_some([each for each in leaving if each.endpoint.node_name == node]),
+    )
+
+
+def _near(kinds: Sequence[_Kinds]) -> tuple[Topology, list[Run[PortEndpoint]]]:
     """Return those that the hints give this node; all, unless every one has a hint and one of them is for us."""
-    by_node = _hinted(ready, lambda each: each.endpoint.hint_nodes, where.node)
-    if by_node:
+    by_node = _present(each.by_node for each in kinds)
+    if by_node and all(each.all_by_node for each in kinds):
         return Topology.SAME_NODE, by_node
-    by_zone = _hinted(ready, lambda each: each.endpoint.hint_zones, where.zone)
-    if by_zone:
+    by_zone = _present(each.by_zone for each in kinds)
+    if by_zone and all(each.all_by_zone for each in kinds):
         return Topology.SAME_ZONE, by_zone
-    return Topology.NONE, tuple(ready)
+    return Topology.NONE, _present(each.ready for each in kinds)
 
 
-def _hinted(
-    ready: Sequence[PortEndpoint], hints: Callable[[PortEndpoint], tuple[str, ...]], own: str
-) -> tuple[PortEndpoint, ...]:
-    if not own or not all(hints(each) for each in ready):
-        return ()
-    return tuple([each for each in ready if own in hints(each)])
+def _some(endpoints: Sequence[PortEndpoint]) -> Kind:
+    return Run(tuple(endpoints)) if endpoints else None
+
+
+def _present(kinds: Iterable[Kind]) -> list[Run[PortEndpoint]]:
+    return [each for each in kinds if each is not None]
+
+
+def _joined(runs: list[Run[PortEndpoint]], *, is_short: bool) -> Sequence[PortEndpoint]:
+    """Return endpoints as a list that shares what it can with the one before, or of few as a tuple."""
+    return tuple([each for run in runs for each in run.entries]) if is_short else Runs(runs)

@@ -9,8 +9,9 @@ slice's family: the API server refuses them too) is taken out at this door and r
 so that no consumer can forget the check: an endpoint at 127.0.0.1 would let a Service reach what listens on the
 node only. The node's own address is legal: pods on the host's network have it.
 
-Cost: O(1) a changed object. An object that is applied again unchanged touches nothing, and one that goes
-A → B → A between two syncs leads to equal ServiceStates, hence to no write.
+Cost: that of a changed object, however many others its Service has (`large.py`). An object that is applied again
+unchanged touches nothing, and one that goes A → B → A between two syncs leads to equal ServiceStates, hence to no
+write.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +23,12 @@ from typing import TypeVar
 
 import msgspec
 
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection, admissible_service, admissible_slice, rejection
 from kubeproxy.model.claims import FIELDS, NOTHING_LOST, Claims, Lost, Place
+from kubeproxy.model.endpoints import Merged
 from kubeproxy.model.ident import Key
+from kubeproxy.model.large import LargeServices
 from kubeproxy.model.objects import (
     EndpointSlice,
     Node,
@@ -54,6 +58,7 @@ class World:
         self.rejected: dict[tuple[str, str, str], tuple[Rejection, ...]] = {}
         """By kind, namespace and name."""
         self._slices_of: dict[Key, tuple[EndpointSlice, ...]] = {}
+        self._large = LargeServices()
         self._loops: dict[Key, tuple[str, ...]] = {}
         self._kept_clear: tuple[Place, str] | None = None
         self._told: tuple[Rejection, ...] | None = None
@@ -71,6 +76,10 @@ class World:
     def slices_of(self, service: Key) -> tuple[EndpointSlice, ...]:
         """Return the EndpointSlices of a Service, in no particular order."""
         return self._slices_of.get(service, ())
+
+    def endpoints_of(self, service: Key, family: Family) -> Merged:
+        """Return the endpoints of each of a Service's ports in one family, see `endpoints.merge`."""
+        return self._large.merged(service, self.slices_of(service), family)
 
     def loops_of(self, service: Key) -> tuple[str, ...]:
         """Return the endpoint addresses of a Service that are its own: nobody is there."""
@@ -95,12 +104,14 @@ class World:
                 del self.services[key]
             else:
                 self.services[key] = service
-            self._note_loops(key)
+            if _own(before) != _own(service):
+                self._note_loops(key)
         return touched
 
     def apply_slices(self, batch: Mapping[Key, EndpointSlice | None]) -> set[Key]:
         """Take over EndpointSlices (None: deleted); return the Services whose slices differ from before."""
-        touched = set()
+        gone: dict[Key, list[EndpointSlice]] = {}
+        come: dict[Key, list[EndpointSlice]] = {}
         for key, piece in batch.items():
             if piece is not None:
                 piece = self._admit("EndpointSlice", key, piece, admissible_slice)
@@ -110,17 +121,23 @@ class World:
             if before == piece:
                 continue
             if before is not None:
-                touched |= self._drop_slice(key, before)
+                self._drop_slice(key, before, gone)
             if piece is not None:
-                touched |= self._add_slice(key, piece)
+                self._add_slice(key, piece, come)
+        touched = {*gone, *come}
         for owner in touched:
-            self._note_loops(owner)
+            new = come.get(owner, ())
+            self._large.take(owner, gone.get(owner, ()), new, self.slices_of(owner))
+            addresses = [each.address for piece in new for each in piece.endpoints]
+            if owner in self._loops or not _own(self.services.get(owner)).isdisjoint(addresses):
+                self._note_loops(owner)
         return touched
 
     def _note_loops(self, key: Key) -> None:
+        """Find out anew which endpoints of a Service are itself."""
         service, pieces = self.services.get(key), self._slices_of.get(key)
         if service is not None and pieces is not None:
-            own = {*service.cluster_ips, *service.external_ips, *service.load_balancer_ips}
+            own = _own(service)
             found = [e.address for piece in pieces for e in piece.endpoints if e.address in own]
             if found:
                 self._loops[key] = tuple(dict.fromkeys(found))
@@ -156,9 +173,11 @@ class World:
         if keys is None:
             part.services = dict(self.services)
             part._slices_of = dict(self._slices_of)
+            part._large = self._large.part(None)
             part._loops = dict(self._loops)
             part.claims.lost = {key: set(lost) for key, lost in self.claims.lost.items()}
             return part
+        part._large = self._large.part(keys)
         for key in keys:
             service, pieces = self.services.get(key), self._slices_of.get(key)
             if key in self.claims.lost:
@@ -256,31 +275,38 @@ class World:
         else:
             del self.rejected[kind, *key]
 
-    def _drop_slice(self, key: Key, piece: EndpointSlice) -> set[Key]:
+    def _drop_slice(self, key: Key, piece: EndpointSlice, gone: dict[Key, list[EndpointSlice]]) -> None:
         del self.slices[key]
         if not piece.service:
-            return set()
+            return
         owner = (piece.namespace, piece.service)
-        others = tuple(each for each in self._slices_of[owner] if each.name != piece.name)
+        gone.setdefault(owner, []).append(piece)
+        others = tuple([each for each in self._slices_of[owner] if each is not piece])
         if others:
             self._slices_of[owner] = others
         else:
             del self._slices_of[owner]
-        return {owner}
 
-    def _add_slice(self, key: Key, piece: EndpointSlice) -> set[Key]:
+    def _add_slice(self, key: Key, piece: EndpointSlice, come: dict[Key, list[EndpointSlice]]) -> None:
         self.slices[key] = piece
         if not piece.service:
-            return set()
+            return
         owner = (piece.namespace, piece.service)
+        come.setdefault(owner, []).append(piece)
         self._slices_of[owner] = (*self._slices_of.get(owner, ()), piece)
-        return {owner}
 
 
 @lru_cache(maxsize=1024)
 def _overlap(cidr: str, other: str) -> bool:
     one, two = ip_network(cidr), ip_network(other)
     return one.version == two.version and one.overlaps(two)
+
+
+def _own(service: Service | None) -> set[str]:
+    """Return the addresses that a Service itself has."""
+    if service is None:
+        return set()
+    return {*service.cluster_ips, *service.external_ips, *service.load_balancer_ips}
 
 
 def _node_facts(node: Node | None) -> tuple[object, ...]:

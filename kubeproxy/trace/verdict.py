@@ -7,6 +7,7 @@ whom, with which source address.
 Cost: about 10 µs.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from kubeproxy.dataplane.locate import Subject
@@ -148,7 +149,7 @@ class _Path:
         self._note(Subject.RANGES, f"loadBalancerSourceRanges ({ranges}) do not admit {source}: dropped")
         return False
 
-    def _internal(self) -> tuple[tuple[Target, ...], str]:
+    def _internal(self) -> tuple[Sequence[Target], str]:
         """Return the endpoints of cluster IP traffic, and why it is masqueraded."""
         self._local = self._state.internal_local
         self._note(Subject.POLICY, f"internalTrafficPolicy {_policy(self._local)}")
@@ -159,7 +160,7 @@ class _Path:
             mark = f"the client is not a pod ({known_by(self._node)})"
         return self._state.internal, mark
 
-    def _external(self) -> tuple[tuple[Target, ...], str]:
+    def _external(self) -> tuple[Sequence[Target], str]:
         """Return the same for what comes by another address."""
         state = self._state
         if not state.external_local:

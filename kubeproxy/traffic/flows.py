@@ -5,7 +5,7 @@ no new connections a second there, and bytes only where somebody switched that o
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kubeproxy.model.addresses import host_port
@@ -97,7 +97,7 @@ def _is_node_port(directory: Directory, place: Place) -> bool:
     return owner is not None and owner.way is Way.NODE_PORT
 
 
-def _server(state: ServiceState, way: Way, place: Place, targets: tuple[Target, ...], through: _Through) -> Server:
+def _server(state: ServiceState, way: Way, place: Place, targets: Sequence[Target], through: _Through) -> Server:
     chosen = {target.text for target in targets}
     udp = state.name.protocol is Protocol.UDP
     leaving = [

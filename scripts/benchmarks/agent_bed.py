@@ -21,7 +21,9 @@ from kubeproxy.app import Agent
 from kubeproxy.clock import SystemClock
 from kubeproxy.dataplane.base import Change
 from kubeproxy.kernel.families import HostFamilies
+from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import Key
+from kubeproxy.model.runs import difference
 from kubeproxy.options import parse
 from kubeproxy.store.resources import Resource
 
@@ -81,9 +83,15 @@ class AgentBed:
         for change in changes or ():
             key = change.name.namespace, change.name.name
             address, future = self._awaited.get(key, ("", None))
-            if future and change.after and any(each.address == address for each in change.after.cluster):
+            if future and change.after and address in _come(change.before, change.after):
                 del self._awaited[key]
                 future.set_result(at)
+
+
+def _come(before: ServiceState | None, after: ServiceState) -> set[str]:
+    """Return the addresses of endpoints that a change brings."""
+    _, come = difference(before.cluster if before else (), after.cluster)
+    return {each.address for each in come.values()}
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from hypothesis import given
 from kubeproxy.dataplane.iptables.names import port_hash
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
+from tests.large_services import SIZES, treated_as_large
 from tests.property.agent_bed import FOREIGN, Agent, FakeKernel, live
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
 from tests.property.strategies_histories import Batch, Cluster, History, histories
@@ -20,20 +21,22 @@ from tests.property.strategies_histories import Batch, Cluster, History, histori
 pytestmark = [pytest.mark.unit, PATIENCE]
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(histories(steps=STEPS, crowds=True))
-def test_any_history_leads_where_a_fresh_start_leads(history: History) -> None:
-    cluster, agent = live(history, FakeKernel())
-    fresh = Agent(FakeKernel(), agent.settings, cluster.world(backwards=True))
-    fresh.settle()
-    assert agent.state() == fresh.state()
+def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: History) -> None:
+    with treated_as_large(large):
+        cluster, agent = live(history, FakeKernel())
+        fresh = Agent(FakeKernel(), agent.settings, cluster.world(backwards=True))
+        fresh.settle()
+        assert agent.state() == fresh.state()
 
-    agent.cleanup()
-    for family, (chain, rule) in FOREIGN.items():
-        saved = agent.kernel.saved(family)
-        assert saved["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], chain: [rule]}
-        assert not any(saved["filter"].values())
-        assert agent.kernel.sets(family) == {}
+        agent.cleanup()
+        for family, (chain, rule) in FOREIGN.items():
+            saved = agent.kernel.saved(family)
+            assert saved["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], chain: [rule]}
+            assert not any(saved["filter"].values())
+            assert agent.kernel.sets(family) == {}
 
 
 @runs()

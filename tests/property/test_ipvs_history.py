@@ -11,6 +11,7 @@ from hypothesis import given
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
+from tests.large_services import SIZES, treated_as_large
 from tests.property.agent_bed import FOREIGN, Agent
 from tests.property.ipvs_bed import OTHERS, FakeIpvsKernel, fresh, in_ipvs_mode, live
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
@@ -19,22 +20,24 @@ from tests.property.strategies_histories import Batch, Cluster, History, histori
 pytestmark = [pytest.mark.unit, PATIENCE]
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(histories(steps=STEPS, crowds=True))
-def test_any_history_leads_where_a_fresh_start_leads(history: History) -> None:
-    kernel = FakeIpvsKernel()
-    cluster, agent = live(history, kernel)
-    assert agent.state() == fresh(cluster, agent.settings).state()
+def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: History) -> None:
+    with treated_as_large(large):
+        kernel = FakeIpvsKernel()
+        cluster, agent = live(history, kernel)
+        assert agent.state() == fresh(cluster, agent.settings).state()
 
-    agent.cleanup()
-    for family, (chain, rule) in FOREIGN.items():
-        saved = kernel.saved(family)
-        assert saved["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], chain: [rule]}
-        assert not any(saved["filter"].values())
-        assert not any(saved["mangle"].values())
-        assert set(kernel.servers.servers(family)) == {OTHERS[family].key}
-    assert kernel.device.kind is None
-    assert all(agent.kernel.sets(family)["addresses"] == set() for family in Family)
+        agent.cleanup()
+        for family, (chain, rule) in FOREIGN.items():
+            saved = kernel.saved(family)
+            assert saved["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], chain: [rule]}
+            assert not any(saved["filter"].values())
+            assert not any(saved["mangle"].values())
+            assert set(kernel.servers.servers(family)) == {OTHERS[family].key}
+        assert kernel.device.kind is None
+        assert all(agent.kernel.sets(family)["addresses"] == set() for family in Family)
 
 
 @runs()

@@ -16,6 +16,7 @@ from kubeproxy.model.objects import Service, key_of
 from kubeproxy.model.services import is_proxied
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
+from tests.large_services import SIZES, treated_as_large
 from tests.property.category_oracle import expected
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
 from tests.property.strategies_histories import Cluster, History, histories
@@ -35,9 +36,15 @@ def lived(history: History) -> tuple[Cluster, World]:
     return cluster, world
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(HISTORIES_OF_MODEL, st.integers(0, 2 ** len(KEYS) - 1))
-def test_a_world_with_a_history_is_as_good_as_new(history: History, some: int) -> None:
+def test_a_world_with_a_history_is_as_good_as_new(large: bool, history: History, some: int) -> None:
+    with treated_as_large(large):
+        _is_as_good_as_new(history, some)
+
+
+def _is_as_good_as_new(history: History, some: int) -> None:
     cluster, world = lived(history)
     for backwards in (False, True):
         fresh = cluster.world(backwards=backwards)

@@ -12,6 +12,7 @@ from kubeproxy.dataplane.nftables.names import Way
 from kubeproxy.kernel.nf_tables.types import AddElements, DeleteElements
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
+from tests.large_services import SIZES, treated_as_large
 from tests.property.agent_bed import Agent
 from tests.property.nftables_bed import FakeNftKernel, fresh, in_nftables_mode, live
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
@@ -20,14 +21,16 @@ from tests.property.strategies_histories import Batch, Cluster, History, histori
 pytestmark = [pytest.mark.unit, PATIENCE]
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(histories(steps=STEPS, crowds=True))
-def test_any_history_leads_where_a_fresh_start_leads(history: History) -> None:
-    kernel = FakeNftKernel()
-    cluster, agent = live(history, kernel)
-    assert agent.state() == fresh(cluster, agent.settings).state()
-    agent.cleanup()
-    assert not any(table.exists() for table in kernel.fakes.values())
+def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: History) -> None:
+    with treated_as_large(large):
+        kernel = FakeNftKernel()
+        cluster, agent = live(history, kernel)
+        assert agent.state() == fresh(cluster, agent.settings).state()
+        agent.cleanup()
+        assert not any(table.exists() for table in kernel.fakes.values())
 
 
 @runs()

@@ -18,6 +18,7 @@ from kubeproxy.model.desired import desired
 from kubeproxy.model.objects import EndpointSlice, Record, Service, ServiceType, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.backend_node import BackendNode
+from tests.large_services import SIZES, treated_as_large
 from tests.nftables_node import Node, sizes
 from tests.property.runs import LONG, PATIENCE, runs
 
@@ -79,10 +80,14 @@ CHANGES = st.one_of(
 SYNCS = st.sampled_from(("change", "full sync", "restart"))
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs(1000 if LONG else 100)
 @given(st.builds(Look, **FIELDS), st.lists(st.tuples(CHANGES, SYNCS), max_size=8))
-def test_every_place_has_each_endpoint_once(look: Look, history: list[tuple[dict[str, Any], str]]) -> None:
-    with patch.object(lists, "_digest", lambda text: sum(text.encode()) // 2 % 3):
+def test_every_place_has_each_endpoint_once(
+    large: bool, look: Look, history: list[tuple[dict[str, Any], str]]
+) -> None:
+    collisions = patch.object(lists, "_digest", lambda text: sum(text.encode()) // 2 % 3)
+    with treated_as_large(large), collisions:
         node = Node(*look.objects())
         node.full()
         for change, sync in history:

@@ -23,7 +23,7 @@ from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
 from tests import iptables_node, ipvs_node, nftables_node
-from tests.sealed import Walked, seal
+from tests.sealed import Walked, Walks, seal
 
 pytestmark = pytest.mark.unit
 
@@ -82,11 +82,13 @@ class Server:
         self.events[resource.plural].put_nowait(WatchEvent(type=kind, object=msgspec.json.encode(thing)))
 
     async def pages(self, resource: Resource, **_: Any) -> AsyncIterator[Page]:
+        items = tuple(msgspec.Raw(msgspec.json.encode(each)) for each in self.everything(resource))
+        yield Page(items=items, revision="1", more="")
+
+    def everything(self, resource: Resource) -> list[dict[str, Any]]:
+        """Return all there is of a kind."""
         make = {SERVICES.plural: service, ENDPOINT_SLICES.plural: endpoints}.get(resource.plural)
-        everything = [make(number) for number in range(SERVICES_IN_ALL)] if make else []
-        yield Page(
-            items=tuple(msgspec.Raw(msgspec.json.encode(each)) for each in everything), revision="1", more=""
-        )
+        return [make(number) for number in range(SERVICES_IN_ALL)] if make else []
 
     async def watch(self, resource: Resource, revision: str, **_: Any) -> AsyncIterator[WatchEvent]:
         if not revision:
@@ -100,8 +102,8 @@ class Server:
 class Path:
     """All that a change passes, from the watch to a model kernel."""
 
-    def __init__(self, node: AnyNode) -> None:
-        self.clock, self.server = ManualClock(), Server()
+    def __init__(self, node: AnyNode, server: Server) -> None:
+        self.clock, self.server = ManualClock(), server
         self.world, self.kernel = node.world, node
         self.conntrack = FakeConntrack()
         self.tasks: list[asyncio.Task[None]] = []
@@ -162,8 +164,8 @@ class Path:
 
 
 @asynccontextmanager
-async def path(node: AnyNode) -> AsyncIterator[Path]:
-    built = Path(node)
+async def path(node: AnyNode, server: Server | None = None) -> AsyncIterator[Path]:
+    built = Path(node, server or Server())
     built.tasks = [asyncio.create_task(each.run()) for each in built.following.informers.values()]
     built.tasks.append(asyncio.create_task(built.syncer.run()))
     await built.clock.step(1)
@@ -194,6 +196,56 @@ async def test_one_change_of_one_service_goes_through_nothing_large(node: Callab
         await settle()
         assert not it.syncer.status.flows.error
         assert it.syncer.status.full_syncs == 1
+
+
+SLICES, ENDPOINTS_EACH = 100, 100
+
+
+def piece(number: int, *changed: int) -> dict[str, Any]:
+    """Return one of the slices of a Service that has many; in place of the endpoints ``changed`` are others."""
+    addresses = [f"10.{200 if i in changed else 244}.{number}.{i}" for i in range(ENDPOINTS_EACH)]
+    return {
+        "metadata": {
+            "namespace": "crowd",
+            "name": f"large-{number}",
+            "labels": {"kubernetes.io/service-name": "large"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [address], "nodeName": f"node{i}"} for i, address in enumerate(addresses)],
+    }
+
+
+class LargeService(Server):
+    """An API server with one Service, of a crowd of endpoints."""
+
+    def everything(self, resource: Resource) -> list[dict[str, Any]]:
+        if resource is ENDPOINT_SLICES:
+            return [piece(number) for number in range(SLICES)]
+        return [self.service()] if resource is SERVICES else []
+
+    def service(self) -> dict[str, Any]:
+        spec = {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"name": "http", "port": 80}]}
+        return {"metadata": {"namespace": "crowd", "name": "large"}, "spec": spec}
+
+
+@pytest.mark.parametrize("node", [nftables_node.Node])
+async def test_one_changed_endpoint_of_thousands_goes_through_none_of_the_others(node: Callable[[], Any]) -> None:
+    async with path(node(), LargeService()) as it:
+        await it.until_synced(1)
+        it.server.tell(ENDPOINT_SLICES, "MODIFIED", piece(7, 50))  # the first is what orders are remembered from
+        await it.until_synced(2)
+        walks = Walks(it.world.slices.values())
+        assert walks.watched > 300
+        for turn in range(1, 4):
+            walks.walked.clear()
+            it.server.tell(ENDPOINT_SLICES, "MODIFIED", piece(20 * turn, 50))
+            await it.until_synced(2 + turn)
+            assert 0 < len(walks.walked) < 20, walks.walked
+        assert it.syncer.status.full_syncs == 1
+        [merged] = it.world.endpoints_of(("crowd", "large"), Family.V4).values()
+        assert len(list(merged)) == SLICES * ENDPOINTS_EACH
+        assert len(walks.walked) > 50, "who goes through all is caught"
 
 
 def test_the_seal_catches_who_goes_through_all() -> None:

@@ -15,12 +15,7 @@ from kubeproxy.model.desired import ServiceState
 
 def hairpin_entries(states: Iterable[ServiceState]) -> list[Entry]:
     """Return the endpoints of ports that may be clients of their own Service."""
-    return [
-        (each.address, state.name.protocol, each.port)
-        for state in states
-        for each in state.reachable
-        if each.may_be_local
-    ]
+    return [(each.address, state.name.protocol, each.port) for state in states for each in state.nearby]
 
 
 def cluster_ips(states: Iterable[ServiceState]) -> list[str]:

@@ -4,6 +4,8 @@ Several ports may ask for the same thing (an address with two ports, an endpoint
 here is the kernel's state itself: that is the union over all ports.
 """
 
+from collections.abc import Sequence
+
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Place, Server, ServerKey
@@ -23,7 +25,7 @@ class Virtual(Record, frozen=True):
     """A virtual server, where it leads, and what the rules must know of its place."""
 
     server: Server
-    destinations: tuple[Place, ...]
+    destinations: Sequence[Place]
     """Each has weight 1. May be empty: then clients are refused."""
     roles: tuple[Set, ...] = ()
     """Sets that have its place as an entry."""

@@ -69,9 +69,7 @@ class Renderer:
     def render(self, state: ServiceState, mark: int = 0) -> Part:
         """Render one port; ``mark`` is its own, for one that `wants_mark`."""
         entries: list[Entry] = [
-            (Set.LOOP_BACK, (each.address, state.name.protocol, each.port))
-            for each in state.reachable
-            if each.may_be_local
+            (Set.LOOP_BACK, (each.address, state.name.protocol, each.port)) for each in state.nearby
         ]
         if state.health_check_node_port:
             entries.append((Set.HEALTH_CHECKS, state.health_check_node_port))

@@ -80,7 +80,7 @@ def steps(standing: Standing | None, wanted: Virtual | None, *, drain: bool) -> 
 
 def making(wanted: Virtual) -> Command:
     """Return what makes a virtual server with its destinations where none is."""
-    return Command(_ADD_SERVER, wanted.server, places=wanted.destinations)
+    return Command(_ADD_SERVER, wanted.server, places=tuple(wanted.destinations))
 
 
 def _farewell(standing: Standing, *, drain: bool) -> Steps:

@@ -1,6 +1,6 @@
 """What each Service port becomes here: rendered, with its mark, without what this kernel refuses. Pure."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -146,7 +146,7 @@ class Translator:
 def without(state: ServiceState, addresses: Collection[str]) -> ServiceState:
     """Return a port's state without the endpoints that have these addresses; itself when there is none."""
 
-    def kept(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    def kept(targets: Sequence[Target]) -> tuple[Target, ...]:
         return tuple([each for each in targets if each.address not in addresses])
 
     cluster, local = kept(state.cluster), kept(state.local)

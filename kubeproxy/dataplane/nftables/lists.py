@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from kubeproxy.dataplane.nftables.names import ENDPOINT_NUMBERS, FIRST_ENDPOINT, ListMaps
+from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.kernel.nf_tables.fields import endpoint, number
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import Target
@@ -71,12 +72,17 @@ def move(before: Listing, after: Listing, gone: Elements, come: Elements) -> Non
     old, new = before.targets, after.targets
     common = min(len(old), len(new))
     was, now = before.numbers, after.numbers
-    if was is None or now is None:
-        differ = [slot for slot in range(common) if old[slot].text != new[slot].text]
-    else:  # whoever stays gets another number when one comes or goes that wants the same
+    differ: Iterable[int]
+    if was is not None and now is not None:  # whoever stays gets another number when one comes that wants the same
         differ = [
-            slot for slot in range(common) if (text := old[slot].text) != new[slot].text or was[text] != now[text]
+            slot
+            for slot, (one, two) in enumerate(zip(old, new, strict=False))
+            if one.text != two.text or was[one.text] != now[one.text]
         ]
+    elif isinstance(old, Pages) and isinstance(new, Pages):
+        differ = list(old.differing(new))
+    else:
+        differ = [slot for slot, (one, two) in enumerate(zip(old, new, strict=False)) if one.text != two.text]
     before._part([*differ, *range(common, len(old))], gone)
     after._part([*differ, *range(common, len(new))], come)
 

@@ -61,11 +61,10 @@ class Renderer:
                 self._refuse(sheet, _ADDRESS, address + tail, state.internal_refusal, label)
         if state.node_port or state.external_ips or state.load_balancer_ips:
             self._outside(sheet, state, tail, label)
-        for target in state.reachable if state.local else state.cluster:
-            if target.may_be_local:
-                own = packed_address(target.address)
-                key = own + own + _tail(protocol, target.port)
-                sheet.elements[names.HAIRPIN].append(Element(key))
+        for target in state.nearby:
+            own = packed_address(target.address)
+            key = own + own + _tail(protocol, target.port)
+            sheet.elements[names.HAIRPIN].append(Element(key))
 
     def _outside(self, sheet: Sheet, state: ServiceState, tail: bytes, label: str) -> None:
         """Add the ways from outside the cluster: external and load balancer addresses, node ports."""

@@ -8,9 +8,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from kubeproxy.dataplane.nftables.lists import Listing, slots_of
+from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
+from kubeproxy.model.runs import Runs, difference
 
 T = TypeVar("T")
 
@@ -58,9 +60,18 @@ class Slots:
                 self._orders.pop(which, None)
                 continue
             old, new = (before.local, after.local) if is_local else (before.cluster, after.cluster)
-            if old != new:
+            if isinstance(old, Runs) and isinstance(new, Runs):
+                self._follow_many(which, old, new)
+            elif old != new:
                 texts = [target.text for target in self._orders.get(which, old)]
                 self._note(which, new, texts, lambda target: target.text)
+
+    def _follow_many(self, which: Which, old: Runs[Target], new: Runs[Target]) -> None:
+        """Do the same for a large Service, whose order is remembered from its first change on."""
+        gone, come = difference(old, new)
+        if gone or come:
+            order = self._orders.get(which, old)
+            self._orders[which] = (order if isinstance(order, Pages) else Pages.of(order)).followed(gone, come)
 
     def _note(
         self,

@@ -1,0 +1,122 @@
+"""What is kept of large Services is what would be made of them anew, after any history."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeproxy.dataplane.nftables.pages import Pages
+from kubeproxy.dataplane.nftables.slots import keep_places
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.desired import Target
+from kubeproxy.model.endpoints import merge
+from kubeproxy.model.objects import Conditions, Endpoint, EndpointSlice, SlicePort
+from kubeproxy.model.runs import Run, Runs, difference
+from kubeproxy.model.world import World
+from tests.large_services import treated_as_large
+from tests.property.runs import LONG, PATIENCE, runs
+
+pytestmark = [pytest.mark.unit, PATIENCE]
+
+MANY = 2000 if LONG else 200
+OWNER = ("default", "web")
+PORTS = (SlicePort(name="http", port=80), SlicePort(name="http", port=81), SlicePort(name="", port=80))
+
+ENDPOINTS = st.builds(
+    Endpoint,
+    address=st.sampled_from([f"10.0.0.{i}" for i in range(9)]),
+    conditions=st.builds(Conditions, ready=st.booleans(), terminating=st.booleans()),
+)
+SLICES = st.builds(
+    EndpointSlice,
+    namespace=st.just("default"),
+    name=st.sampled_from("abcd"),
+    service=st.sampled_from(("web", "web", "web", "other")),
+    address_type=st.sampled_from(("IPv4", "IPv4", "IPv6")),
+    headless=st.sampled_from((False, False, True)),
+    ports=st.lists(st.sampled_from(PORTS), max_size=2, unique=True).map(tuple),
+    endpoints=st.lists(ENDPOINTS, max_size=6).map(tuple),
+)
+BATCHES = st.dictionaries(st.sampled_from("abcd"), st.none() | SLICES, min_size=1, max_size=3)
+
+
+@runs(MANY)
+@given(st.lists(BATCHES, max_size=8))
+def test_endpoints_are_those_of_a_merge(history: list[dict[str, EndpointSlice | None]]) -> None:
+    with treated_as_large():
+        world = World()
+        for batch in history:
+            world.apply_slices({("default", name): piece for name, piece in batch.items()})
+            for family in Family:
+                kept = world.endpoints_of(OWNER, family)
+                anew = merge(world.slices_of(OWNER), family)
+                assert {port: found for port, found in kept.items() if found} == {
+                    port: tuple(found) for port, found in anew.items() if found
+                }
+                assert world.part([OWNER]).endpoints_of(OWNER, family) == kept
+
+
+def target(number: int, *, here: bool = False) -> Target:
+    """Return an endpoint; texts are in the order of the numbers."""
+    return Target(f"10.0.0.{number:03}:80", f"10.0.0.{number:03}", 80, here)
+
+
+LISTS = st.dictionaries(st.integers(0, 40), st.booleans(), max_size=25).map(
+    lambda chosen: {each.text: each for each in (target(number, here=chosen[number]) for number in sorted(chosen))}
+)
+
+
+def towards(old: dict[str, Target], new: dict[str, Target]) -> dict[str, Target | None]:
+    """Return what must be replaced in the one to get the other."""
+    return {text: new.get(text) for text in {**old, **new} if old.get(text) != new.get(text)}
+
+
+@runs(MANY)
+@given(LISTS, LISTS)
+def test_runs_are_lists(old: dict[str, Target], new: dict[str, Target]) -> None:
+    with treated_as_large():
+        before, wanted = Runs.of(tuple(old.values())), tuple(new.values())
+        after = before.replaced(towards(old, new))
+        assert tuple(after) == wanted
+        assert after == wanted
+        assert wanted == after
+        assert after == Runs.of(wanted)
+        assert hash(after) == hash(wanted)
+        assert (before == after) is (old == new)
+        assert [after[index] for index in range(len(after))] == list(wanted)
+        assert all(after.get(text) == new.get(text) for text in (*old, *new, "", "~"))
+        assert len(after.runs) <= 4 + 4 * len(wanted) // 2
+        gone, come = difference(before, after)
+        assert (gone, come) == difference(tuple(old.values()), wanted)
+        assert {text: come.get(text) for text in gone | come} == towards(old, new)
+
+
+@runs(MANY)
+@given(st.lists(LISTS, min_size=2, max_size=6))
+def test_whoever_can_keeps_the_slot(history: list[dict[str, Target]]) -> None:
+    with treated_as_large():
+        order = Pages.of(tuple(history[0].values()))
+        for old, new in pairwise(history):
+            before = list(order)
+            wanted = keep_places([each.text for each in before], new)
+            older, order = order, order.followed(*difference(tuple(old.values()), tuple(new.values())))
+            assert list(order) == wanted
+            assert list(older) == before
+            assert [order[slot] for slot in range(len(order))] == wanted
+            differ = [
+                slot for slot, (one, two) in enumerate(zip(before, wanted, strict=False)) if one.text != two.text
+            ]
+            assert list(older.differing(order)) == differ
+
+
+def test_what_was_made_of_a_run_is_made_once_an_argument() -> None:
+    run = Run((target(1), target(2)))
+    made: list[int] = []
+
+    def make(entries: tuple[Target, ...], argument: int) -> int:
+        made.append(argument)
+        return len(entries) + argument
+
+    assert [run.derived(make, argument) for argument in (1, 1, 2, 2, 1)] == [3, 3, 4, 4, 3]
+    assert made == [1, 2, 1]
