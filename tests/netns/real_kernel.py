@@ -1,8 +1,7 @@
 """The real kernel, of one network namespace, for an agent that lives through a history (see `agent_bed.py`)."""
 
-import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
@@ -92,14 +91,3 @@ def forget_flows() -> None:
     for family in Family:
         with NetlinkSocket(NETLINK_NETFILTER) as netlink:
             netlink.request(SUBSYSTEM | MSG_DELETE, 0, netfilter_head(family), "conntrack")
-
-
-@contextlib.contextmanager
-def clean(*kernels: RealKernel) -> Iterator[None]:
-    """Leave nothing behind for the next example, whatever went wrong in this one."""
-    try:
-        yield
-    except BaseException:
-        for kernel in kernels:
-            kernel.reset()
-        raise

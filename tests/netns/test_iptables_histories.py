@@ -1,10 +1,4 @@
-"""Histories against the real kernel: their end is that of a fresh start, and packets agree with the model.
-
-Each history is lived through in the lab's node, in one flavour and both IP families; a fresh agent writes the
-last state into an empty namespace, to compare. Then packets are drawn, to and around everything that the
-Services claim, and sent: who answers, with which source address, or how the client is turned away, must be what
-`trace` predicts.
-"""
+"""Histories in iptables mode, in each flavour, against the real kernel (`histories_bed.py`)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,33 +15,19 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service
 from kubeproxy.trace.verdict import Outcome
 from tests.netns.drawn_packets import ask, questions
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
-from tests.netns.real_kernel import RealKernel, clean
-from tests.property.agent_bed import Agent, live
+from tests.netns.histories_bed import WORKERS, clean, compare, some_packets
+from tests.netns.lone_namespace import LoneNamespace
+from tests.netns.real_kernel import RealKernel
+from tests.property.agent_bed import Agent, fresh, live
 from tests.property.door_bed import Written, agent_with_good_service, check, hear_hostile
 from tests.property.runs import HISTORIES, LONG, PATIENCE, runs, shrinks_for
 from tests.property.strategies_histories import Batch, History, histories
 from tests.property.strategies_hostile import hostile_objects
-from tests.scenarios.lab import Lab, lab
+from tests.scenarios.lab import Lab
 
 pytestmark = [pytest.mark.netns, PATIENCE]
 
-WORKERS = 48
-PACKETS = 40
-"""Of each family, after each history."""
 SHRINK_SECONDS = 30
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Lab]:
-    with lab() as built:
-        yield built
-
-
-@pytest.fixture(scope="module")
-def empty() -> Iterator[LoneNamespace]:
-    with lone_namespace() as built:
-        yield built
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +46,17 @@ def test_state_and_packets_are_those_of_the_last_world(
     @given(histories(steps=4), st.sampled_from(range(1000)))
     @shrinks_for(SHRINK_SECONDS)
     def check(history: History, seed: int) -> None:
-        with clean(node, scratch):
-            node.forget_flows()
-            cluster, agent = live(history, node)
-            fresh = Agent(scratch, agent.settings, cluster.world(backwards=True))
-            fresh.settle()
-            assert agent.state() == fresh.state()
-            fresh.cleanup()
-            asked = [
-                each for family in Family for each in questions(agent.world, agent.settings, family, seed, PACKETS)
-            ]
-            wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
-            assert not wrong, "\n".join(wrong)
-            agent.cleanup()
+        compare(
+            history,
+            seed,
+            place=place,
+            crowd=crowd,
+            node=node,
+            scratch=scratch,
+            live=live,
+            fresh=fresh,
+            draw=some_packets,
+        )
 
     check()
 

@@ -1,7 +1,6 @@
 """The ipvs backend with rules and sets by nftables on the real kernel, over a model of IPVS."""
 
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -28,7 +27,7 @@ from kubeproxy.model.objects import Protocol, Service, TrafficPolicy
 from tests import ipvs_node
 from tests.backend_node import web, web_slice
 from tests.ipvs_node import VIP
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.lone_namespace import LoneNamespace
 from tests.netns.nf_tables_contents import contents
 
 pytestmark = pytest.mark.netns
@@ -56,12 +55,6 @@ class Node(ipvs_node.Node):
 
     def members(self, which: Set) -> set[Member]:
         return NftSets(KernelTable(Family.V4, NFT_TABLE)).members(set_name(Family.V4, which))
-
-
-@pytest.fixture
-def alone() -> Iterator[LoneNamespace]:
-    with lone_namespace() as namespace:
-        yield namespace
 
 
 def exposed() -> Service:

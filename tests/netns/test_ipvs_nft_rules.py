@@ -23,7 +23,7 @@ from kubeproxy.model.node import LocalKind, LocalTraffic, NodeState
 from kubeproxy.model.objects import Protocol
 from tests.netns.test_virtual_addresses import kind_here
 from tests.scenarios.addresses import HOSTS, NODE, POD_PREFIX
-from tests.scenarios.lab import Lab, lab
+from tests.scenarios.lab import Lab
 from tests.scenarios.probes import DROPPED, REFUSED, probe
 
 pytestmark = pytest.mark.netns
@@ -107,12 +107,6 @@ class Node:
         listed = json.loads(self.nft("-j", f"list chain {SPOKEN[self.family]} counting {chain}"))
         rules = [each["rule"]["expr"] for each in listed["nftables"] if "rule" in each]
         return sum(part["counter"]["packets"] for rule in rules for part in rule if "counter" in part)
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Lab]:
-    with lab() as made:
-        yield made
 
 
 @pytest.fixture(params=["by address", "by interface"])

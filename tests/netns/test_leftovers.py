@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,6 @@ from tests.netns.upstream_ipvs import install_ipvs, set_names
 from tests.netns.upstream_ports import Node
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
-from tests.scenarios.lab import lab as build_lab
 from tests.scenarios.modes import MODES
 from tests.scenarios.probes import REFUSED, probe
 
@@ -67,12 +65,6 @@ COMMIT
 -A FORWARD -s {address} -j MARK --set-xmark 0x1/0x1
 COMMIT
 """
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with build_lab() as built:
-        yield built
 
 
 def every_tables() -> list[Iptables]:

@@ -4,8 +4,7 @@ Both families at once, new connections at a constant rate and others held open a
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -26,25 +25,12 @@ from tests.netns.takeover_bed import (
 from tests.netns.traffic import traffic
 from tests.netns.upstream_nftables import base_name
 from tests.scenarios.lab import Lab
-from tests.scenarios.lab import lab as build_lab
 from tests.waiting import until
 
 pytestmark = pytest.mark.netns
 
 RATE = 200
 Record = Callable[[str, object], None]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with build_lab() as built:
-        yield built
-
-
-@pytest.fixture
-def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
-    with Machine(lab, tmp_path) as started:
-        yield started
 
 
 def tables(lab: Lab) -> str:

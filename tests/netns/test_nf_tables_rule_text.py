@@ -1,7 +1,6 @@
 """Rules in words: what we make of the kernel's expressions is what `nft list` makes of them."""
 
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -9,7 +8,7 @@ from kubeproxy.kernel.nf_tables.fields import fields_bytes
 from kubeproxy.kernel.nf_tables.rule_text import rule_text
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.model.addresses import Family
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.lone_namespace import LoneNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -88,12 +87,6 @@ WORDS = {
         "PORT": "[fd00::1]:80",
     },
 }
-
-
-@pytest.fixture
-def alone() -> Iterator[LoneNamespace]:
-    with lone_namespace() as made:
-        yield made
 
 
 def load(node: LoneNamespace, family: Family, rules: str) -> None:

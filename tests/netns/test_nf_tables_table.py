@@ -1,7 +1,6 @@
 """A table of the real kernel in trouble: too large, refused in the middle, changed meanwhile."""
 
 import errno
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,19 +10,13 @@ from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.model.addresses import Family
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.lone_namespace import LoneNamespace
 
 pytestmark = pytest.mark.netns
 
 SET = t.SetSpec(name="cluster-ips", key=(t.Field.ADDRESS,))
 SMALL = 20_000
 """Half of what the kernel then lets through; an element takes 16 bytes."""
-
-
-@pytest.fixture
-def alone() -> Iterator[LoneNamespace]:
-    with lone_namespace() as namespace:
-        yield namespace
 
 
 @pytest.fixture

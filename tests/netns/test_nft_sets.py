@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,7 @@ from kubeproxy.kernel.nft_set_elements import WHOLE_MARK
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.lone_namespace import LoneNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -26,12 +25,6 @@ APART = {
     Family.V4: ("10.0.0.0/8", "192.168.1.0/24", "11.0.0.1/32"),
     Family.V6: ("fd00::/8", "2001:db8::/64", "2002::1/128"),
 }
-
-
-@pytest.fixture
-def alone() -> Iterator[LoneNamespace]:
-    with lone_namespace() as namespace:
-        yield namespace
 
 
 def made(family: Family = Family.V4) -> NftSets:

@@ -1,12 +1,11 @@
-"""Histories in nftables mode against the real kernel: their end is a fresh start's, packets are as predicted.
+"""Histories in nftables mode against the real kernel (`histories_bed.py`).
 
-As `test_iptables_histories.py` does it. Another program has a table with chains at the same hooks and priorities,
+Another program has a table with chains at the same hooks and priorities,
 which lets everything through.
 """
 
-import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -18,24 +17,21 @@ from hypothesis import strategies as st
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nf_tables.types import DeleteTable
 from kubeproxy.model.addresses import Family
-from tests.netns.drawn_packets import ask, questions
-from tests.netns.lone_namespace import LoneNamespace, lone_namespace
+from tests.netns.histories_bed import WORKERS, clean, compare, some_packets
+from tests.netns.lone_namespace import LoneNamespace
 from tests.netns.real_kernel import forget_flows
 from tests.property.agent_bed import Agent
 from tests.property.door_bed import GOOD, Written, agent_with_good_service, check, hear_hostile
-from tests.property.nftables_bed import NftKernel, live
+from tests.property.nftables_bed import NftKernel, fresh, live
 from tests.property.runs import HISTORIES, LONG, PATIENCE, runs, shrinks_for
 from tests.property.strategies_histories import History, histories
 from tests.property.strategies_hostile import hostile_objects
-from tests.scenarios.lab import Lab, lab
+from tests.scenarios.lab import Lab
 
 pytestmark = [pytest.mark.netns, PATIENCE]
 
 T = TypeVar("T")
 
-WORKERS = 48
-PACKETS = 40
-"""Of each family, after each history."""
 SHRINK_SECONDS = 30
 
 GOOD_NAME = f"{GOOD.namespace}/{GOOD.name}"
@@ -73,28 +69,6 @@ class RealKernel(NftKernel):
         self.run(forget_flows)
 
 
-@contextlib.contextmanager
-def clean(*kernels: RealKernel) -> Iterator[None]:
-    """Leave nothing behind for the next example, whatever went wrong in this one."""
-    try:
-        yield
-    finally:
-        for kernel in kernels:
-            kernel.reset()
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Lab]:
-    with lab() as built:
-        yield built
-
-
-@pytest.fixture(scope="module")
-def empty() -> Iterator[LoneNamespace]:
-    with lone_namespace() as built:
-        yield built
-
-
 def test_state_and_packets_are_those_of_the_last_world(place: Lab, empty: LoneNamespace) -> None:
     node, scratch = RealKernel(partial(place.run, "node")), RealKernel(empty.run)
 
@@ -104,21 +78,17 @@ def test_state_and_packets_are_those_of_the_last_world(place: Lab, empty: LoneNa
         @given(histories(steps=4), st.sampled_from(range(1000)))
         @shrinks_for(SHRINK_SECONDS)
         def check(history: History, seed: int) -> None:
-            with clean(node, scratch):
-                node.forget_flows()
-                cluster, agent = live(history, node)
-                fresh = Agent(scratch, agent.settings, cluster.world(backwards=True))
-                fresh.settle()
-                assert agent.state() == fresh.state()
-                asked = [
-                    each
-                    for family in Family
-                    for each in questions(agent.world, agent.settings, family, seed, PACKETS)
-                ]
-                wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
-                assert not wrong, "\n".join(wrong)
-                agent.cleanup()
-                fresh.cleanup()
+            compare(
+                history,
+                seed,
+                place=place,
+                crowd=crowd,
+                node=node,
+                scratch=scratch,
+                live=live,
+                fresh=fresh,
+                draw=some_packets,
+            )
 
         check()
 

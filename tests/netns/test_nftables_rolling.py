@@ -3,7 +3,7 @@
 Both families, at a rate of new connections, and with others held open all the time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -22,7 +22,6 @@ from tests.netns.takeover_bed import EXTERNAL, NODE_PORT, VIP, routes
 from tests.netns.traffic import ECHO_PORT, traffic
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK
 from tests.scenarios.lab import Lab
-from tests.scenarios.lab import lab as build_lab
 
 pytestmark = pytest.mark.netns
 
@@ -32,12 +31,6 @@ NAMESPACES = tuple(dict.fromkeys(HOSTS[name].namespace for name in ("be1", "be2"
 SETTINGS = Settings(
     node_name="node1", cluster_cidrs=tuple(POD_NETWORK.values()), localhost_nodeports=False, bind_address=NODE.v4
 )
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with build_lab() as built:
-        yield built
 
 
 class Node:

@@ -1,8 +1,7 @@
 """kube-proxy's state on a busy node, taken over by the whole agent, given back and taken over again."""
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -27,25 +26,12 @@ from tests.netns.upstream_iptables import KUBELET_CHAINS
 from tests.netns.upstream_ipvs import install_ipvs, set_names
 from tests.scenarios.addresses import POD_NETWORK
 from tests.scenarios.lab import Lab
-from tests.scenarios.lab import lab as build_lab
 from tests.scenarios.modes import IPTABLES
 from tests.waiting import until
 
 pytestmark = pytest.mark.netns
 
 RATE = 200
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with build_lab() as built:
-        yield built
-
-
-@pytest.fixture
-def machine(lab: Lab, tmp_path: Path) -> Iterator[Machine]:
-    with Machine(lab, tmp_path) as started:
-        yield started
 
 
 @pytest.mark.parametrize("theirs", list(Flavour))

@@ -35,7 +35,7 @@ from kubeproxy.trace.facts import read_facts
 from kubeproxy.trace.live import observe
 from tests.scenarios.asking import disagreement, question_of
 from tests.scenarios.history import Moment, moments
-from tests.scenarios.lab import Lab, lab
+from tests.scenarios.lab import Lab
 from tests.scenarios.modes import IPTABLES, MODES
 from tests.scenarios.runner import Programmed
 from tests.scenarios.scene import Case
@@ -136,12 +136,6 @@ class Scene:
 
     def iptables(self, *words: str, family: Family = Family.V4) -> None:
         self.place.run("node", lambda: self.tables(family).run(*words))
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Lab]:
-    with lab() as built:
-        yield built
 
 
 @contextmanager

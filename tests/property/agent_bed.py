@@ -241,3 +241,10 @@ def live(history: History, kernel: Kernel) -> tuple[Cluster, Agent]:
         agent.turn(step)
     agent.settle()
     return cluster, agent
+
+
+def fresh(cluster: Cluster, settings: Settings, kernel: Kernel) -> Agent:
+    """Return an agent that has written a cluster's state into an empty kernel."""
+    agent = Agent(kernel, settings, cluster.world(backwards=True))
+    agent.settle()
+    return agent

@@ -1,7 +1,5 @@
-"""Histories in ipvs mode on the real kernel: their end is a fresh start's, and packets agree with trace.
+"""Histories in ipvs mode on the real kernel (`tests/netns/histories_bed.py`).
 
-Each history is lived through in the lab's node, in both IP families; a fresh agent writes the last state into an
-empty namespace, to compare. Then packets are drawn, to and around everything that the Services claim, and sent.
 `tests/property/test_ipvs_history.py` plays the same against the model kernel.
 """
 
@@ -17,9 +15,9 @@ from hypothesis import strategies as st
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import node_state
-from tests.netns.drawn_packets import Question, ask, questions
+from tests.netns.drawn_packets import Question, questions
+from tests.netns.histories_bed import compare
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
-from tests.netns.real_kernel import clean
 from tests.property.agent_bed import Agent
 from tests.property.ipvs_bed import fresh, live
 from tests.property.runs import LONG, PATIENCE, runs, shrinks_for
@@ -81,16 +79,17 @@ def test_state_and_packets_are_those_of_the_last_world(
     @given(histories(steps=4), st.sampled_from(range(1000)))
     @shrinks_for(SHRINK_SECONDS)
     def check(history: History, seed: int) -> None:
-        with clean(node, scratch):
-            node.forget_flows()
-            cluster, agent = live(history, node)
-            written = fresh(cluster, agent.settings, scratch)
-            assert agent.state() == written.state()
-            written.cleanup()
-            asked = [each for family in Family for each in askable(agent, family, seed)]
-            wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
-            assert not wrong, "\n".join(wrong)
-            agent.cleanup()
-            assert node.others() == others
+        compare(
+            history,
+            seed,
+            place=place,
+            crowd=crowd,
+            node=node,
+            scratch=scratch,
+            live=live,
+            fresh=fresh,
+            draw=askable,
+        )
+        assert node.others() == others
 
     check()
