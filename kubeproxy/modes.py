@@ -20,6 +20,7 @@ from kubeproxy.dataplane.leftovers.removal import Kept
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.dataplane.locate import Locator
 from kubeproxy.dataplane.nftables import needs as nft_needs
+from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.locate import NftablesLocator
 from kubeproxy.dataplane.nftables.machine import nftables_backend, nftables_hints
 from kubeproxy.dataplane.nftables.watch import Commits
@@ -208,12 +209,12 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
         )
     writers = {family: Writers() for family in Family}
     if options.configuration.mode == Mode.NFTABLES:
-        commits = Commits()
+        commits, journals = Commits(), {family: Journal() for family in Family}
         return Parts(
             mode=Mode.NFTABLES,
             flavour=None,
-            backend=lambda family: nftables_backend(family, commits, writers[family]),
-            hints=lambda family: nftables_hints(family, writers[family]),
+            backend=lambda family: nftables_backend(family, commits, writers[family], journals[family]),
+            hints=lambda family: nftables_hints(family, writers[family], journals[family]),
             locator=NftablesLocator(),
             excluded=excluded_cidrs(options),
         )

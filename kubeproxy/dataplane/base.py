@@ -110,6 +110,14 @@ class Backend(Protocol):
         """Return how the kernel's state has drifted from what was written, "" when it has not."""
         ...
 
+    def repair(self, *, whole: bool) -> bool:
+        """Undo what others have changed, by what is known to have been written; return whether that was done.
+
+        Where it was not, a full Plan must do it. Unless the ``whole`` is to be looked at, only what the kernel has
+        told of is undone, and in so few steps that nobody need stop listening to it.
+        """
+        ...
+
     def cleanup(self) -> None:
         """Remove all of this backend's state from the kernel, and nothing of anyone else's."""
         ...

@@ -20,8 +20,10 @@ GROUP_ROUTE = {Family.V4: 7, Family.V6: 11}
 
 _NFTABLES = 10 << 8
 _NEW_GENERATION = 15
-_PROCESS_NAME = 3
+_GENERATION, _PROCESS_NAME = 1, 3
+_TRANSACTION = struct.pack("=H", _NFTABLES | _NEW_GENERATION)
 _NETFILTER_HEAD = 4
+_ATTRIBUTE = struct.Struct("=HH")
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_DELROUTE = 16, 17, 20, 21, 25
 _IFLA_IFNAME = 3
@@ -77,6 +79,8 @@ class Transaction(NamedTuple):
 
     port: int
     program: str
+    generation: int
+    """The number that it has raised the network namespace's to (`NfTable.generation`); 0 when it was not told."""
 
 
 class LinkNotice(NamedTuple):
@@ -109,19 +113,48 @@ class RouteNotice(NamedTuple):
 
 def table_notices(datagram: bytes, family: Family) -> Iterator[TableNotice | Transaction]:
     """Decode a datagram of `GROUP_NFTABLES`; other families' changes are left out, and what is not understood."""
+    front, last = b"", -1  # most changes are told like the one before, but for what is behind the names
+    table = name = ""
     for kind, port, body in _messages(datagram):
         if kind & 0xFF00 != _NFTABLES:
             continue
         number = kind & 0xFF
         if number == _NEW_GENERATION:
-            yield Transaction(port, decode_text(attribute_map(body, _NETFILTER_HEAD).get(_PROCESS_NAME, b"")))
+            found = attribute_map(body, _NETFILTER_HEAD)
+            generation = int.from_bytes(found.get(_GENERATION, b""), "big")
+            yield Transaction(port, decode_text(found.get(_PROCESS_NAME, b"")), generation)
             continue
         known = _KINDS.get(number)
         if known is None or not body or body[0] != AF[family]:
             continue
-        found = attribute_map(body, _NETFILTER_HEAD)
-        table, name = (decode_text(found.get(which, b"")) for which in (known.table, known.name))
+        if number != last or not body.startswith(front):
+            found = attribute_map(body, _NETFILTER_HEAD)
+            table, name = (decode_text(found.get(which, b"")) for which in (known.table, known.name))
+            front, last = _front(body, known), number
         yield TableNotice(port, known.what, known.is_gone, table, name, body)
+
+
+def _front(body: bytes, kind: _Kind) -> bytes:
+    """Return what of a change says what it is about, if that comes first; else all of it."""
+    end = _NETFILTER_HEAD
+    for expected in (kind.table, kind.name):
+        if len(body) < end + _ATTRIBUTE.size:
+            return body
+        length, found = _ATTRIBUTE.unpack_from(body, end)
+        if found != expected or length < _ATTRIBUTE.size:
+            return body
+        end += (length + 3) & ~3
+    return body[:end]
+
+
+def is_transaction(datagram: bytes) -> bool:
+    """Return whether a datagram of `GROUP_NFTABLES` begins with the end of a transaction, as those with one do."""
+    return datagram[4:6] == _TRANSACTION
+
+
+def port_of(datagram: bytes) -> int:
+    """Return through which netlink port the first change in a datagram was asked for."""
+    return HEADER.unpack_from(datagram)[4] if len(datagram) >= HEADER.size else 0
 
 
 def route_notices(

@@ -22,6 +22,9 @@ from kubeproxy.kernel.notice_messages import (
     LinkNotice,
     RouteNotice,
     TableNotice,
+    Transaction,
+    is_transaction,
+    port_of,
     route_notices,
     table_notices,
 )
@@ -108,6 +111,9 @@ class _Listener:
         if is_all:
             self._writers.forget(ended)
         hint = self._judge(datagrams, ours)
+        if is_lossy:
+            self._missed()
+            hint = hint or self._unfinished()
         if hint is not None and hint.is_certain:
             return hint
         return self._lost if is_lossy else hint
@@ -115,6 +121,13 @@ class _Listener:
     def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
         """Return what of the datagrams concerns us; what came from ports of ``ours`` does not."""
         raise NotImplementedError
+
+    def _missed(self) -> None:
+        """Note that something was not told, before, between or after what was."""
+
+    def _unfinished(self) -> Hint | None:
+        """Return what there is to say of what was not told to its end, and now may never be."""
+        return None
 
     def _take_in(self) -> tuple[list[bytes], bool, bool]:
         """Return the next datagrams, whether some were lost, and whether these were all."""
@@ -134,12 +147,41 @@ class _Listener:
         return datagrams, is_lossy, False
 
 
+_NOTHING = "", 0
+
+
+class Journal(Protocol):
+    """What keeps what others have changed. Called on the event loop, in the kernel's order."""
+
+    def opened(self) -> None:
+        """Note that what happens from now on will be told, and nothing of before."""
+        ...
+
+    def lost(self) -> None:
+        """Note that something was not told."""
+        ...
+
+    def note(self, change: TableNotice) -> None:
+        """Note a change by somebody else."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing of what is told is noted any more."""
+        ...
+
+    def ended(self, generation: int) -> None:
+        """Note the end of a transaction, anybody's and about whatever: all that was in it has been noted."""
+        ...
+
+
 class TableNotices(_Listener):
     """Changes of nf_tables that others make in one family. See `HintSource`.
 
     ``concerns`` says what is wrong after a change ("" of one that is nothing to us): a subject and a verb, to
     which "by somebody" is added. It is not asked where ``mark`` does not stand: what all names of ours have in
-    common, so that others' busy writing costs little. ``lost``: the hint for changes that were not heard of.
+    common, so that others' busy writing costs little; all changes where it does are noted in the ``journal``.
+    ``lost``: the hint for changes that were not heard of.
     """
 
     def __init__(
@@ -149,25 +191,55 @@ class TableNotices(_Listener):
         concerns: Callable[[TableNotice], str],
         writers: Writers,
         lost: Hint = LOST,
+        journal: Journal | None = None,
     ) -> None:
         super().__init__(NETLINK_NETFILTER, (GROUP_NFTABLES,), writers, lost)
         self._family = family
         self._mark = mark
         self._concerns = concerns
+        self._journal = journal
+        self._begun = _NOTHING
+        """What is wrong by a transaction whose end was not told yet, and through which port it came: whoever is to
+        undo what is in the journal needs all of it."""
+
+    def open(self) -> int:
+        """See `HintSource.open`."""
+        opened = super().open()
+        self._begun = _NOTHING
+        if self._journal is not None:
+            self._journal.opened()
+        return opened
+
+    def _missed(self) -> None:
+        if self._journal is not None:
+            self._journal.lost()
+
+    def _unfinished(self) -> Hint | None:
+        (text, _), self._begun = self._begun, _NOTHING
+        return Hint(f"{text} by somebody", is_certain=True) if text else None
 
     def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
-        text, culprit, program = "", 0, ""
+        (text, culprit), program, is_over = self._begun, "", self._journal is None
+        self._begun = _NOTHING
         for datagram in datagrams:
-            if not text and self._mark not in datagram:
+            is_ours = port_of(datagram) in ours  # as all of it is: it is of one transaction
+            is_end = is_transaction(datagram) and (text or self._journal is not None)
+            if not is_end and (is_ours or self._mark not in datagram):
                 continue
             for each in table_notices(datagram, self._family):
-                if each.port in ours:
-                    continue
-                if isinstance(each, TableNotice):
+                if isinstance(each, Transaction):
+                    if self._journal is not None:
+                        self._journal.ended(each.generation)
+                    if text and each.port == culprit:
+                        program, is_over = f" ({each.program})", True
+                elif not is_ours:
+                    if self._journal is not None:
+                        self._journal.note(each)
                     if not text and (text := self._concerns(each)):
                         culprit = each.port
-                elif text and each.port == culprit:
-                    program = f" ({each.program})"
+        if text and not is_over and self._journal is not None and not self._journal.is_full:
+            self._begun = text, culprit
+            return None
         return Hint(f"{text} by somebody{program}", is_certain=True) if text else None
 
 

@@ -127,6 +127,10 @@ class UdpServices:
                 self._due.add(port.name)
         self._due.difference_update(name for name in before if name not in self._ports.get(name.key, ()))
 
+    def distrust(self) -> None:
+        """Note that any port's flows may be stale."""
+        self._due.update(name for ports in self._ports.values() for name in ports)
+
     def due(self) -> FlowMatch | None:
         """Return which flows deserve a look since the last `done`, or None when there are none."""
         ports = [self._ports[name.key][name] for name in self._due]

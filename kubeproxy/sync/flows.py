@@ -71,8 +71,15 @@ class FlowReconciler:
         Ports that are ``left_out`` are not in the rules. Returns at once when no flow can have become stale.
         Raises nothing.
         """
+        return self._look(lambda: self._services.update(world, node, scope, left_out))
+
+    def look_at_all(self) -> FlowStatus:
+        """End the stale flows of all Services that are known, since rules were missing for a while. The same."""
+        return self._look(self._services.distrust)
+
+    def _look(self, prepare: Callable[[], None]) -> FlowStatus:
         try:
-            self._services.update(world, node, scope, left_out)
+            prepare()
             match = self._services.due()
             if match is not None:
                 self._run(match)

@@ -7,7 +7,8 @@ A failure is state: it is counted, logged once, and makes the next sync a full o
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import msgspec
 
@@ -203,13 +204,39 @@ class Syncer:
         self._check_error = error
         return Looked(drift, seconds)
 
-    def _repair(self, drift: str) -> None:
-        """Have everything written again, because something is not as it was written."""
-        if self.status.synced:
+    async def _repair(self, drift: str) -> None:
+        """Have put right what is not as it was written: by the backend alone, or else by a full sync."""
+        if not self.status.synced:
+            return
+        self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
+        if await self._is_put_right():
+            log.warning("%s; put right", drift)
+            self._publish(queued_since=self._clock.now() if self._touched else None)
+            await self._end_flows_that_met_no_rules()
+        else:
             log.warning("%s; writing everything again", drift)
             self._is_distrusted = True
-            self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
             self._runner.request()
+
+    async def _is_put_right(self) -> bool:
+        """Have the backend undo what was changed; return whether it could."""
+        full_syncs = self.status.full_syncs
+        for whole in (False, True):
+            async with self._kernel:
+                if self.status.full_syncs != full_syncs:
+                    return True  # one came before us
+                with self._written_anew() if whole else nullcontext():
+                    if await asyncio.to_thread(self._undo, whole):
+                        return True
+        return False
+
+    def _undo(self, whole: bool) -> bool:
+        """Run in the worker thread."""
+        try:
+            return self._backend.repair(whole=whole)
+        except Exception:
+            log.exception("a repair ran into an error of kubeproxy's own; a full sync follows")
+            return False
 
     async def _look_for_stale_flows_again(self) -> None:
         while True:
@@ -253,14 +280,28 @@ class Syncer:
     async def _bring_in(self, part: World, node: NodeState, scope: Collection[Key] | None) -> Applied | None:
         if scope is not None:
             return await asyncio.to_thread(self._work, part, node, scope)
+        with self._written_anew():
+            return await asyncio.to_thread(self._work, part, node, scope)
+
+    @contextmanager
+    def _written_anew(self) -> Iterator[None]:
+        """Bring everything in meanwhile."""
         with self._full_syncs.under_way():
             self._watcher.settle()
-            return await asyncio.to_thread(self._work, part, node, scope)
+            yield
 
     async def _end_stale_flows(self, part: World, node: NodeState, scope: Collection[Key] | None) -> None:
         if self._flows is None or not self._flows.has_work(part, scope):
             return  # as mostly: a thread is not asked for nothing
         status = await asyncio.to_thread(self._flows.reconcile, part, node, scope, self._left_out)
+        if status != self.status.flows:
+            self._publish(flows=status)
+
+    async def _end_flows_that_met_no_rules(self) -> None:
+        if self._flows is None:
+            return
+        async with self._kernel:
+            status = await asyncio.to_thread(self._flows.look_at_all)
         if status != self.status.flows:
             self._publish(flows=status)
 

@@ -51,7 +51,7 @@ class Watcher:
         self,
         sources: Sequence[HintSource],
         look: Callable[[], Awaitable[Looked]],
-        repair: Callable[[str], None],
+        repair: Callable[[str], Awaitable[None]],
         *,
         clock: Clock,
         every: float,
@@ -89,7 +89,7 @@ class Watcher:
                 hint = await self._next()
                 drift = hint.text if hint is not None and hint.is_certain else await self._find()
                 if drift and await self._be_patient():
-                    self._repair(drift)
+                    await self._repair(drift)
                 self._ended = self._clock.now()
                 await self._clock.sleep(LEAST_PAUSE_SECONDS)
         finally:
@@ -162,7 +162,8 @@ class Watcher:
         while True:
             hint, now = self._hint, self._clock.now()
             reason = now if hint is not None else self._ended + self._interval
-            due = max(reason, self._rested)
+            # After everything was written it is mostly a question whether somebody came between.
+            due = reason if hint is MISSED else max(reason, self._rested)
             if due <= now or (hint is not None and hint.is_certain):
                 self._hint = None
                 return hint

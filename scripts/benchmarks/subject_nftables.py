@@ -13,6 +13,7 @@ from subject import FAMILY, Floor
 
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.machine import nftables_hints
 from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
@@ -46,7 +47,7 @@ class NftablesSubject:
 
     def __init__(self, slow: bool) -> None:
         self._slow = slow
-        self._writers = Writers()
+        self._writers, self._journal = Writers(), Journal()
         self._table = Recording(FAMILY, writers=self._writers)
 
     @cached_property
@@ -54,13 +55,13 @@ class NftablesSubject:
         return msgspec.structs.replace(
             parts_of(parse(["--mode=nftables"]), None),
             backend=lambda family: self.backend(),
-            hints=lambda family: nftables_hints(family, self._writers),
+            hints=lambda family: nftables_hints(family, self._writers, self._journal),
         )
 
     def backend(self) -> Backend:
         self._table.close()
         self._table = Recording(FAMILY, writers=self._writers)
-        return NftablesBackend(self._table, ProcSysctls(), FAMILY)
+        return NftablesBackend(self._table, ProcSysctls(), FAMILY, journal=self._journal)
 
     def null_backend(self) -> Backend:
         return NftablesBackend(null_kernel.NullTable(FAMILY), null_kernel.NullSysctls(), FAMILY)

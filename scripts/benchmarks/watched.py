@@ -15,9 +15,9 @@ Arrival = Callable[[list[Change] | None, float], None]
 class Watched:
     """Passes everything on (`dataplane.base.Backend`).
 
-    After each `apply`, in the worker's thread, ``arrived`` gets the changes that are in the kernel now (None: all
-    that is wanted) and when, by time.perf_counter. A backend over no kernel is not ``observable``: it would find
-    that nothing stands.
+    After each `apply` or `repair`, in the worker's thread, ``arrived`` gets the changes that are in the kernel now
+    (None: all that is wanted) and when, by time.perf_counter. A backend over no kernel is not ``observable``: it
+    would find that nothing stands.
     """
 
     def __init__(self, inner: Backend, arrived: Arrival, *, observable: bool = True) -> None:
@@ -49,6 +49,12 @@ class Watched:
 
     def observe(self) -> str:
         return self._inner.observe() if self._observable else ""
+
+    def repair(self, *, whole: bool) -> bool:
+        is_done = self._inner.repair(whole=whole)
+        if is_done:
+            self._arrived(None, time.perf_counter())
+        return is_done
 
     def cleanup(self) -> None:
         self._inner.cleanup()

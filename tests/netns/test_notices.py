@@ -5,13 +5,14 @@ import math
 import re
 import select
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 
 import pytest
 
 from kubeproxy.clock import SystemClock
 from kubeproxy.dataplane.iptables.machine import iptables_hints
+from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.machine import nftables_hints
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
@@ -53,6 +54,16 @@ class Node:
         self.world = world(service("web", "10.96.0.10", "80"), endpoint_slice("web", "80", ["10.244.0.1"]))
         self.changed = asyncio.Event()
         self.backend = parts.backend(Family.V4)
+        self.watches = threading.Event()
+        """Cleared, repairs wait."""
+        self.watches.set()
+        repair = self.backend.repair
+
+        def delayed(*, whole: bool) -> bool:
+            assert self.watches.wait(10)
+            return repair(whole=whole)
+
+        self.backend.repair = delayed  # type: ignore[method-assign]
         self.syncer = Syncer(
             self.world,
             self.backend,
@@ -94,8 +105,8 @@ def with_node(alone: LoneNamespace, way: str, story: Callable[[Node], Awaitable[
     alone.run(lambda: asyncio.run(play()))
 
 
-async def execute(line: str) -> None:
-    process = await asyncio.create_subprocess_exec(*line.split())
+async def execute(line: str, *last: str) -> None:
+    process = await asyncio.create_subprocess_exec(*line.split(), *last)
     assert await process.wait() == 0
 
 
@@ -148,6 +159,11 @@ def test_what_somebody_removes_or_edits_is_written_again(
         "nft flush chain ip kube-proxy CHAIN",
         "nft add rule ip kube-proxy CHAIN counter",
         "nft add chain ip kube-proxy somebodys",
+        "nft add element ip kube-proxy cluster-ips { 192.0.2.1 }",
+        "nft add chain ip kube-proxy CHAIN { policy drop; }",
+        "nft delete chain ip kube-proxy CHAIN",
+        "nft add set ip kube-proxy theirs { type ipv4_addr; }",
+        "nft add table ip kube-proxy { flags dormant; }",
     ],
 )
 def test_what_somebody_does_to_our_table_is_put_right(alone: LoneNamespace, line: str) -> None:
@@ -157,11 +173,53 @@ def test_what_somebody_does_to_our_table_is_put_right(alone: LoneNamespace, line
         filled = re.search(r"map (\S+) {(?:(?!\n\t}).)*elements", before, re.DOTALL)
         assert chain is not None
         assert filled is not None
-        await execute(line.replace("CHAIN", chain[1]).replace("MAP", filled[1]))
-        await node.until(lambda status: status.drifts == 1 and status.full_syncs == 2)
+        command, _, braces = line.replace("CHAIN", chain[1]).replace("MAP", filled[1]).partition(" {")
+        await execute(command, *([f"{{{braces}"] if braces else []))
+        await node.until(lambda status: status.drifts == 1 and status.queued_since is None)
         assert sorted(listed().splitlines()) == sorted(before.splitlines())
+        assert node.syncer.status.full_syncs == 1
 
     with_node(alone, NFTABLES, story)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nft delete table ip kube-proxy",
+        "nft flush map ip kube-proxy service-classes",
+        "nft delete element ip kube-proxy endpoints { 10.96.0.10 . tcp . 80 . 0 }",
+        "nft flush chain ip kube-proxy services",
+        "nft insert rule ip kube-proxy services accept",
+        "nft delete chain ip kube-proxy nat-output",
+    ],
+)
+def test_who_is_cut_off_by_somebody_is_served_again(alone: LoneNamespace, line: str) -> None:
+    alone.ip("addr add 10.244.0.1/32 dev lo", "route add 10.96.0.0/16 dev lo")
+
+    async def story(node: Node) -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "10.244.0.1", 80)
+        assert await is_served()
+        node.watches.clear()  # nobody undoes it for the moment
+        command, _, braces = line.partition(" {")
+        await execute(command, *([f"{{{braces}"] if braces else []))
+        assert not await is_served()
+        node.watches.set()
+        await node.until(lambda status: status.drifts == 1 and status.queued_since is None)
+        assert await is_served()
+        server.close()
+
+    with_node(alone, NFTABLES, story)
+
+
+async def is_served() -> bool:
+    """Return whether somebody answers at the Service's address."""
+    try:
+        async with asyncio.timeout(0.3):
+            _, writer = await asyncio.open_connection("10.96.0.10", 80)
+    except (TimeoutError, OSError):
+        return False
+    writer.close()
+    return True
 
 
 def listed() -> str:
@@ -210,8 +268,11 @@ def test_a_crowd_of_others_changes_is_told_as_lost_and_certain_where_no_look_sho
     monkeypatch.setattr("kubeproxy.kernel.notices.ROOM_BYTES", 4096)
 
     def work() -> Hint | None:
-        hints = nftables_hints if way == NFTABLES else partial(iptables_hints, flavour=Flavour.NFT)
-        (source,) = hints(Family.V4, writers=Writers())
+        writers = Writers()
+        if way == NFTABLES:
+            (source,) = nftables_hints(Family.V4, writers, Journal())
+        else:
+            (source,) = iptables_hints(Family.V4, Flavour.NFT, writers)
         source.open()
         subprocess.run(["iptables-nft-restore", "-n"], input=crowd(), text=True, check=True)
         return source.read()
@@ -237,7 +298,7 @@ def test_a_rule_that_is_changed_among_a_crowd_of_changes_is_put_right_at_once(
         before = await rules_of(table, chain)
         subprocess.run(["iptables-nft-restore", "-n"], input=crowd(), text=True, check=True)
         run(f"nft insert rule ip {table} {chain} return")  # nobody reads meanwhile
-        await node.until(lambda status: status.drifts >= 1 and status.full_syncs >= 2)
+        await node.until(lambda status: status.drifts >= 1 and status.queued_since is None)
         assert await rules_of(table, chain) == before
 
     with_node(alone, way, story)

@@ -1,5 +1,6 @@
 """What the kernel tells of others' changes, decoded and judged; and who is not others."""
 
+import errno
 import socket
 import struct
 
@@ -19,7 +20,7 @@ from kubeproxy.kernel.notice_messages import (
     route_notices,
     table_notices,
 )
-from kubeproxy.kernel.notices import TableNotices
+from kubeproxy.kernel.notices import Hint, TableNotices
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 
@@ -40,7 +41,10 @@ def change(number: int, *texts: tuple[int, str], family: Family = Family.V4, res
 
 def test_a_transaction_is_told_change_by_change_and_then_by_whom() -> None:
     name = (
-        struct.pack("!BBH", 0, 0, 7) + attribute(1, bytes(4)) + attribute(2, bytes(4)) + text_attribute(3, "nft")
+        struct.pack("!BBH", 0, 0, 7)
+        + attribute(1, b"\0\0\0\x07")
+        + attribute(2, bytes(4))
+        + text_attribute(3, "nft")
     )
     datagram = change(8, (1, "nat"), (2, "KUBE-SVC-X")) + change(5, (1, "nat"), (3, "KUBE-SVC-X"))
     datagram += change(2, (1, "nat")) + change(14, (1, "t"), (2, "set")) + message(10 << 8 | 15, name)
@@ -50,7 +54,7 @@ def test_a_transaction_is_told_change_by_change_and_then_by_whom() -> None:
         (PORT, "chain", True, "nat", "KUBE-SVC-X"),
         (PORT, "table", True, "nat", ""),
         (PORT, "element", True, "t", "set"),
-        Transaction(PORT, "nft"),
+        Transaction(PORT, "nft", 7),
     ]
 
 
@@ -184,3 +188,100 @@ def test_a_port_that_begins_while_notices_are_read_is_ours(is_ours_too: bool) ->
     notices._socket = _Told(writers if is_ours_too else Writers())  # type: ignore[assignment]
     hint = notices.read()
     assert (hint is None) is is_ours_too
+
+
+class _Queue:
+    """A socket on which datagrams lie, or errors."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | OSError] = []
+
+    def recv(self, size: int) -> bytes:
+        found = self.told.pop(0) if self.told else BlockingIOError()
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+
+class _Notes:
+    """A journal that keeps what it hears."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def opened(self) -> None:
+        self.heard.append("opened")
+
+    def lost(self) -> None:
+        self.heard.append("lost")
+
+    def note(self, change: TableNotice) -> None:
+        self.heard.append(change.name)
+
+    def ended(self, generation: int) -> None:
+        self.heard.append(generation)
+
+
+def end(generation: int, port: int = PORT) -> bytes:
+    body = struct.pack("!BBH", 0, 0, 7) + attribute(1, generation.to_bytes(4, "big")) + text_attribute(3, "nft")
+    return message(10 << 8 | 15, body, port)
+
+
+def journaling() -> tuple[TableNotices, _Queue, _Notes]:
+    queue, notes, writers = _Queue(), _Notes(), Writers()
+    writers.begin(1)
+    notices = TableNotices(Family.V4, b"KUBE", lambda change: f"{change.name} is", writers, journal=notes)
+    notices._socket = queue  # type: ignore[assignment]
+    return notices, queue, notes
+
+
+def test_all_that_others_change_is_noted_with_the_ends_of_all_transactions() -> None:
+    notices, queue, notes = journaling()
+    queue.told = [change(8, (1, "KUBE"), (2, "x")) + change(6, (1, "KUBE"), (2, "y")), end(5)]
+    queue.told += [message(10 << 8 | 8, change(8, (1, "KUBE"), (2, "ours"))[16:], 1), end(6, 1)]
+    queue.told += [change(8, (1, "other"), (2, "z")), end(7, 3)]
+    assert notices.read() == Hint("x is by somebody (nft)", is_certain=True)
+    assert notes.heard == ["x", "y", 5, 6, 7]
+
+
+def test_a_transaction_is_told_of_when_all_of_it_was() -> None:
+    notices, queue, notes = journaling()
+    queue.told = [change(8, (1, "KUBE"), (2, "x"))]
+    assert notices.read() is None
+    queue.told = [end(4, 1), change(8, (1, "KUBE"), (2, "y"))]
+    assert notices.read() is None
+    queue.told = [end(5)]
+    assert notices.read() == Hint("x is by somebody (nft)", is_certain=True)
+    assert notices.read() is None
+    assert notes.heard == ["x", 4, "y", 5]
+
+
+def test_what_is_too_much_to_note_is_told_of_at_once() -> None:
+    notices, queue, notes = journaling()
+    notes.is_full = True
+    queue.told = [change(8, (1, "KUBE"), (2, "x"))]
+    assert notices.read() == Hint("x is by somebody", is_certain=True)
+
+
+def test_what_has_begun_is_certain_though_its_end_was_lost() -> None:
+    notices, queue, notes = journaling()
+    queue.told = [change(8, (1, "KUBE"), (2, "x"))]
+    assert notices.read() is None
+    queue.told = [OSError(errno.ENOBUFS, "")]
+    assert notices.read() == Hint("x is by somebody", is_certain=True)
+    assert notes.heard == ["x", "lost"]
+
+
+@given(st.lists(st.sampled_from([("a", "x"), ("a", "xy"), ("ab", "x"), ("", "")]), max_size=6), st.data())
+def test_a_change_is_told_the_same_alone_as_after_others(
+    names: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    kinds = [data.draw(st.sampled_from([0, 2, 3, 5, 6, 8, 9, 12, 14])) for _ in names]
+    single = [
+        change(kind, (1, table), (3 if kind in (3, 5) else 2, name), rest=text_attribute(7, table))
+        for kind, (table, name) in zip(kinds, names, strict=True)
+    ]
+    alone = [each for datagram in single for each in table_notices(datagram, Family.V4)]
+    assert list(table_notices(b"".join(single), Family.V4)) == alone

@@ -38,6 +38,9 @@ class Recorder:
         self.unobservable: Exception | None = None
         self.quarantined: dict[ServicePortName, str] = {}
         self.needs_full = True
+        self.repairs: list[bool] = []
+        self.can_repair: list[bool | Exception] = []
+        """Answers of the next repairs; then none is possible."""
         self.looks = 0
         self.may_go_on = threading.Event()
         self.may_go_on.set()
@@ -69,6 +72,14 @@ class Recorder:
         drift, self.drift = self.drift, ""
         self.needs_full = self.needs_full or bool(drift)
         return drift
+
+    def repair(self, *, whole: bool) -> bool:
+        self.repairs.append(whole)
+        answer = self.can_repair.pop(0) if self.can_repair else False
+        if isinstance(answer, Exception):
+            raise answer
+        self.needs_full &= not answer
+        return answer
 
     def cleanup(self) -> None:
         raise AssertionError("nobody asked for it")
@@ -238,6 +249,49 @@ async def test_drift_is_repaired_by_a_full_sync(caplog: pytest.LogCaptureFixture
         assert it.syncer.status.drifts == 1
         assert any(each.queued_since is not None for each in it.published)
         assert "somebody flushed it" in caplog.text
+
+
+@pytest.mark.parametrize("answers", [[True], [False, True]], ids=["told", "whole"])
+async def test_drift_that_the_backend_puts_right_needs_no_full_sync(
+    answers: list[bool | Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig(Intervals(check=1)) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.can_repair = answers
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(1)
+        await it.until(lambda: it.syncer.status.drifts == 1 and it.syncer.status.queued_since is None)
+        assert it.backend.scopes == [None]
+        assert it.backend.repairs in ([False], [False, True])
+        assert (it.syncer.status.full_syncs, it.backend.needs_full) == (1, False)
+        assert "somebody flushed it; put right" in caplog.text
+
+
+async def test_a_repair_that_fails_by_a_mistake_of_ours_is_followed_by_a_full_sync(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with rig(Intervals(check=1)) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.can_repair = [ValueError("no"), ValueError("no")]
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(1)
+        await it.until_synced(2)
+        assert it.backend.scopes == [None, None]
+        assert "kubeproxy's own" in caplog.text
+
+
+async def test_flows_that_met_no_rules_are_looked_for_after_a_repair() -> None:
+    async with rig(Intervals(check=1)) as it:
+        it.put(service("dns", "10.96.0.10", "53/UDP"), endpoint_slice("dns", "53/UDP", ["10.244.0.2"]))
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.conntrack.track(STALE)
+        it.backend.can_repair = [True]
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(1)
+        await it.until(lambda: it.syncer.status.flows.deleted == 1)
 
 
 async def test_who_undoes_what_a_look_had_repaired_waits_for_the_next_repair() -> None:

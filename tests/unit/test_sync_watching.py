@@ -74,7 +74,7 @@ class Bench:
         await self.clock.sleep(self.look_waits + self.look_takes)
         return Looked(self.drift, self.look_takes)
 
-    def _repair(self, text: str) -> None:
+    async def _repair(self, text: str) -> None:
         self._note(text)
 
     def _note(self, what: str) -> None:

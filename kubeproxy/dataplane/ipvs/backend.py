@@ -130,6 +130,10 @@ class IpvsBackend:
         self._needs_full = bool(drift)
         return drift
 
+    def repair(self, *, whole: bool) -> bool:
+        """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""
+        return False
+
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""
         self._needs_full = True

@@ -16,10 +16,12 @@ from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.collector import collector_paused
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.nftables.books import Books, without_chains
+from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.limits import Limits
 from kubeproxy.dataplane.nftables.reading import survey_to_correct
 from kubeproxy.dataplane.nftables.render import Unrenderable
+from kubeproxy.dataplane.nftables.repairs import asking, can_be_undone, undoing
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.survey import Correction, Survey, skeleton
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
@@ -62,13 +64,20 @@ class Piece(Record, frozen=True):
 class NftablesBackend:
     """See `dataplane.base.Backend`."""
 
-    def __init__(self, table: NfTable, sysctls: Sysctls, family: Family, commits: Commits | None = None) -> None:
-        """See the class; ``commits`` is shared by all backends of a process."""
+    def __init__(
+        self,
+        table: NfTable,
+        sysctls: Sysctls,
+        family: Family,
+        commits: Commits | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        """See the class; ``commits`` is shared by all backends of a process, ``journal`` with who listens."""
         self._table = table
         self._sysctls = sysctls
         self._family = family
         self._commits = commits or Commits()
-        self._watch = Watch(table, self._commits)
+        self._watch = Watch(table, self._commits, journal or Journal())
         self._ledger = Ledger()
         self._books: Books | None = None
         """None until everything was looked at."""
@@ -77,16 +86,19 @@ class NftablesBackend:
         self._quarantine = Quarantine()
         self._limits = Limits()
         self._left_out = Joined()
-        self._needs_full = True
+        self._is_known = False
+        """Whether ledger and books say what should be in the kernel."""
+        self._has_drifted = False
+        """Whether something else was found there."""
 
     @property
     def needs_full(self) -> bool:
         """See `Backend.needs_full`."""
-        return self._needs_full
+        return self._has_drifted or not self._is_known
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """See `Backend.diff`."""
-        if scope is not None and self._needs_full:
+        if scope is not None and self.needs_full:
             raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
         return self._ledger.plan(wanted, scope)
 
@@ -96,7 +108,7 @@ class NftablesBackend:
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:
-        self._needs_full = True  # until it is in
+        self._is_known = False  # until it is in
         changes = list(plan.changes)
         try:
             if plan.full:
@@ -105,26 +117,39 @@ class NftablesBackend:
                 self._change(changes)
         except (KernelError, OSError, OverflowError) as error:
             raise SyncFailed(f"nftables mode: {error}; a full sync will follow") from error
-        self._needs_full = False
+        self._is_known, self._has_drifted = True, False
         return self._applied(plan.full, len(changes))
 
     def observe(self) -> str:
         """See `Backend.observe`; chains that no Service needs any more are deleted too."""
-        if self._needs_full or self._books is None:
+        if self.needs_full or self._books is None:
             return ""
-        standing = filter(self._stands, self._ledger)
         try:
-            drift = self._watch.drift(self._books, standing)
+            drift = self._watch.drift(self._books, self._standing())
             if not drift:
                 self._sweep(self._books)
         except (KernelError, OSError) as error:
             drift = f"table could not be looked at: {error}"
-        self._needs_full = bool(drift)
+        self._has_drifted = bool(drift)
         return drift
+
+    def repair(self, *, whole: bool) -> bool:
+        """See `Backend.repair`."""
+        books = self._books
+        if books is None or not self._is_known or (self._has_drifted and not whole):
+            return False
+        try:
+            with collector_paused() if whole else nullcontext():
+                is_done = self._rebuild(books) if whole else self._undo(books)
+        except (KernelError, OSError) as error:
+            log.info("not put right %s: %s", "as a whole" if whole else "one by one", error)
+            return False
+        self._has_drifted &= not is_done
+        return is_done
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""
-        self._needs_full = True
+        self._is_known = False
         self._ledger.clear()
         self._books = None
         self._stale_chains.clear()
@@ -136,6 +161,27 @@ class NftablesBackend:
 
     def _commit(self, steps: Sequence[Step], after: int | None = None) -> None:
         self._commits.count(self._family, lambda: self._table.commit(steps, after))
+
+    def _undo(self, books: Books) -> bool:
+        """Undo what others were heard to have changed; return whether that could be done."""
+        edits = self._watch.take()
+        if edits is None or not can_be_undone(edits, books, self._stale_chains):
+            return False
+        states = filter(self._stands, asking(edits, books, self._ledger))
+        self._commit(list(undoing(edits, books, states)))
+        self._watch.undone()
+        return True
+
+    def _rebuild(self, books: Books) -> bool:
+        """Make the table what the books say that it is."""
+        found = self._read()
+        self._commit(list(books.rebuilding(found, self._standing())))
+        self._stale_chains = set(found.class_chains())
+        return True
+
+    def _standing(self) -> Iterator[ServiceState]:
+        """Yield the states of all ports that are in the kernel."""
+        return filter(self._stands, self._ledger)
 
     def _change(self, changes: list[Change]) -> None:
         """Bring some ports in."""

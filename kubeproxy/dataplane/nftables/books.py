@@ -18,7 +18,7 @@ from kubeproxy.dataplane.nftables.render import Renderer
 from kubeproxy.dataplane.nftables.sets import SHARED, SPECS
 from kubeproxy.dataplane.nftables.sheet import Sheet, fill_what_moved
 from kubeproxy.dataplane.nftables.slots import Slots
-from kubeproxy.dataplane.nftables.survey import Survey
+from kubeproxy.dataplane.nftables.survey import Correction, Survey, skeleton
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -44,6 +44,7 @@ class Books:
     def __init__(self, node: NodeState, layout: Layout, found: Survey) -> None:
         """See the module; ``found``: what is there, of which as much as possible stays as it is."""
         self.classes = Classes(found.codes())
+        self.family = node.family
         self._layout = layout
         self._slots = Slots(found.elements)
         self._renderer = Renderer(node, self.classes, self._slots)
@@ -109,10 +110,18 @@ class Books:
             self._add_leads(which, sheet)
             rules = self._layout.rules_of(which)
             for chain in wanted:
-                yield AddChain(Chain(chain))
-                yield FlushChain(chain)
-                for rule in rules[chain]:
-                    yield AddRule(rule)
+                yield from _made(chain, rules[chain])
+
+    def rebuilding(self, found: Survey, states: Iterable[ServiceState]) -> Iterator[Change]:
+        """Yield the steps from what is there to all that should be; ``states``: as for `standing`."""
+        yield from skeleton(found, self._layout)
+        yield from self.admitting(found.lengths())
+        for chain, rules in self._rules_of_classes().items():
+            yield from _made(chain, rules)
+        correction = Correction(found)
+        yield from correction.towards(self.standing(states))
+        yield from correction.rest()
+        yield from self.not_admitting(found.lengths())
 
     def standing(self, states: Iterable[ServiceState]) -> Sheet:
         """Return all that should be in the kernel, if ``states`` are those of all ports."""
@@ -135,6 +144,10 @@ class Books:
         found: dict[str, list[Rule]] = {name: [] for name in CHAINS}
         for rule in (*self._layout.rules(), *self._layout.admitting(self._lengths.standing)):
             found[rule.chain].append(rule)
+        return found | self._rules_of_classes()
+
+    def _rules_of_classes(self) -> dict[str, list[Rule]]:
+        found: dict[str, list[Rule]] = {}
         for which in self.classes.standing:
             found |= self._layout.rules_of(which)
         return found
@@ -194,6 +207,14 @@ class _Shared:
             del uses[key]
         before.elements[self._name] = [touched[key] for key in had - has]
         after.elements[self._name] = [touched[key] for key in has - had]
+
+
+def _made(chain: str, rules: Iterable[Rule]) -> Iterator[Change]:
+    """Yield the steps that make the chain of a class, whatever there is of its name."""
+    yield AddChain(Chain(chain))
+    yield FlushChain(chain)
+    for rule in rules:
+        yield AddRule(rule)
 
 
 def without_chains(names: Iterable[str]) -> list[Change]:

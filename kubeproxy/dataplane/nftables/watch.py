@@ -5,8 +5,11 @@ to look at; and when they did, what they changed is mostly some other table.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from kubeproxy.dataplane.nftables.books import Books
+from kubeproxy.dataplane.nftables.edits import Edits
+from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.reading import read_rules, survey
 from kubeproxy.dataplane.nftables.survey import Correction
 from kubeproxy.kernel.netlink import DumpInterrupted
@@ -40,32 +43,78 @@ class Commits:
         return None if any(self._in_flight.values()) else sum(self._done.values())
 
 
-class Watch:
-    """Looks at one family's table; methods raise KernelError and OSError."""
+class _Moment(NamedTuple):
+    """A point in the table's history."""
 
-    def __init__(self, table: NfTable, commits: Commits) -> None:
+    generation: int
+    hearing: int
+    """See `Journal.hearing`."""
+    others: int | None
+    """How many transactions were others' until then, but for a constant; None when ours came between."""
+
+
+class Watch:
+    """Looks at one family's table; methods raise KernelError and OSError.
+
+    ``journal``: what was heard of others' changes. What was heard of in full need not be looked for.
+    """
+
+    def __init__(self, table: NfTable, commits: Commits, journal: Journal) -> None:
         self._table = table
         self._commits = commits
-        self._seen: int | None = None
-        """The number that others' transactions had brought it to when all was well, None when it is not known."""
+        self._journal = journal
+        self._well: _Moment | None = None
+        """When all was as it should be, None when that is not known."""
+        self._undone: _Moment | None = None
+        """Until when all will be well once what was taken is undone."""
         self._until_listing = 0
 
     def begin(self) -> None:
         """Note that all is as it should be: call it before the table is read or written as a whole."""
-        self._seen = self._others()
+        self._well = self._now()
         self._until_listing = 0
 
     def drift(self, books: Books, states: Iterable[ServiceState]) -> str:
         """Return how the table differs from the books, "" when nothing shows; ``states``: all that stand."""
-        others = self._others()
-        if others is not None and others == self._seen:
+        now = self._now()
+        if self._is_well(now):
+            self._well = now
             return ""
+        if self._journal.has_edits:
+            return ""  # which are on their way to whoever undoes them
         try:
-            return self._look(books, states, others)
+            return self._look(books, states, now)
         except DumpInterrupted:
             return ""  # others are at it; the next look is soon enough
 
-    def _look(self, books: Books, states: Iterable[ServiceState], others: int | None) -> str:
+    def take(self) -> Edits | None:
+        """Return what others have changed since all was well, None when not all of it is known.
+
+        All is well only when it has been undone: see `undone`.
+        """
+        well, now = self._well, self._now()
+        taken = self._journal.take()
+        self._well = self._undone = None
+        if well is None or not taken.hearing or taken.hearing != well.hearing:
+            return None
+        until = max(well.generation, taken.until)
+        self._undone = now if until >= now.generation else now._replace(generation=until, others=None)
+        return taken.edits
+
+    def undone(self) -> None:
+        """Note that what was taken last has been undone."""
+        self._well = self._undone
+
+    def _is_well(self, now: _Moment) -> bool:
+        well = self._well
+        if well is None:
+            return False
+        if well.others is not None and well.others == now.others:
+            return True
+        is_heard = now.hearing and now.hearing == well.hearing
+        return bool(is_heard) and self._journal.is_quiet(now.generation)
+
+    def _look(self, books: Books, states: Iterable[ServiceState], now: _Moment) -> str:
         drift = self._in_structure(books) or self._in_rules(books)
         if drift:
             return drift
@@ -74,14 +123,14 @@ class Watch:
             return ""
         drift = self._in_elements(books, states)
         if not drift:
-            self._seen = others
+            self._well = now
         return drift
 
-    def _others(self) -> int | None:
-        """Return how many transactions were others', but for a constant; None when ours come between."""
-        own = self._commits.total()
+    def _now(self) -> _Moment:
+        hearing, own = self._journal.hearing, self._commits.total()
         generation = self._table.generation()
-        return generation - own if own is not None and own == self._commits.total() else None
+        is_known = own is not None and own == self._commits.total()
+        return _Moment(generation, hearing, generation - own if is_known and own is not None else None)
 
     def _in_structure(self, books: Books) -> str:
         found = survey(self._table, deep=False)

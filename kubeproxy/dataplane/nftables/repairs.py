@@ -1,0 +1,111 @@
+"""From what others have changed, as the kernel told it, to the steps that undo just that. Pure.
+
+Nothing is read for it: the kernel has told how each thing is now. Should one have changed once more meanwhile, it
+refuses a step (what is to go is not there, what is to come is there and another), and nothing is done.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from kubeproxy.dataplane.nftables.books import Books, without_chains
+from kubeproxy.dataplane.nftables.edits import Edits
+from kubeproxy.dataplane.nftables.layout import CHAINS
+from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
+from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.sheet import Sheet
+from kubeproxy.dataplane.nftables.survey import Correction, Survey
+from kubeproxy.kernel.netlink_messages import address_text
+from kubeproxy.kernel.nf_tables.fields import node_port
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddRule,
+    Chain,
+    Change,
+    DeleteSet,
+    Field,
+    FlushChain,
+    SetSpec,
+)
+from kubeproxy.model.desired import ServiceState
+
+_NODE_PORT_BYTES = 8
+
+
+def can_be_undone(edits: Edits, books: Books, unneeded: Collection[str]) -> bool:
+    """Return whether that can be told without a look; ``unneeded``: chains that are still to be deleted."""
+    if edits.is_beyond or not books.set_names().isdisjoint(edits.sets):
+        return False
+    chains = edits.rules | edits.chains.keys()
+    came = edits.chains.keys() - books.chain_names()
+    return chains.isdisjoint(unneeded) and chains <= books.chain_names() | came
+
+
+def asking(edits: Edits, books: Books, states: Iterable[ServiceState]) -> Iterator[ServiceState]:
+    """Yield those of the states, and few others, that ask for elements which others have changed.
+
+    Cost: 0.3 µs a state, where rendering it is 9.
+    """
+    addresses: set[str] = set()
+    node_ports: set[bytes] = set()
+    endpoints: set[str] = set()
+    size = books.family.host_bits // 8
+    for name in edits.elements.keys() & books.set_names():
+        keys, first = edits.elements[name], _spec(name).key[0]
+        if first is Field.PROTOCOL:
+            node_ports.update(key[:_NODE_PORT_BYTES] for key in keys)
+        elif first is not Field.CLASS:  # which belong to no port
+            found = endpoints if first is Field.SOURCE else addresses
+            found.update(address_text(key[:size]) for key in keys)
+    if not (addresses or node_ports or endpoints):
+        return
+    for state in states:
+        if (
+            state.cluster_ip in addresses
+            or not addresses.isdisjoint(state.external_ips)
+            or not addresses.isdisjoint(state.load_balancer_ips)
+            or (state.node_port and node_port(state.name.protocol, state.node_port) in node_ports)
+            or (endpoints and any(target.address in endpoints for target in state.reachable))
+        ):
+            yield state
+
+
+def undoing(edits: Edits, books: Books, asking: Iterable[ServiceState]) -> Iterator[Change]:
+    """Yield the steps; ``asking``: the states that ask for what was changed, whoever else among them."""
+    yield from _chains(edits, books)
+    yield from _elements(edits, books, asking)
+    yield from without_chains(
+        name for name, stands in edits.chains.items() if stands and name not in books.chain_names()
+    )
+    for name, stands in edits.sets.items():
+        if stands:
+            yield DeleteSet(name)
+
+
+def _chains(edits: Edits, books: Books) -> Iterator[Change]:
+    """Make ours as they should be: all chains first, as rules lead to them."""
+    rules = books.rules()
+    ours = sorted((edits.rules | edits.chains.keys()) & rules.keys())
+    for name in ours:
+        if name in edits.chains:
+            yield AddChain(CHAINS.get(name) or Chain(name))
+    for name in ours:
+        yield FlushChain(name)
+        for rule in rules[name]:
+            yield AddRule(rule)
+
+
+def _elements(edits: Edits, books: Books, asking: Iterable[ServiceState]) -> Iterator[Change]:
+    told = {name: known for name, known in edits.elements.items() if name in books.set_names()}
+    if not told:
+        return
+    wanted = books.standing(asking)
+    asked = Sheet()
+    for name, known in told.items():
+        asked.elements[name] = [each for each in wanted.elements.get(name, ()) if each.key in known]
+    there = {name: {key: each for key, each in known.items() if each is not None} for name, known in told.items()}
+    correction = Correction(Survey(stands=True, elements=there))
+    yield from correction.towards(asked)
+    yield from correction.rest()
+
+
+def _spec(name: str) -> SetSpec:
+    return SPECS.get(name) or spec_of(length_of(name) or 0)

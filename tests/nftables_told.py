@@ -1,0 +1,95 @@
+"""A node whose backend is told of others' changes, as a listener of the kernel would tell it."""
+
+from collections.abc import Iterable, Iterator
+
+from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.journal import Journal
+from kubeproxy.kernel.nf_tables.base import NAME
+from kubeproxy.kernel.nf_tables.element_messages import encode_elements
+from kubeproxy.kernel.nf_tables.fake import FakeTable
+from kubeproxy.kernel.nf_tables.model import Contents
+from kubeproxy.kernel.nf_tables.types import Change, Element
+from kubeproxy.kernel.notice_messages import TableNotice
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import EndpointSlice, Service
+from tests.nftables_node import Node
+
+SOMEBODY = 4711
+
+
+class ToldNode(Node):
+    """See the module; it listens from its first full sync on, and looks then, as the agent does."""
+
+    def __init__(self, *objects: Service | EndpointSlice, **settings: object) -> None:
+        super().__init__(*objects, **settings)
+        self.full()
+        self.journal.opened()
+        assert self.backend.observe() == ""
+
+    def restart(self) -> None:
+        """See `Node.restart`."""
+        self.journal = Journal()
+        self.table = _Telling(self.journal, self.table)
+        self.backend = NftablesBackend(self.table, self.sysctls, Family.V4, journal=self.journal)
+
+    def tamper(self, *steps: Change) -> None:
+        """Let somebody else change the table; the kernel tells of it."""
+        for each in self.table.tampered(steps):
+            self.journal.note(each)
+        self.journal.ended(self.table.generation())
+
+    def is_put_right(self, *, whole: bool = False) -> bool:
+        """Return whether the backend says that it has undone what others did."""
+        return self.backend.repair(whole=whole)
+
+
+class _Telling(FakeTable):
+    """The table as our own socket: what goes through it is told as the end of a transaction only."""
+
+    def __init__(self, journal: Journal, table: FakeTable) -> None:
+        super().__init__(kernel=table.kernel)
+        self._journal = journal
+
+    def commit(self, changes: Iterable[Change], after: int | None = None) -> int:
+        before = self.generation()
+        done = super().commit(changes, after)
+        if self.generation() != before and self._journal.hearing:
+            self._journal.ended(self.generation())
+        return done
+
+    def tampered(self, steps: Iterable[Change]) -> list[TableNotice]:
+        """Let somebody else do it; return what the kernel tells of that."""
+        before = self.contents
+        FakeTable(kernel=self.kernel).commit(steps)
+        return list(notices(before, self.contents))
+
+
+def notices(before: Contents | None, after: Contents | None) -> Iterator[TableNotice]:
+    """Yield what the kernel tells between two states of the table (one message an element)."""
+    if before is None or after is None:
+        yield _notice("table", is_gone=after is None)
+    was, now = before or Contents(Family.V4), after or Contents(Family.V4)
+    for name in was.chains.keys() | now.chains.keys():
+        if was.handles.get(name, []) != now.handles.get(name, []):
+            yield _notice("rule", name=name)
+        if was.chains.get(name) != now.chains.get(name):
+            yield _notice("chain", name=name, is_gone=name not in now.chains)
+    for name in was.sets.keys() ^ now.sets.keys():
+        yield _notice("set", name=name, is_gone=name in was.sets)
+    if after is not None:
+        for name in now.sets:
+            old, new = was.elements.get(name, {}), now.elements[name]
+            for key in old.keys() | new.keys():
+                if key in old and old.get(key) != new.get(key):
+                    yield _element(name, old[key], is_gone=True)
+                if key in new and old.get(key) != new[key]:
+                    yield _element(name, new[key], is_gone=False)
+
+
+def _element(name: str, element: Element, *, is_gone: bool) -> TableNotice:
+    ((_, body),) = encode_elements(Family.V4, NAME, name, [element])
+    return _notice("element", name=name, is_gone=is_gone, body=body)
+
+
+def _notice(what: str, *, name: str = "", is_gone: bool = False, body: bytes = b"") -> TableNotice:
+    return TableNotice(SOMEBODY, what, is_gone, NAME, name, body)
