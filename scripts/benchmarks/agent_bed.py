@@ -47,6 +47,7 @@ class AgentBed:
         self._awaited: dict[Key, tuple[str, asyncio.Future[float]]] = {}
         self.first_sync: asyncio.Future[float] = self._loop.create_future()
         """When the whole cluster was in the kernel."""
+        self._whole: asyncio.Future[float] | None = None
 
     def tell(self, key: Key, address: str, events: Iterable[Event]) -> tuple[float, asyncio.Future[float]]:
         """Send events that give a Service an endpoint; return when, and when the kernel will have had it.
@@ -69,6 +70,11 @@ class AgentBed:
         told, arrival = self.tell(key, address, events)
         return await asyncio.wait_for(arrival, DEADLINE_SECONDS) - told
 
+    def whole_again(self) -> asyncio.Future[float]:
+        """Return when the kernel will next have been made to hold everything; by time.perf_counter."""
+        self._whole = self._loop.create_future()
+        return self._whole
+
     def arrived(self, changes: list[Change] | None, at: float) -> None:
         """See `Watched`; called in the agent's worker thread."""
         self._loop.call_soon_threadsafe(self._note, changes, at)
@@ -76,6 +82,9 @@ class AgentBed:
     def _note(self, changes: list[Change] | None, at: float) -> None:
         if not self.first_sync.done():
             self.first_sync.set_result(at)
+        elif changes is None and self._whole is not None:
+            if not self._whole.done():
+                self._whole.set_result(at)
         elif changes is None:
             for _, future in self._awaited.values():
                 future.set_exception(RuntimeError("a full sync came between; the agent's log says why"))

@@ -14,6 +14,7 @@ import changes
 import figures
 import first_packet
 import loads
+import repair
 from figures import Row, Size
 from namespace import own_xtables_lock
 from subject import Subject
@@ -31,7 +32,8 @@ ONLY = (
     first_packet.FIRST_PACKET,
     agent.AGENT,
 )
-
+WHEN_ASKED = (repair.REPAIR,)
+"""What is measured only when it is asked for by name."""
 
 SUBJECTS: dict[str, Callable[[bool], Subject]] = {
     "iptables-legacy": partial(IptablesSubject, Flavour.LEGACY),
@@ -53,6 +55,8 @@ def measure(subject: Subject, size: Size, only: Collection[str]) -> list[Row]:
         found += first_packet.measure(subject, size)
     if agent.AGENT in only and size.endpoints == 3:
         found += agent.measure(subject, size)
+    if repair.REPAIR in only and size.endpoints == 3:
+        found += repair.measure(subject, size)
     return found
 
 

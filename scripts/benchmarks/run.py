@@ -25,7 +25,7 @@ LARGEST = {"iptables-nft": 1_000}
 
 def measured(given: argparse.Namespace) -> Iterator[Row]:
     """Measure mode by mode, size by size."""
-    only = [name for name in given.only if name in inside.ONLY]
+    only = [name for name in given.only if name in (*inside.ONLY, *inside.WHEN_ASKED)]
     with Places() as places:
         for mode in given.modes if only or IN_TURN in given.only else ():
             sizes = list(_bearable(mode, given.sizes, slow=given.slow))
@@ -65,7 +65,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     usual = (*inside.ONLY, IN_TURN)
-    all_whats = (*usual, *OTHERS)
+    all_whats = (*usual, *inside.WHEN_ASKED, *OTHERS)
     parser.add_argument(
         "--only",
         type=lambda text: _words(text, all_whats),

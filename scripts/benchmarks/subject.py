@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import cluster
+from edits import Edit
 from figures import Size
 from namespace import elsewhere
 
@@ -72,6 +73,14 @@ class Subject(Protocol):
 
         Asked and run where everything stands, right after such a change.
         """
+        ...
+
+    def edits(self, size: Size) -> Iterator[Edit]:
+        """Yield what others may do to a whole cluster of this size."""
+        ...
+
+    def held(self) -> object:
+        """Return all of our state that the kernel holds, to be compared."""
         ...
 
 

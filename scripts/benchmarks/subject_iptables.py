@@ -4,9 +4,11 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
+import edits
 import kube_proxy
 import msgspec
 import null_kernel
+from edits import Edit
 from figures import Size
 from meter import timed
 from subject import FAMILY, Floor
@@ -88,6 +90,12 @@ class IptablesSubject:
         text = "".join(self._tables.pieces)
         if "\n-D " not in text:  # when a branch of a shared chain came or went: that cannot be done again
             yield Floor(f"{self._program} of the same text", lambda: self._restore(text), rounds=9)
+
+    def edits(self, size: Size) -> Iterator[Edit]:
+        return edits.in_iptables(self._flavour, size)
+
+    def held(self) -> object:
+        return edits.held_in_iptables(self._flavour)
 
     @property
     def _program(self) -> str:

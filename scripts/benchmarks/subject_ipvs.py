@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import cluster
+import edits
 import null_kernel
+from edits import Edit
 from figures import Size
 from meter import timed
 from subject import FAMILY, Floor
@@ -78,6 +80,12 @@ class IpvsSubject:
             _ipvsadm("-R", "\n".join((*whole, "")))
             yield Floor("ipvsadm -R of one destination replaced", replace, rounds=9)
             _ipvsadm("-R", f"-D -t {server}\n")
+
+    def edits(self, size: Size) -> Iterator[Edit]:
+        return edits.in_ipvs(size)
+
+    def held(self) -> object:
+        return edits.held_in_ipvs()
 
 
 def _destination(verb: str, server: str, turn: int) -> str:

@@ -4,9 +4,11 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
+import edits
 import kube_proxy
 import msgspec
 import null_kernel
+from edits import Edit
 from figures import Size
 from meter import timed
 from subject import FAMILY, Floor
@@ -97,6 +99,12 @@ class NftablesSubject:
             return _nft(kube_proxy.nftables_change(size, turn % size.services, turn))
 
         yield Floor("nft -f of the same in kube-proxy's layout", change, rounds=9, apart=True)
+
+    def edits(self, size: Size) -> Iterator[Edit]:
+        return edits.in_nftables(FAMILY, size)
+
+    def held(self) -> object:
+        return edits.held_in_nftables(FAMILY)
 
     def _has_layout(self, size: Size) -> bool:
         return self._slow or size.services * size.endpoints <= 3 * LARGEST_LAYOUT
