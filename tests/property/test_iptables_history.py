@@ -6,7 +6,6 @@ against the real one. Afterwards the kernel must hold what a fresh agent writes 
 empty one.
 """
 
-import msgspec
 import pytest
 from hypothesis import given
 
@@ -14,9 +13,10 @@ from kubeproxy.dataplane.iptables.names import port_hash
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
 from tests.large_services import SIZES, treated_as_large
-from tests.property.agent_bed import FOREIGN, Agent, FakeKernel, live
+from tests.property.agent_bed import FOREIGN, Agent, FakeKernel, fresh, live
+from tests.property.changes_bed import hear_there_and_back, heard
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
-from tests.property.strategies_histories import Batch, Cluster, History, histories
+from tests.property.strategies_histories import History, histories
 
 pytestmark = [pytest.mark.unit, PATIENCE]
 
@@ -27,9 +27,7 @@ pytestmark = [pytest.mark.unit, PATIENCE]
 def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: History) -> None:
     with treated_as_large(large):
         cluster, agent = live(history, FakeKernel())
-        fresh = Agent(FakeKernel(), agent.settings, cluster.world(backwards=True))
-        fresh.settle()
-        assert agent.state() == fresh.state()
+        assert agent.state() == fresh(cluster, agent.settings, FakeKernel()).state()
 
         agent.cleanup()
         for family, (chain, rule) in FOREIGN.items():
@@ -43,30 +41,21 @@ def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: Histo
 @given(histories(steps=STEPS, crowds=True))
 def test_a_change_writes_only_chains_of_services_that_changed(history: History) -> None:
     kernel = FakeKernel()
-    cluster, agent = Cluster(), Agent(kernel, history.settings)
-    agent.settle()
-    for step in history.steps:
-        agent.sync()
-        before = {family: desired(agent.world, agent.settings, family) for family in Family}
+    agent = Agent(kernel, history.settings)
+    for step in heard(history, agent):
         counts = {family: len(tables.restored) for family, tables in kernel.tables.items()}
         saved = {family: kernel.saved(family) for family in Family}
-        batches = [event.happen(cluster) for event in step.events]
-        for batch in batches:
-            agent.hear(batch)
-        concerns_all = any(batch.node is not None or batch.cidrs for batch in batches)
         agent.sync()
+        if step.concerns_all:
+            continue
         for family in Family:
-            after = desired(agent.world, agent.settings, family)
-            union = before[family].keys() | after.keys()
-            changed = {name for name in union if before[family].get(name) != after.get(name)}
             new = kernel.tables[family].restored[counts[family] :]
-            if concerns_all:
-                continue
             assert len(new) == (kernel.saved(family) != saved[family])
             text = "".join(new)
             # A shared chain that branches, or need not any more, takes others' rules along.
             written = {line.split()[1] if line[0] == "-" else line for line in text.splitlines()}
-            others = [port_hash(name) for name in after.keys() - changed]
+            ports = desired(agent.world, agent.settings, family).keys()
+            others = [port_hash(name) for name in ports - step.changed(family).keys()]
             assert not [chain for chain in written if any(each in chain for each in others)]
             assert ":KUBE-SERVICES" not in text
 
@@ -77,9 +66,6 @@ def test_there_and_back_again_costs_nothing(history: History) -> None:
     kernel = FakeKernel()
     _, agent = live(history, kernel)
     restored = [len(tables.restored) for tables in kernel.tables.values()]
-    for key, service in list(agent.world.services.items()):
-        other = msgspec.structs.replace(service, affinity_seconds=1, session_affinity=True)
-        for each in (other, service):
-            agent.hear(Batch(services={key: each}))
+    hear_there_and_back(agent)
     agent.sync()
     assert [len(tables.restored) for tables in kernel.tables.values()] == restored

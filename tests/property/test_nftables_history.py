@@ -4,19 +4,17 @@ Histories (with failures of every kind, restarts and other people's edits strewn
 kernel. Afterwards it must hold what a fresh agent writes for the same cluster into an empty one.
 """
 
-import msgspec
 import pytest
 from hypothesis import given
 
 from kubeproxy.dataplane.nftables.names import Way
 from kubeproxy.kernel.nf_tables.types import AddElements, DeleteElements
-from kubeproxy.model.addresses import Family
-from kubeproxy.model.desired import desired
 from tests.large_services import SIZES, treated_as_large
 from tests.property.agent_bed import Agent
+from tests.property.changes_bed import hear_there_and_back, heard
 from tests.property.nftables_bed import FakeNftKernel, fresh, in_nftables_mode, live
 from tests.property.runs import LONG, PATIENCE, STEPS, runs
-from tests.property.strategies_histories import Batch, Cluster, History, histories
+from tests.property.strategies_histories import History, histories
 
 pytestmark = [pytest.mark.unit, PATIENCE]
 
@@ -37,25 +35,14 @@ def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: Histo
 @given(histories(steps=STEPS, crowds=True))
 def test_a_change_concerns_only_places_of_services_that_changed(history: History) -> None:
     kernel = FakeNftKernel()
-    cluster, agent = Cluster(), Agent(kernel, in_nftables_mode(history.settings))
-    agent.settle()
-    for step in history.steps:
-        agent.sync()
-        before = {family: desired(agent.world, agent.settings, family) for family in Family}
-        batches = [event.happen(cluster) for event in step.events]
-        for batch in batches:
-            agent.hear(batch)
+    agent = Agent(kernel, in_nftables_mode(history.settings))
+    for step in heard(history, agent):
         commits = {family: len(table.commits) for family, table in kernel.fakes.items()}
         agent.sync()
-        if any(batch.node is not None or batch.cidrs for batch in batches):
+        if step.concerns_all:
             continue
         for family, table in kernel.fakes.items():
-            after = desired(agent.world, agent.settings, family)
-            changed = {
-                name
-                for name in before[family].keys() | after.keys()
-                if before[family].get(name) != after.get(name)
-            }
+            changed = step.changed(family)
             assert bool(table.commits[commits[family] :]) <= bool(changed)
             named = {
                 element.comment
@@ -74,9 +61,6 @@ def test_there_and_back_again_costs_nothing(history: History) -> None:
     kernel = FakeNftKernel()
     _, agent = live(history, kernel)
     commits = {family: len(table.commits) for family, table in kernel.fakes.items()}
-    for key, service in list(agent.world.services.items()):
-        other = msgspec.structs.replace(service, affinity_seconds=1, session_affinity=True)
-        for each in (other, service):
-            agent.hear(Batch(services={key: each}))
+    hear_there_and_back(agent)
     agent.sync()
     assert commits == {family: len(table.commits) for family, table in kernel.fakes.items()}
