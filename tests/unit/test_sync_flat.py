@@ -229,7 +229,7 @@ class LargeService(Server):
         return {"metadata": {"namespace": "crowd", "name": "large"}, "spec": spec}
 
 
-@pytest.mark.parametrize("node", [nftables_node.Node])
+@pytest.mark.parametrize("node", [ipvs_node.Node, nftables_node.Node])
 async def test_one_changed_endpoint_of_thousands_goes_through_none_of_the_others(node: Callable[[], Any]) -> None:
     async with path(node(), LargeService()) as it:
         await it.until_synced(1)

@@ -12,7 +12,7 @@ from kubeproxy.dataplane.ipvs.part import Part, Virtual, place_of
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.steps import Spot, Standing, drains, making, spot, steps
 from kubeproxy.dataplane.ipvs.survey import Ground, Survey
-from kubeproxy.dataplane.ipvs.unions import Owned, Unions
+from kubeproxy.dataplane.ipvs.unions import Owned, Unions, differing
 from kubeproxy.dataplane.ipvs.work import Entries, Work
 from kubeproxy.kernel.ipset_messages import Member
 from kubeproxy.kernel.ipvs_types import Command, Found, Server, ServerKey, Verb
@@ -53,7 +53,8 @@ class Books:
         delta = self.unions.apply(parts)
         work.add_all(delta.added)
         work.remove_all(delta.removed)
-        for key, turn in delta.virtuals.items():
+        for key, whole in delta.virtuals.items():
+            turn = differing(whole)
             if key in self.foreign:
                 self._foreign_notes = None
                 if turn.after is None:

@@ -4,7 +4,8 @@ Several ports may ask for the same address or endpoint, so these are counted. A 
 owner: somebody's external address beats somebody else's node port there, then the name decides; the loser's
 entries for that place do not count.
 
-Cost of a change: that of the Parts that it concerns, whatever stands beside them.
+Cost of a change: that of the Parts that it concerns, whatever stands beside them; of a large Service's
+destinations only those are looked at that differ.
 """
 
 from collections import Counter
@@ -12,12 +13,15 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
+import msgspec
+
 from kubeproxy.dataplane.ipvs.names import Set
 from kubeproxy.dataplane.ipvs.part import NOTHING, Part, Virtual
 from kubeproxy.kernel.ipset_messages import Member
-from kubeproxy.kernel.ipvs_types import ServerKey
+from kubeproxy.kernel.ipvs_types import Place, ServerKey
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.objects import Record
+from kubeproxy.model.runs import Runs, difference
 
 T = TypeVar("T")
 
@@ -175,6 +179,21 @@ class Unions:
                 del self._contested[key]
 
 
+def differing(turn: Turnover) -> Turnover:
+    """Return what differs of a large Service's virtual server: without the destinations that it had and has."""
+    if turn.before is None or turn.after is None:
+        return turn
+    had, has = turn.before.virtual.destinations, turn.after.virtual.destinations
+    if not (isinstance(had, Runs) and isinstance(has, Runs)):
+        return turn
+    gone, come = difference(had, has)
+    return Turnover(_with(turn.before, gone.values()), _with(turn.after, come.values()))
+
+
+def _with(owned: Owned, destinations: Iterable[Place]) -> Owned:
+    return Owned(owned.owner, msgspec.structs.replace(owned.virtual, destinations=tuple(destinations)))
+
+
 _flat = chain.from_iterable
 
 
@@ -198,11 +217,11 @@ def _count(counts: Counter[T], old: tuple[T, ...], new: tuple[T, ...]) -> None:
 def _take_in(counts: Counter[T], change: Counter[T]) -> tuple[list[T], list[T]]:
     """Add a change to counts; return what is there now and was not, and what is not any more."""
     added, removed = [], []
-    for each, difference in change.items():
-        if not difference:
+    for each, more in change.items():
+        if not more:
             continue
         then = counts[each]
-        counts[each] = now = then + difference
+        counts[each] = now = then + more
         if not then:
             added.append(each)
         elif not now:
