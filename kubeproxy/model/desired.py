@@ -10,7 +10,6 @@ large Service, whose endpoints come in runs (`runs.py`), only those runs cost th
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from itertools import chain
 
 import msgspec
 
@@ -20,7 +19,7 @@ from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record, ServicePort, TrafficPolicy
-from kubeproxy.model.runs import Run, Runs, by_text
+from kubeproxy.model.runs import Run, Runs, by_text, gathered
 from kubeproxy.model.services import VirtualAddresses, health_check_port, virtual_addresses
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.topology import Where, categorize
@@ -114,7 +113,7 @@ class ServiceState(Record, frozen=True, kw_only=True):
 
     @property
     def reach(self) -> int:
-        """How many targets are reachable."""
+        """How many targets are reachable; goes through those of policy Local, which are this node's."""
         if not (self.cluster and self.local):
             return len(self.cluster) + len(self.local)
         known = (
@@ -125,7 +124,7 @@ class ServiceState(Record, frozen=True, kw_only=True):
     @property
     def nearby(self) -> Sequence[Target]:
         """Those of the reachable that may be local."""
-        return _united(_nearby(self.cluster), _nearby(self.local))
+        return _united(gathered(self.cluster, _nearby, None), gathered(self.local, _nearby, None))
 
     def _refusal(self, targets: Sequence[Target]) -> Refusal | None:
         if targets:
@@ -241,13 +240,7 @@ def _targets_of(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> tupl
     return tuple([Target(e.text, e.endpoint.address, e.port, e.endpoint.node_name in own) for e in endpoints])
 
 
-def _nearby(targets: Sequence[Target]) -> Sequence[Target]:
-    if isinstance(targets, tuple) or not isinstance(targets, Runs):
-        return _nearby_of(targets)
-    return tuple(chain.from_iterable([run.derived(_nearby_of, None) for run in targets.runs]))
-
-
-def _nearby_of(targets: Iterable[Target], _: None = None) -> tuple[Target, ...]:
+def _nearby(targets: Sequence[Target], _: None) -> tuple[Target, ...]:
     return tuple([each for each in targets if each.may_be_local])
 
 

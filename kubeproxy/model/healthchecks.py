@@ -8,10 +8,10 @@ but a load balancer should look elsewhere already. Source: LocalReadyEndpoints o
 from collections.abc import Iterable
 
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.endpoints import merge
 from kubeproxy.model.ident import Key
 from kubeproxy.model.objects import Record
 from kubeproxy.model.services import health_check_port, virtual_addresses
+from kubeproxy.model.topology import ready_on
 from kubeproxy.model.world import World
 
 
@@ -42,8 +42,7 @@ def _check(world: World, node: str, family: Family, key: Key) -> HealthCheck | N
     own = (addresses.cluster_ip, *addresses.external_ips, *addresses.load_balancer_ips)
     endpoints = {
         each.endpoint.address
-        for endpoints in merge(world.slices_of(key), family).values()
-        for each in endpoints
-        if each.endpoint.conditions.ready and each.endpoint.node_name == node
+        for endpoints in world.endpoints_of(key, family).values()
+        for each in ready_on(endpoints, node)
     }
     return HealthCheck(port=port, endpoints=len(endpoints.difference(own)))

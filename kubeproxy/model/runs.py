@@ -122,6 +122,13 @@ class Runs(Sequence[T]):
         return f"Runs.of({list(self)!r})"
 
 
+def gathered(entries: Sequence[T], make: Callable[[Sequence[T], A], tuple[V, ...]], argument: A) -> tuple[V, ...]:
+    """Return what ``make`` makes of all entries, which is what it makes of each run, joined. See `Run.derived`."""
+    if isinstance(entries, (tuple, list)) or not isinstance(entries, Runs):
+        return make(entries, argument)
+    return tuple(chain.from_iterable([run.derived(make, argument) for run in entries.runs]))
+
+
 def difference(before: Sequence[T], after: Sequence[T]) -> tuple[dict[str, T], dict[str, T]]:
     """Return by text what is in the one list only, and what in the other: an entry that changed is in both."""
     old = {each.text: each for each in _unshared(before, after)}

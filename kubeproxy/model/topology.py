@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.objects import Record
-from kubeproxy.model.runs import Run, Runs
+from kubeproxy.model.runs import Run, Runs, gathered
 
 
 class Topology(Enum):
@@ -64,6 +64,17 @@ def categorize(
         local=_joined(local, is_short=is_short),
         has_endpoints=bool(cluster) or (uses_local and any(each.ready or each.leaving for each in kinds)),
         topology=topology,
+    )
+
+
+def ready_on(endpoints: Sequence[PortEndpoint], node: str) -> tuple[PortEndpoint, ...]:
+    """Return a port's ready endpoints on a node."""
+    return gathered(endpoints, _ready_on, node)
+
+
+def _ready_on(endpoints: Sequence[PortEndpoint], node: str) -> tuple[PortEndpoint, ...]:
+    return tuple(
+        [each for each in endpoints if each.endpoint.conditions.ready and each.endpoint.node_name == node]
     )
 
 

@@ -18,25 +18,29 @@ all. Other than upstream:
 - Deletion is due when a flow may have become stale: when an endpoint left, came first, or an address was added.
   Upstream looks at all flows after every change of any endpoint.
 
-Cost: O(1) a touched Service without UDP; about 20 µs a touched UDP port of three endpoints; O(1) a flow.
+Cost: O(1) a touched Service without UDP; about 20 µs a touched UDP port of three endpoints, of one of a large
+Service what differs (`runs.py`); O(1) a flow.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
-from kubeproxy.model.addresses import Family
+from kubeproxy.model.addresses import Family, host_port
 from kubeproxy.model.desired import ServiceState, stream
-from kubeproxy.model.endpoints import merge
+from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import Protocol, Record, Service
+from kubeproxy.model.runs import Run, Runs, difference
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 
 Place = tuple[str, int]
 """An address and a port."""
+Serving = Runs[PortEndpoint] | dict[str, PortEndpoint]
+"""Endpoints that are found by text (`get`); dictionaries but of large Services."""
 
 
 class UdpPort(Record, frozen=True, kw_only=True):
@@ -46,7 +50,7 @@ class UdpPort(Record, frozen=True, kw_only=True):
     places: frozenset[Place]
     """Its virtual addresses."""
     node_port: int
-    endpoints: frozenset[Place]
+    endpoints: Serving
     """Who may answer."""
 
     @property
@@ -63,17 +67,30 @@ def udp_ports(
         service = world.services.get(key)
         if service is None or not _has_udp(service):
             continue
-        endpoints = merge(world.slices_of(key), node.family)
-        own = {*service.cluster_ips, *service.external_ips, *service.load_balancer_ips}
+        endpoints = world.endpoints_of(key, node.family)
+        own = frozenset({*service.cluster_ips, *service.external_ips, *service.load_balancer_ips})
         for name, state in stream(world, settings, node, (key,)):
             if name.protocol is Protocol.UDP:
-                serving = frozenset(
-                    (each.endpoint.address, each.port)
-                    for each in endpoints.get((name.port, Protocol.UDP), ())
-                    if each.endpoint.conditions.ready or each.endpoint.conditions.serving
-                    if each.endpoint.address not in own
-                )
+                serving = _serving(endpoints.get((name.port, Protocol.UDP), ()), own)
                 yield UdpPort(name=name, places=_places(state), node_port=state.node_port, endpoints=serving)
+
+
+def _serving(endpoints: Sequence[PortEndpoint], own: frozenset[str]) -> Serving:
+    """Return who serves, but for a Service's ``own`` addresses."""
+    if not isinstance(endpoints, Runs):
+        return {each.text: each for each in endpoints if _serves(each, own)}
+    found = [run.derived(_serving_of, own) for run in endpoints.runs]
+    return Runs([run for run in found if run is not None])
+
+
+def _serving_of(endpoints: Sequence[PortEndpoint], own: frozenset[str]) -> Run[PortEndpoint] | None:
+    found = tuple([each for each in endpoints if _serves(each, own)])
+    return Run(found) if found else None
+
+
+def _serves(each: PortEndpoint, own: frozenset[str]) -> bool:
+    conditions = each.endpoint.conditions
+    return (conditions.ready or conditions.serving) and each.endpoint.address not in own
 
 
 def _has_udp(service: Service) -> bool:
@@ -121,7 +138,7 @@ class UdpServices:
             self._forget(port)
         for port in udp_ports(world, self._settings, node, scope):
             if port.name in left_out:
-                port = msgspec.structs.replace(port, endpoints=frozenset())
+                port = msgspec.structs.replace(port, endpoints={})
             self._remember(port)
             if scope is None or _may_have_stale_flows(before.pop(port.name, None), port):
                 self._due.add(port.name)
@@ -159,7 +176,7 @@ class UdpServices:
         port = self.owner(flow, local)
         if port is None or not port.endpoints or (flow.zone and not flow.translated):
             return False
-        return (flow.answerer, flow.answerer_port) not in port.endpoints
+        return port.endpoints.get(host_port(flow.answerer, flow.answerer_port)) is None
 
     def _remember(self, port: UdpPort) -> None:
         self._ports.setdefault(port.name.key, {})[port.name] = port
@@ -180,4 +197,12 @@ def _may_have_stale_flows(before: UdpPort | None, after: UdpPort) -> bool:
     if before is None or not before.endpoints:
         return True
     moved = after.node_port not in (0, before.node_port) or not after.places <= before.places
-    return moved or not before.endpoints <= after.endpoints
+    return moved or _has_lost(before.endpoints, after.endpoints)
+
+
+def _has_lost(before: Serving, after: Serving) -> bool:
+    if isinstance(before, Runs) and isinstance(after, Runs):
+        gone, come = difference(before, after)
+        return not gone.keys() <= come.keys()
+    texts = before if isinstance(before, dict) else [each.text for each in before]
+    return any(after.get(text) is None for text in texts)

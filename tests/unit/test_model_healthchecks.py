@@ -6,6 +6,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.healthchecks import HealthCheck, health_checks
 from kubeproxy.model.objects import Conditions, Endpoint, EndpointSlice, Service, ServiceType, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.large_services import SIZES, treated_as_large
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +33,7 @@ def piece(*endpoints: Endpoint | str, ports: str = "http=8080", suffix: str = "a
     return endpoint_slice("web", ports, endpoints, suffix=suffix)
 
 
+@pytest.mark.parametrize("large", SIZES)
 @pytest.mark.parametrize(
     ("slices", "count"),
     [
@@ -48,8 +50,9 @@ def piece(*endpoints: Endpoint | str, ports: str = "http=8080", suffix: str = "a
         ([piece("fd00::9@node1")], 0),
     ],
 )
-def test_ready_addresses_on_this_node_count_once(slices: list[EndpointSlice], count: int) -> None:
-    found = health_checks(world(balanced(), *slices), "node1", Family.V4)
+def test_ready_addresses_on_this_node_count_once(slices: list[EndpointSlice], count: int, large: bool) -> None:
+    with treated_as_large(large):
+        found = health_checks(world(balanced(), *slices), "node1", Family.V4)
     assert found == {WEB: HealthCheck(port=31000, endpoints=count)}
 
 

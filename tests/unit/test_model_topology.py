@@ -4,7 +4,9 @@ import pytest
 
 from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.objects import Conditions, Endpoint
+from kubeproxy.model.runs import Run, Runs
 from kubeproxy.model.topology import Topology, Where, categorize
+from tests.large_services import SIZES
 
 pytestmark = pytest.mark.unit
 
@@ -54,11 +56,15 @@ CASES = [
 NAMES = [case[0] for case in CASES]
 
 
+@pytest.mark.parametrize("large", SIZES)
 @pytest.mark.parametrize(
     ("endpoints", "cluster", "local", "has"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_both_policies(endpoints: list[str], cluster: str, local: str, has: bool) -> None:
-    found = categorize([parse(text) for text in endpoints], HERE, uses_cluster=True, uses_local=True)
+def test_both_policies(endpoints: list[str], cluster: str, local: str, has: bool, large: bool) -> None:
+    parsed = [parse(text) for text in endpoints]
+    given = Runs([Run((each,)) for each in parsed]) if large else parsed
+    found = categorize(given, HERE, uses_cluster=True, uses_local=True)
+    assert isinstance(found.cluster, Runs) is large
     assert " ".join(each.text for each in found.cluster) == cluster
     assert " ".join(each.text for each in found.local) == local
     assert found.has_endpoints == has

@@ -14,6 +14,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.udp_services import UdpServices
 from kubeproxy.model.world import World
 from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.large_services import SIZES, treated_as_large
 
 pytestmark = pytest.mark.unit
 
@@ -290,26 +291,29 @@ FLOWS = [
 ]
 
 
+@pytest.mark.parametrize("large", SIZES)
 @given(STEPS)
 def test_no_history_leaves_a_stale_flow_behind(
+    large: bool,
     steps: list[tuple[str, str, str, int, frozenset[str]]],
 ) -> None:
-    built, services = World(), UdpServices(SETTINGS, Family.V4)
-    tracked = list(FLOWS)
-    for name, vip, ports, node_port, pods in steps:
-        key = ("default", name)
-        piece = endpoint_slice(name, ports, sorted(pods)) if pods else None
-        touched = built.apply_services({key: service(name, vip, ports, node_port=node_port) if vip else None})
-        touched |= built.apply_slices({("default", f"{name}-abcde"): piece})
-        node = node_state(built, SETTINGS, Family.V4)
-        services.update(built.part(touched), node, touched)
-        match = services.due()
-        if match is not None:
-            tracked = [each for each in tracked if not (match.admits(each) and services.is_stale(each, LOCAL))]
-        services.done()
-        fresh = UdpServices(SETTINGS, Family.V4)
-        fresh.update(built, node, None)
-        assert [fresh.is_stale(each, LOCAL) for each in FLOWS] == [services.is_stale(e, LOCAL) for e in FLOWS]
-        assert not [str(each) for each in tracked if fresh.is_stale(each, LOCAL)]
-        # Traffic goes on, by the rules of now or by none.
-        tracked += [each for each in FLOWS if each not in tracked and not fresh.is_stale(each, LOCAL)]
+    with treated_as_large(large):
+        built, services = World(), UdpServices(SETTINGS, Family.V4)
+        tracked = list(FLOWS)
+        for name, vip, ports, node_port, pods in steps:
+            key = ("default", name)
+            piece = endpoint_slice(name, ports, sorted(pods)) if pods else None
+            touched = built.apply_services({key: service(name, vip, ports, node_port=node_port) if vip else None})
+            touched |= built.apply_slices({("default", f"{name}-abcde"): piece})
+            node = node_state(built, SETTINGS, Family.V4)
+            services.update(built.part(touched), node, touched)
+            match = services.due()
+            if match is not None:
+                tracked = [each for each in tracked if not (match.admits(each) and services.is_stale(each, LOCAL))]
+            services.done()
+            fresh = UdpServices(SETTINGS, Family.V4)
+            fresh.update(built, node, None)
+            assert [fresh.is_stale(each, LOCAL) for each in FLOWS] == [services.is_stale(e, LOCAL) for e in FLOWS]
+            assert not [str(each) for each in tracked if fresh.is_stale(each, LOCAL)]
+            # Traffic goes on, by the rules of now or by none.
+            tracked += [each for each in FLOWS if each not in tracked and not fresh.is_stale(each, LOCAL)]

@@ -198,7 +198,7 @@ async def test_one_change_of_one_service_goes_through_nothing_large(node: Callab
         assert it.syncer.status.full_syncs == 1
 
 
-SLICES, ENDPOINTS_EACH = 100, 100
+SLICES, ENDPOINTS_EACH, NODES = 100, 100, 3000
 
 
 def piece(number: int, *changed: int) -> dict[str, Any]:
@@ -211,8 +211,14 @@ def piece(number: int, *changed: int) -> dict[str, Any]:
             "labels": {"kubernetes.io/service-name": "large"},
         },
         "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [address], "nodeName": f"node{i}"} for i, address in enumerate(addresses)],
+        "ports": [
+            {"name": "http", "port": 8080, "protocol": "TCP"},
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+        ],
+        "endpoints": [
+            {"addresses": [address], "nodeName": f"node{(number * ENDPOINTS_EACH + i) % NODES}"}
+            for i, address in enumerate(addresses)
+        ],
     }
 
 
@@ -225,7 +231,18 @@ class LargeService(Server):
         return [self.service()] if resource is SERVICES else []
 
     def service(self) -> dict[str, Any]:
-        spec = {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"name": "http", "port": 80}]}
+        """Return the Service: all that there may be of it goes through its endpoints."""
+        ports = [
+            {"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080},
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+        ]
+        spec = {
+            "clusterIP": "10.96.0.1",
+            "clusterIPs": ["10.96.0.1"],
+            "externalIPs": ["192.0.2.1"],
+            "ports": ports,
+        }
+        spec |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}
         return {"metadata": {"namespace": "crowd", "name": "large"}, "spec": spec}
 
 
@@ -234,18 +251,19 @@ async def test_one_changed_endpoint_of_thousands_goes_through_none_of_the_others
     async with path(node(), LargeService()) as it:
         await it.until_synced(1)
         it.server.tell(ENDPOINT_SLICES, "MODIFIED", piece(7, 50))  # the first is what orders are remembered from
-        await it.until_synced(2)
+        await it.until(lambda: it.syncer.status.flows.runs == 2)
         walks = Walks(it.world.slices.values())
-        assert walks.watched > 300
+        assert walks.watched > 500
         for turn in range(1, 4):
             walks.walked.clear()
             it.server.tell(ENDPOINT_SLICES, "MODIFIED", piece(20 * turn, 50))
-            await it.until_synced(2 + turn)
-            assert 0 < len(walks.walked) < 20, walks.walked
+            await it.until(lambda runs=2 + turn: it.syncer.status.flows.runs == runs)
+            assert 0 < len(walks.walked) < 40, walks.walked
         assert it.syncer.status.full_syncs == 1
-        [merged] = it.world.endpoints_of(("crowd", "large"), Family.V4).values()
-        assert len(list(merged)) == SLICES * ENDPOINTS_EACH
-        assert len(walks.walked) > 50, "who goes through all is caught"
+        assert it.syncer.status.syncs == 5
+        for merged in it.world.endpoints_of(("crowd", "large"), Family.V4).values():
+            assert len(list(merged)) == SLICES * ENDPOINTS_EACH
+        assert len(walks.walked) > 100, "who goes through all is caught"
 
 
 def test_the_seal_catches_who_goes_through_all() -> None:
