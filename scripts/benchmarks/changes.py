@@ -23,8 +23,10 @@ FOLLOWED = "endpoints of a Service added before"
 CHANGES, FOLLOWED_CHANGES, BURST_CHANGES, BURSTS = 200, 50, 1000, 3
 PARTS = 8
 """Of a series. After each come the floors, once: the machines that we measure on change speed within minutes."""
-START_SECONDS = 5.0
+START_SECONDS, LONGEST_START_SECONDS = 5.0, 60.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
+REST_CPU = 0.05
+"""CPU seconds a second at most of an agent at rest."""
 PAUSE_SECONDS, REST = 0.005, 1.1
 """Between single changes at least, and as a part of what the last one took: each finds the agent idle, and not at
 rest after long syncs in a row (`sync/runner.py`)."""
@@ -123,7 +125,7 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
         return found
 
     async with running(subject, size, real=real) as bed:
-        await asyncio.sleep(START_SECONDS)
+        await rest()
         if ONE_CHANGE in only:
             found[MOVED] = await series(bed, changes.moved)
             found[ADDED] = await series(bed, changes.added)
@@ -133,6 +135,17 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
             bursts = [await _burst(bed, changes, size) for _ in range(BURSTS)]
             found[AT_ONCE] = Samples(bursts, [(cpu_seconds() - before) / BURSTS], {})
     return found
+
+
+async def rest() -> None:
+    """Wait until what follows an agent's first sync is over."""
+    began = time.monotonic()
+    await asyncio.sleep(START_SECONDS - 1)
+    while time.monotonic() < began + LONGEST_START_SECONDS:
+        before = cpu_seconds()
+        await asyncio.sleep(1)
+        if cpu_seconds() - before < REST_CPU:
+            return
 
 
 def _add_floors(subject: Subject, size: Size, added: bool, floors: dict[str, list[float]]) -> None:

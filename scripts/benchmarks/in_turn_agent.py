@@ -12,7 +12,7 @@ import sys
 
 import figures
 from agent_bed import running
-from changes import START_SECONDS, STRIDE, Changes, one_by_one
+from changes import STRIDE, Changes, one_by_one, rest
 from figures import Size
 from inside import SUBJECTS
 from namespace import fresh, own_xtables_lock
@@ -24,7 +24,7 @@ async def serve(subject: Subject, size: Size, *, real: bool) -> None:
     changes = Changes(size)
     numbers = (turn * STRIDE % size.services for turn in itertools.count())
     async with running(subject, size, real=real) as bed:
-        await asyncio.sleep(START_SECONDS)
+        await rest()
         print([], flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             seconds, _ = await one_by_one(bed, (changes.moved(next(numbers)) for _ in range(int(line))))

@@ -6,13 +6,16 @@ What each row means, and what was found, is in docs/performance.md. The JSON is 
 """
 
 import argparse
+import contextlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import figures
 import inside
 import report
+from agent import AGENT
 from figures import Row, Size
 from in_turn import IN_TURN
 from others import OTHERS
@@ -21,6 +24,8 @@ from places import Places
 SIZES = "100,1000,10000,30000,1x10000"
 LARGEST = {"iptables-nft": 1_000}
 """Services up to which a mode is measured without --slow: iptables-nft-restore takes minutes beyond."""
+LARGEST_AGENT = {"ipvs": 1_000}
+"""The same of the agent as a process: inside the machine an API server is filled for minutes."""
 
 
 def measured(given: argparse.Namespace) -> Iterator[Row]:
@@ -30,13 +35,24 @@ def measured(given: argparse.Namespace) -> Iterator[Row]:
         for mode in given.modes if only or IN_TURN in given.only else ():
             sizes = list(_bearable(mode, given.sizes, slow=given.slow))
             for size in sizes if only else ():
-                yield from places.run(mode, size, only, slow=given.slow)
+                whats = _bearable_whats(mode, size, only, slow=given.slow)
+                with _told(f"{mode} at {size}"):
+                    yield from places.run(mode, size, whats, slow=given.slow)
             several = [size for size in sizes if size.endpoints == 3]
             if IN_TURN in given.only and len(several) > 1:
-                yield from places.in_turn(mode, several)
+                with _told(f"{mode}, sizes in turn"):
+                    yield from places.in_turn(mode, several)
     for name in given.only:
         if name in OTHERS:
-            yield from OTHERS[name](given.sizes)
+            with _told(name):
+                yield from OTHERS[name](given.sizes)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _bearable(mode: str, sizes: Sequence[Size], *, slow: bool) -> Iterator[Size]:
@@ -45,6 +61,11 @@ def _bearable(mode: str, sizes: Sequence[Size], *, slow: bool) -> Iterator[Size]
             yield size
         else:
             print(f"{mode} at {size}: not without --slow", file=sys.stderr)
+
+
+def _bearable_whats(mode: str, size: Size, only: Sequence[str], *, slow: bool) -> list[str]:
+    is_small = slow or size.services <= LARGEST_AGENT.get(mode, 10**9)
+    return [what for what in only if what != AGENT or is_small]
 
 
 def main() -> int:
