@@ -147,20 +147,6 @@ def test_a_service_that_comes_moves_its_elements_and_makes_no_chain_that_is_ther
     assert sizes(node.table.commits[-1]) == {"-service-classes": 1, "-endpoints": 2, "-cluster-ips": 1}
 
 
-def test_another_number_of_endpoints_is_another_class() -> None:
-    node = Node(web(), web_slice("10.244.1.1@node2"))
-    node.full()
-    node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
-    assert node.held("service-classes") == {HTTP: "cluster-2"}
-    assert {"cluster-1", "cluster-2"} <= node.chains()
-    node.backend.observe()
-    assert "cluster-1" not in node.chains()
-    assert set(node.held("picks").values()) == {"cluster-2"}
-    node.put(web_slice("10.244.1.1@node2"))
-    assert node.held("service-classes") == {HTTP: "cluster-1"}
-    assert not node.backend.observe()
-
-
 def test_what_two_services_share_stays_until_both_are_gone() -> None:
     shared = ("10.244.1.1@node1",)
     node = Node(web(), web_slice(*shared), web("api", "10.96.0.2"), web_slice(*shared, name="api"))
@@ -364,13 +350,3 @@ def test_rules_of_another_node_state_in_a_new_table_are_no_drift() -> None:
     node.full()
     node.table.kernel.disturbed()
     assert node.backend.observe() == ""
-
-
-def test_a_class_gets_a_number_that_no_other_has() -> None:
-    node = Node(web(), web_slice("10.244.1.1@node2"))
-    node.full()
-    for count in (2, 3, 4, 1, 2):
-        node.put(web_slice(*(f"10.244.1.{i}@node2" for i in range(count))))
-        assert node.backend.observe() == ""
-        assert node.held("service-classes") == {HTTP: f"cluster-{count}"}
-        assert len(node.held("picks")) == 1

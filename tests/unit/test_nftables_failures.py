@@ -1,17 +1,14 @@
 """The nftables backend when something goes wrong: refusals, faults, foreign edits, and what is left out."""
 
 import errno
-from sys import byteorder
 
 import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.nftables import backend, limits
-from kubeproxy.dataplane.nftables.names import FIRST_CLASS, FIRST_ENDPOINT
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide, VerdictWord
-from kubeproxy.kernel.nf_tables.fields import number
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -20,7 +17,6 @@ from kubeproxy.kernel.nf_tables.types import (
     AddTable,
     Chain,
     Change,
-    DeleteChain,
     DeleteElements,
     DeleteTable,
     Element,
@@ -30,7 +26,7 @@ from kubeproxy.kernel.nf_tables.types import (
     Rule,
     SetSpec,
 )
-from kubeproxy.model.objects import EndpointSlice, TrafficPolicy
+from kubeproxy.model.objects import EndpointSlice
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.nftables_node import Node, web, web_slice
 
@@ -275,116 +271,11 @@ def test_a_table_in_pieces_holds_the_same_in_the_end(monkeypatch: pytest.MonkeyP
     assert pieces.backend.observe() == ""
 
 
-def test_a_chain_that_packets_are_still_in_is_deleted_later() -> None:
-    node = Node(web(), web_slice("10.244.1.1@node2"))
-    node.full()
-    node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
-    node.table.refuses = lambda step: errno.EBUSY if isinstance(step, DeleteChain) else 0
-    assert node.backend.observe() == ""
-    assert "cluster-1" in node.chains()
-    node.table.refuses = lambda step: 0
-    assert node.backend.observe() == ""
-    assert "cluster-1" not in node.chains()
-
-
-def test_a_chain_that_waits_for_its_end_may_be_needed_again() -> None:
-    node = Node(web(), web_slice("10.244.1.1@node2"))
-    node.full()
-    node.put(web_slice("10.244.1.1@node2", "10.244.1.2@node2"))
-    node.table.refuses = lambda step: errno.EBUSY if isinstance(step, DeleteChain) else 0
-    node.backend.observe()
-    node.put(web_slice("10.244.1.1@node2"))
-    node.table.refuses = lambda step: 0
-    assert node.backend.observe() == ""
-    assert node.held("service-classes") == {HTTP: "cluster-1"}
-    assert "cluster-1" in node.chains()
-    assert node.table.rules("cluster-1")
-
-
 def test_the_table_of_an_older_agent_without_a_set_gets_it() -> None:
     node = Node(web(), web_slice())
     node.table.commit([AddTable(), AddChain(Chain("services"))])
     node.full()
     assert node.held("service-classes") == {HTTP: "cluster-2"}
-
-
-@pytest.mark.parametrize("code", [0, FIRST_CLASS - 1, FIRST_ENDPOINT, FIRST_ENDPOINT + 5])
-def test_a_class_keeps_no_number_that_is_not_for_classes(code: int) -> None:
-    node = Node(web(), web_slice())
-    node.full()
-    (pick,) = node.table.elements("picks")
-    entry = node.element("service-classes", HTTP)
-    foreign = number(code)
-    node.tamper(
-        DeleteElements("service-classes", [entry]),
-        DeleteElements("picks", [pick]),
-        AddElements("picks", [msgspec.structs.replace(pick, key=foreign)]),
-        AddElements("service-classes", [msgspec.structs.replace(entry, data=foreign)]),
-    )
-    node.restart()
-    node.full()
-    (pick,) = node.table.elements("picks")
-    assert FIRST_CLASS <= int.from_bytes(pick.key, byteorder) < FIRST_ENDPOINT
-    assert node.held("service-classes") == {HTTP: "cluster-2"}
-    assert node.backend.observe() == ""
-
-
-def test_a_class_keeps_no_number_that_leads_where_another_class_is() -> None:
-    """Somebody made one number of two."""
-    node = Node(web(external_ips=("203.0.113.1",), external_policy=TrafficPolicy.LOCAL), web_slice())
-    node.full()
-    codes = {verdict.data.chain: verdict for name in PICKS for verdict in node.table.elements(name)}  # type: ignore[union-attr]
-    ours, others = codes["local-1"], codes["pick-2"]
-    node.tamper(
-        DeleteElements("short-circuit-picks", [others]),
-        AddElements("short-circuit-picks", [msgspec.structs.replace(others, key=ours.key)]),
-    )
-    node.restart()
-    node.full()
-    found = [verdict.key for name in PICKS for verdict in node.table.elements(name)]
-    assert len(found) == len(set(found)) == 3
-    assert node.held("short-circuit-ips") == {"203.0.113.1 . tcp . 80": "pick-2"}
-    assert node.backend.observe() == ""
-
-
-@pytest.mark.parametrize("edit", ["word", "chain", "gone"])
-def test_a_choice_that_somebody_changed_is_put_right(edit: str) -> None:
-    sticky = {"session_affinity": True, "affinity_seconds": 60}
-    node = Node(
-        web(**sticky), web_slice(), web("b", "10.96.0.2", **sticky), web_slice("10.244.1.9@node2", name="b")
-    )
-    node.full()
-    before = node.held("choosers")
-    (choice, *_) = node.table.elements("choosers")
-    node.tamper(DeleteElements("choosers", [choice]))
-    if edit != "gone":
-        assert isinstance(choice.data, Decide)
-        word = VerdictWord.GOTO if edit == "word" else VerdictWord.JUMP
-        chain = choice.data.chain if edit == "word" else "firewall-sources"
-        node.tamper(AddElements("choosers", [msgspec.structs.replace(choice, data=Decide(word, chain))]))
-    assert node.backend.observe()
-    node.restart()
-    node.full()
-    assert sorted(node.held("choosers").values()) == sorted(before.values()) == ["choose-1", "choose-2"]
-    assert node.backend.observe() == ""
-
-
-def test_the_chains_of_affinity_stay_as_long_as_some_service_needs_them() -> None:
-    sticky = {"session_affinity": True, "affinity_seconds": 60}
-    node = Node(
-        web(**sticky), web_slice(), web("b", "10.96.0.2", **sticky), web_slice("10.244.1.9@node2", name="b")
-    )
-    node.full()
-    node.put(web_slice("10.244.1.9@node2"))
-    assert node.backend.observe() == ""
-    assert "choose-2" not in node.chains()
-    assert node.table.rules("cluster-sticky-60")
-    assert node.table.rules("choose-1")
-    assert set(node.held("choosers").values()) == {"choose-1"}
-    node.put(web(), web("b", "10.96.0.2"))
-    assert node.backend.observe() == ""
-    assert not node.chains() & {"choose-1", "cluster-sticky-60"}
-    assert node.held("choosers") == {}
 
 
 def _crowd(count: int, name: str = "web") -> EndpointSlice:

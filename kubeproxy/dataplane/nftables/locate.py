@@ -11,9 +11,8 @@ from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.names import Class, Way
-from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
 from kubeproxy.dataplane.nftables.render import Renderer, Unrenderable
-from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.sets import SPECS, spec_named
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.kernel.netlink_messages import packed_address
 from kubeproxy.kernel.nf_tables.fields import fields_bytes, node_port, text
@@ -140,8 +139,8 @@ class _Port:
         return _first(self._layout.rules(), self._family, f"@{refused} ")
 
     def _shown(self, name: str, element: Element) -> str:
-        length = length_of(name)
-        spec = SPECS[name] if length is None else spec_of(length)
+        spec = spec_named(name)
+        assert spec is not None
         key = text(element.key, spec.key, self._family)
         shown = f"{'set' if spec.data is None else 'map'} {name}: {key}"
         which = self._classes.get(element.data) if isinstance(element.data, bytes) else None

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.edits import Edits
 from kubeproxy.dataplane.nftables.layout import CHAINS
-from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
-from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.sets import spec_named
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.survey import Correction, Survey
 from kubeproxy.kernel.netlink_messages import address_text
@@ -23,7 +22,6 @@ from kubeproxy.kernel.nf_tables.types import (
     DeleteSet,
     Field,
     FlushChain,
-    SetSpec,
 )
 from kubeproxy.model.desired import ServiceState
 
@@ -49,7 +47,9 @@ def asking(edits: Edits, books: Books, states: Iterable[ServiceState]) -> Iterat
     endpoints: set[str] = set()
     size = books.family.host_bits // 8
     for name in edits.elements.keys() & books.set_names():
-        keys, first = edits.elements[name], _spec(name).key[0]
+        spec = spec_named(name)
+        assert spec is not None
+        keys, first = edits.elements[name], spec.key[0]
         if first is Field.PROTOCOL:
             node_ports.update(key[:_NODE_PORT_BYTES] for key in keys)
         elif first is not Field.CLASS:  # which belong to no port
@@ -105,7 +105,3 @@ def _elements(edits: Edits, books: Books, asking: Iterable[ServiceState]) -> Ite
     correction = Correction(Survey(stands=True, elements=there))
     yield from correction.towards(asked)
     yield from correction.rest()
-
-
-def _spec(name: str) -> SetSpec:
-    return SPECS.get(name) or spec_of(length_of(name) or 0)

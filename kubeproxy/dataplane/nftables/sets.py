@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.names import ListMaps, Way
+from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
 from kubeproxy.kernel.nf_tables.types import VERDICTS, Field, SetSpec
 
 MOST_CLIENTS = 1 << 18
@@ -70,3 +71,9 @@ DYNAMIC = frozenset(name for name, spec in SPECS.items() if spec.dynamic)
 """Filled by packets; their elements are nobody's business."""
 SHARED = frozenset((names.CLUSTER_IPS, names.HAIRPIN))
 """Sets whose elements several Service ports may ask for."""
+
+
+def spec_named(name: str) -> SetSpec | None:
+    """Return what a set of such a name is, of either kind; None when none of ours has it."""
+    length = length_of(name)
+    return SPECS.get(name) if length is None else spec_of(length)

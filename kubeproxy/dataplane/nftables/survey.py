@@ -13,8 +13,8 @@ from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Leads, codes_in
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Kind, Way
-from kubeproxy.dataplane.nftables.ranges import length_of, spec_of
-from kubeproxy.dataplane.nftables.sets import SPECS
+from kubeproxy.dataplane.nftables.ranges import length_of
+from kubeproxy.dataplane.nftables.sets import SPECS, spec_named
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
@@ -67,7 +67,7 @@ class Survey(Record, frozen=True, kw_only=True):
 def strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
     """Return what is there that is none of ours, "" when nothing is."""
     for name, found in sets.items():
-        spec = SPECS.get(name) or _spec_of_ranges(name)
+        spec = spec_named(name)
         if spec is None or _shape(spec) != _shape(found):
             return f"set {name} is not ours"
     for name, chain in chains.items():
@@ -75,11 +75,6 @@ def strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
         if not known:
             return f"chain {name} is not ours"
     return ""
-
-
-def _spec_of_ranges(name: str) -> SetSpec | None:
-    length = length_of(name)
-    return None if length is None else spec_of(length)
 
 
 def _shape(spec: SetSpec) -> SetSpec:
