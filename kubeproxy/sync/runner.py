@@ -1,8 +1,9 @@
 """When to sync: upstream's BoundedFrequencyRunner, single-threaded and fed a Clock.
 
 Requests coalesce. A run starts at once when the last one ended long enough ago (``min_interval``, or what that
-run's length asks for, see `rest_after`), else when that time is over; what is requested while a run is in flight
-is the next one. After a failure it is tried again after ``retry_interval`` unless a request comes first; and it
+run's length asks for, see `rest_after`), else when that time is over; what is requested while a run is in
+flight is the next one. "At once" is three turns of the event loop later, so what several connections bring at
+once is one run. After a failure it is tried again after ``retry_interval`` unless a request comes first; and it
 happens at least every ``max_interval``, so that nothing stays wrong for ever.
 """
 

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -130,3 +131,43 @@ async def test_it_runs_at_least_every_maximum() -> None:
         bench.runner.request()
         await bench.clock.step(7300)
         assert bench.runs == [0, 3600, 7200]
+
+
+@pytest.mark.parametrize("later", [0, 1, 2])
+async def test_what_two_connections_bring_at_once_is_one_run(later: int) -> None:
+    """A Service and its endpoints come by two watches, of which one may take the loop some turns more."""
+    heard: list[int] = []
+    runs: list[int] = []
+
+    async def act() -> bool:
+        runs.append(len(heard))
+        return True
+
+    runner = Runner(act, clock=ManualClock(), min_interval=0, retry_interval=30, max_interval=3600)
+
+    async def follow(reader: asyncio.StreamReader, turns: int) -> None:
+        await reader.readline()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        heard.append(turns)
+        runner.request()
+
+    pairs = [socket.socketpair() for _ in range(2)]
+    streams = [await asyncio.open_connection(sock=ours) for ours, _ in pairs]
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(runner.run())
+        following = [
+            tasks.create_task(follow(reader, turns))
+            for (reader, _), turns in zip(streams, (0, later), strict=True)
+        ]
+        await asyncio.sleep(0)
+        for _, theirs in pairs:
+            theirs.send(b"an event\n")
+        await asyncio.wait(following)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        running.cancel()
+    for (_, writer), (_, theirs) in zip(streams, pairs, strict=True):
+        writer.close()
+        theirs.close()
+    assert runs == [2]
