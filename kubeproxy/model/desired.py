@@ -189,27 +189,30 @@ def stream(
                 uses_cluster=is_external or not internal_local,
                 uses_local=internal_local or external_local,
             )
-            yield (
-                name,
-                ServiceState(
-                    name=name,
-                    cluster_ip=places.cluster_ip,
-                    port=port.port,
+            state = ServiceState(
+                name=name,
+                cluster_ip=places.cluster_ip,
+                port=port.port,
+                cluster=_targets(chosen.cluster, own),
+                has_endpoints=chosen.has_endpoints,
+            )
+            if is_external or internal_local or ranges or affinity or scheduler or health_check:
+                # Few Services have any of these, and a constructor takes 0.07 µs for each keyword.
+                state = msgspec.structs.replace(
+                    state,
                     node_port=node_port,
                     external_ips=places.external_ips,
                     load_balancer_ips=places.load_balancer_ips,
-                    source_ranges=places.source_ranges,
+                    source_ranges=ranges,
                     node_in_ranges=in_ranges,
                     affinity_seconds=affinity,
                     scheduler=scheduler,
                     internal_local=internal_local,
                     external_local=external_local,
-                    cluster=_targets(chosen.cluster, own),
-                    local=_targets(chosen.local, own) if chosen.local else (),
-                    has_endpoints=chosen.has_endpoints,
+                    local=_targets(chosen.local, own),
                     health_check_node_port=0 if index else health_check,
-                ),
-            )
+                )
+            yield name, state
 
 
 def _won(addresses: VirtualAddresses, port: ServicePort, index: int, lost: Lost) -> VirtualAddresses:

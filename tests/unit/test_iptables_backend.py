@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from kubeproxy.dataplane.base import Change
+from kubeproxy.dataplane.base import Change, SyncFailed
 from kubeproxy.dataplane.iptables.backend import TCP_BE_LIBERAL
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.fake import FakeTables
@@ -115,6 +115,39 @@ def test_a_refusal_that_needs_a_rule_leaves_the_large_table_alone() -> None:
     node.put(service("new", "10.96.0.9", node_port=30090))
     assert "--dport 30090" in node.tables.restored[-1]
     assert "*nat" not in node.tables.restored[-1]
+
+
+def test_tables_that_nobody_has_made_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program is started for each, and with legacy would make it."""
+    node = Node(web(), web_slice())
+    read: list[str] = []
+    saved = node.tables.save
+
+    def save(table: str) -> str:
+        read.append(table)
+        return saved(table)
+
+    monkeypatch.setattr(node.tables, "save", save)
+    monkeypatch.setattr(node.tables, "in_use", lambda: frozenset(("filter",)))
+    node.full()
+    assert read == ["filter"]
+    assert node.rules("PREROUTING") == node.rules("OUTPUT")  # the jump is in both
+
+
+def test_not_to_learn_which_tables_there_are_fails_the_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(web(), web_slice())
+
+    def in_use() -> frozenset[str]:
+        raise PermissionError("/proc")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.tables, "in_use", in_use)
+        with pytest.raises(SyncFailed, match="/proc"):
+            node.full()
+        assert node.backend.needs_full
+        assert node.tables.restored == []
+    node.full()
+    assert node.rules("KUBE-SERVICES")
 
 
 @pytest.mark.parametrize("first", ["port", "address"])

@@ -23,7 +23,7 @@ from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.dispatch import Dispatch
-from kubeproxy.dataplane.iptables.jumps import Saved
+from kubeproxy.dataplane.iptables.jumps import NOTHING, Saved
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import SharedSet, cluster_ips, hairpin_entries
@@ -345,12 +345,16 @@ class _Observer:
         self._reading: dict[str, Future[Saved]] = {}
 
     def start(self) -> None:
-        """Begin reading."""
-        self._reading = {table: self._threads.submit(self._read, table) for table in ("nat", "filter")}
+        """Begin reading the tables that somebody has made: a program is started for each. Raises OSError."""
+        used = self._tables.in_use()
+        self._reading = {
+            table: self._threads.submit(self._read, table) for table in ("nat", "filter") if table in used
+        }
 
     def saved(self, table: str) -> Saved:
         """Return what a table held before this sync. Raises KernelError."""
-        return self._reading[table].result()
+        reading = self._reading.get(table)
+        return NOTHING if reading is None else reading.result()
 
     def __enter__(self) -> "_Observer":
         return self

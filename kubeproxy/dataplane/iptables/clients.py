@@ -47,9 +47,9 @@ class ClientSets:
 
         Asked again before the change is in, the answer is the same. Raises KernelError.
         """
-        wanted = _sets_of(change.after)
-        if not wanted:
+        if change.after is None or not change.after.affinity_seconds:
             return ""
+        wanted = _sets_of(change.after)
         missing = wanted - self._needed
         own = _sets_of(change.before) | wanted
         others = sum(len(each) - len(each & own) for each in (self._needed, self._kept))
@@ -66,7 +66,7 @@ class ClientSets:
 
     def change(self, change: Change) -> None:
         """Give up the sets that only the old rules of a change name."""
-        if old := _sets_of(change.before):
+        if change.before is not None and (old := _sets_of(change.before)):
             gone = old - _sets_of(change.after)
             self._needed -= gone
             self._doubtful |= gone

@@ -44,6 +44,9 @@ class Saved(Record, frozen=True, kw_only=True):
         return any(rule.startswith(head) and rule.endswith(tail) for rule in self.rules)
 
 
+NOTHING = Saved(chains=frozenset(), rules=())
+
+
 def parse_save(text: str, is_ours: Callable[[str], bool]) -> Saved:
     """Read the output of iptables-save of one table; ``is_ours`` tells a mode's own chains of it.
 

@@ -25,9 +25,10 @@ from kubeproxy.dataplane.iptables.tally import Tally
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
-BATCH = 128
+BATCH = 64
 """Ports that are computed, then rendered, then written together: going to and fro between these would double what
-each costs (the processor's caches hold one of them), and many more would let the program that reads wait."""
+each costs (the processor's caches hold one of them). Many more would let the program that reads wait, for the last
+batch above all."""
 
 Move = tuple[ServicePortName, Sequence[Rule], Sequence[Rule]]
 """What a port had in shared chains, and what it will have."""
