@@ -52,11 +52,11 @@ class Changes:
             self._step(now).services += count
             self.pending_services += count
 
-    def slices_changed(self, changes: Iterable[SliceChange], now: float) -> None:
-        """Note slices; what is the same before and after is no change."""
+    def slices_changed(self, changes: Iterable[SliceChange], now: float) -> int:
+        """Note slices, and return how many differ; what is the same before and after is no change."""
         differing = [(before, after) for before, after in changes if before != after]
         if not differing:
-            return
+            return 0
         self._step(now).slices += len(differing)
         self.pending_slices += len(differing)
         for before, after in differing:
@@ -64,6 +64,7 @@ class Changes:
                 self._note_time(after, now)
             elif before is not None and (family := _family_of(before)) in self._times:
                 self._times[family].pop((before.namespace, before.service), None)
+        return len(differing)
 
     def synced(self, family: Family, started: float, wall: float) -> list[float]:
         """Note that all that came before ``started`` (Clock.now) is in; return how long it took, in seconds."""

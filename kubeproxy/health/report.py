@@ -29,6 +29,8 @@ class SyncReport:
         self._checks = checks
         self._clock = clock
         self._last: dict[Family, SyncStatus] = {}
+        # To find a metric by its labels is dear, and each change sets these.
+        self._last_queued = {family: metrics.last_queued.labels(family.label) for family in checks}
 
     def services_changed(self, seen: int, differing: int) -> None:
         """Note that so many Services were delivered, of which some differ."""
@@ -40,8 +42,8 @@ class SyncReport:
         """Note EndpointSlices that were delivered, each before and after."""
         delivered = list(changes)
         self._metrics.endpoint_changes.inc(len(delivered))
-        self._changes.slices_changed(delivered, self._clock.now())
-        self._show_waiting(something_new=any(before != after for before, after in delivered))
+        differing = self._changes.slices_changed(delivered, self._clock.now())
+        self._show_waiting(something_new=differing > 0)
 
     def note(self, status: SyncStatus) -> None:
         """Take over a new status."""
@@ -59,7 +61,7 @@ class SyncReport:
         # What came while a sync ran has waited since then, and is news to the health.
         if status.queued_since is not None and (synced or before.queued_since is None):
             self._health.queued(status.family, self._clock.wall())
-            metrics.last_queued.labels(label).set(self._clock.wall())
+            self._last_queued[status.family].set(self._clock.wall())
         # Only what differs: finding a metric by its labels is dear, and there are two statuses for each change.
         if status.failures > before.failures:
             partial = status.partial_failures - before.partial_failures
@@ -100,7 +102,7 @@ class SyncReport:
             histogram.labels(label).observe(seconds)
 
     def _show_waiting(self, *, something_new: bool = False) -> None:
-        for family in self._checks if something_new else ():
-            self._metrics.last_queued.labels(family.label).set(self._clock.wall())
+        for queued in self._last_queued.values() if something_new else ():
+            queued.set(self._clock.wall())
         self._metrics.service_pending.set(self._changes.pending_services)
         self._metrics.endpoint_pending.set(self._changes.pending_slices)

@@ -1,6 +1,7 @@
 """Tables, chains, rules and sets, to the bodies of the kernel's messages and back. Pure."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -142,6 +143,7 @@ def encode_set_name(family: Family, table: str, name: str = "") -> bytes:
     return head(family, n.Set.TABLE, table) + (text_attribute(n.Set.NAME, name) if name else b"")
 
 
+@lru_cache(maxsize=256)
 def encode_elements_of(family: Family, table: str, name: str) -> bytes:
     """Encode a question for a set's elements, or the order to delete them all."""
     return head(family, n.ElementList.TABLE, table) + text_attribute(n.ElementList.SET, name)
