@@ -6,7 +6,7 @@ and 10,000 Services cost no second copy of themselves.
 
 from collections.abc import Collection, Iterator, Mapping
 
-from kubeproxy.dataplane.base import Change, LacksLocal, Plan
+from kubeproxy.dataplane.base import Change, LacksLocal, Plan, SyncFailed
 from kubeproxy.model.desired import Refusal, ServiceState, Wanted
 from kubeproxy.model.diff import diff
 from kubeproxy.model.ident import Key, ServicePortName
@@ -30,10 +30,15 @@ class Ledger:
         self._turned.clear()
         self.endpoints = 0
 
-    def plan(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
-        """Return the Plan to ``wanted`` within ``scope`` (None: full), None when nothing differs."""
+    def plan(self, wanted: Wanted, scope: Collection[Key] | None, *, is_known: bool) -> Plan | None:
+        """Return the Plan to ``wanted`` within ``scope`` (None: full), None when nothing differs.
+
+        Raises SyncFailed for a part unless it ``is_known`` that all of this stands in the kernel.
+        """
         if scope is None:
             return Plan(True, wanted.node, (Change(name, None, state) for name, state in wanted.ports))
+        if not is_known:
+            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
         have = {name: self.states[name] for key in scope for name in self._ports_of.get(key, ())}
         difference = diff(have, dict(wanted.ports))
         if not difference:

@@ -48,7 +48,7 @@ class Recorder:
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         assert self.may_go_on.wait(10)
         self.scopes.append(None if scope is None else frozenset(scope))
-        return self.ledger.plan(wanted, scope)
+        return self.ledger.plan(wanted, scope, is_known=True)
 
     def apply(self, plan: Plan) -> Applied:
         changes: list[Change] = list(plan.changes)

@@ -176,7 +176,7 @@ def test_ports_of_a_service_that_goes() -> None:
     states = [ServiceState(name=name, cluster_ip="", port=80) for name in names]
     for state in states:
         ledger.enter(Change(state.name, None, state))
-    plan = ledger.plan(Wanted(NODE, ()), {NAME.key})
+    plan = ledger.plan(Wanted(NODE, ()), {NAME.key}, is_known=True)
     assert plan is not None
     assert [change.name for change in plan.changes] == names
     for state in reversed(states):

@@ -8,7 +8,6 @@ Cost of a change: rendering is that of the change; the kernel's part is iptables
 whole table each time: 15 ms at 1,000 Services, 200 ms at 10,000).
 """
 
-import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,13 +117,11 @@ class IptablesBackend:
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """See `Backend.diff`."""
-        if scope is not None and self._needs_full:
-            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
-        return self._ledger.plan(wanted, scope)
+        return self._ledger.plan(wanted, scope, is_known=not self._needs_full)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
-        with collector_paused() if plan.full else contextlib.nullcontext():
+        with collector_paused(when=plan.full):
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:

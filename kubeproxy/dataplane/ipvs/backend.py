@@ -6,7 +6,6 @@ A full sync reads all that the kernel holds and corrects what differs, so nothin
 restart, after a failure, and when kube-proxy's ipvs mode is taken over.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -87,13 +86,11 @@ class IpvsBackend:
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """See `Backend.diff`."""
-        if scope is not None and self._needs_full:
-            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
-        return self._ledger.plan(wanted, scope)
+        return self._ledger.plan(wanted, scope, is_known=not self._needs_full)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
-        with collector_paused() if plan.full else contextlib.nullcontext():
+        with collector_paused(when=plan.full):
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:

@@ -9,7 +9,6 @@ kube-proxy's own table is taken over.
 import errno
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import chain
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
@@ -98,13 +97,11 @@ class NftablesBackend:
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """See `Backend.diff`."""
-        if scope is not None and self.needs_full:
-            raise SyncFailed("what stands in the kernel is not known; a full sync must come first")
-        return self._ledger.plan(wanted, scope)
+        return self._ledger.plan(wanted, scope, is_known=not self.needs_full)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
-        with collector_paused() if plan.full else nullcontext():
+        with collector_paused(when=plan.full):
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:
@@ -139,7 +136,7 @@ class NftablesBackend:
         if books is None or not self._is_known or (self._has_drifted and not whole):
             return False
         try:
-            with collector_paused() if whole else nullcontext():
+            with collector_paused(when=whole):
                 is_done = self._rebuild(books) if whole else self._undo(books)
         except (KernelError, OSError) as error:
             log.info("not put right %s: %s", "as a whole" if whole else "one by one", error)
