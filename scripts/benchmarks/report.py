@@ -1,8 +1,10 @@
 """Rows as tables, one for each thing that was measured: on a terminal, and as Markdown for docs/performance.md.
 
-`report.py FILE...`, of scripts/bench --json, prints the Markdown.
+`report.py FILE...`, of scripts/bench --json, prints the Markdown of several runs; `--into docs/performance.md`
+puts it in the place of the tables there.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable
 from itertools import groupby
@@ -13,6 +15,8 @@ from figures import Row
 from rich.console import Console
 from rich.table import Table
 
+BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+"""Between them the page has the tables."""
 COLUMNS = ("mode", "Services", "p50 ms", "p99 ms", "CPU ms", "MiB", "beside", "its ms", "ratio")
 
 
@@ -35,6 +39,25 @@ def markdown(rows: Iterable[Row]) -> str:
             lines.append(f"| {' | '.join(own)} | {floors} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def latest(runs: Iterable[Iterable[Row]]) -> list[Row]:
+    """Return the rows of several runs, by what, mode and size; of what was measured again the last word counts."""
+    found: dict[tuple[str, str, int, int], list[Row]] = {}
+    for run in runs:
+        mine: dict[tuple[str, str, int, int], list[Row]] = {}
+        for row in run:
+            mine.setdefault((row.what, row.mode, row.endpoints, row.services), []).append(row)
+        found |= mine
+    whats, modes = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
+    ordered = sorted(found, key=lambda key: (whats.index(key[0]), modes.index(key[1]), *key[2:]))
+    return [row for key in ordered for row in found[key]]
+
+
+def replaced(page: str, tables: str) -> str:
+    """Return a page with other tables. Raises ValueError when it does not say where."""
+    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
+    return f"{page[:before]}\n\n{tables}\n{page[after:]}"
 
 
 def _by_what(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -87,5 +110,17 @@ def _thousandfold(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--into", type=Path, metavar="PAGE")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="FILE")
+    given = parser.parse_args()
+    tables = markdown(latest(figures.decode(run.read_bytes()) for run in given.runs))
+    if given.into:
+        given.into.write_text(replaced(given.into.read_text(), tables))
+    else:
+        print(tables)
+
+
 if __name__ == "__main__":
-    print(markdown(row for name in sys.argv[1:] for row in figures.decode(Path(name).read_bytes())))
+    main()

@@ -124,6 +124,27 @@ def test_markdown_has_a_line_for_each_measurement_with_all_its_floors() -> None:
     ]
 
 
+def test_of_several_runs_the_last_word_counts_and_sizes_are_in_order() -> None:
+    first = [
+        row for n in (100, 10_000) for row in figures.rows("load", "m", Size(n), [1.0], {"a": [1.0], "b": [1.0]})
+    ]
+    second = [row for n in (1_000, 10_000) for row in figures.rows("load", "m", Size(n), [2.0], {"a": [1.0]})]
+    found = report.latest([first, second])
+    assert [(row.services, row.floor, row.seconds) for row in found] == [
+        (100, "a", 1.0),
+        (100, "b", 1.0),
+        (1_000, "a", 2.0),
+        (10_000, "a", 2.0),
+    ]
+
+
+def test_tables_take_the_place_of_a_pages_tables() -> None:
+    page = f"before\n{report.BEGIN}\n\nold\n\n{report.END}\nafter\n"
+    new = report.replaced(page, "| new |\n")
+    assert new == f"before\n{report.BEGIN}\n\n| new |\n\n{report.END}\nafter\n"
+    assert report.replaced(new, "| new |\n") == new
+
+
 def test_a_size_of_other_than_three_endpoints_says_so() -> None:
     assert rendered(figures.rows("w", "ipvs", Size(1, 10_000), [0.5]))[0][1] == "1 × 10,000"
 
