@@ -16,7 +16,7 @@ from figures import Row, Size
 from namespace import alone, run_inside
 
 from kubeproxy.lab.machine.machine import Machine
-from kubeproxy.lab.machine.spec import Spec
+from kubeproxy.lab.machine.spec import MachineError, Spec
 
 INSIDE, IN_TURN = (str(Path(__file__).with_name(name)) for name in ("inside.py", "in_turn.py"))
 IN_MACHINE = ("ipvs",)
@@ -57,16 +57,23 @@ class Places:
         return msgspec.convert(run_inside(file, f"--mode={mode}", *arguments), list[Row])
 
     def _in_machine(self, *argv: str) -> bytes:
-        if self._machine is None:
-            directory = self._stack.enter_context(tempfile.TemporaryDirectory())
-            spec = Spec(name="bench", memory=MEMORY)
-            self._machine = self._stack.enter_context(Machine.boot(spec, directory))
-            self._machine.run(["sh", "-c", MODULES], timeout=60)
-        done = self._machine.run(
-            alone(*argv),
-            env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
-            timeout=TIMEOUT_SECONDS,
-        )
+        machine = self._machine = self._machine or self._booted()
+        try:
+            done = machine.run(
+                alone(*argv),
+                env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
+                timeout=TIMEOUT_SECONDS,
+            )
+        except (MachineError, TimeoutError):
+            self._machine = None  # The next measurement has another.
+            self._stack.close()
+            raise
         if done.status:
-            raise SystemExit(f"inside the machine: {done.stderr.decode()}")
+            raise MachineError(f"inside the machine: {done.stderr.decode()}")
         return done.stdout
+
+    def _booted(self) -> Machine:
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory())
+        machine = self._stack.enter_context(Machine.boot(Spec(name="bench", memory=MEMORY), directory))
+        machine.run(["sh", "-c", MODULES], timeout=60)
+        return machine

@@ -6,11 +6,13 @@ What each row means, and what was found, is in docs/performance.md. The JSON is 
 """
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import figures
 import inside
@@ -28,31 +30,28 @@ LARGEST_AGENT = {"ipvs": 1_000}
 """The same of the agent as a process: inside the machine an API server is filled for minutes."""
 
 
-def measured(given: argparse.Namespace) -> Iterator[Row]:
-    """Measure mode by mode, size by size."""
+class Step(NamedTuple):
+    """A part of a run, in processes of its own."""
+
+    name: str
+    measure: Callable[[], Iterable[Row]]
+
+
+def steps(given: argparse.Namespace, places: Places) -> Iterator[Step]:
+    """Yield what is to be measured: mode by mode, size by size."""
     only = [name for name in given.only if name in (*inside.ONLY, *inside.WHEN_ASKED)]
-    with Places() as places:
-        for mode in given.modes if only or IN_TURN in given.only else ():
-            sizes = list(_bearable(mode, given.sizes, slow=given.slow))
-            for size in sizes if only else ():
-                whats = _bearable_whats(mode, size, only, slow=given.slow)
-                with _told(f"{mode} at {size}"):
-                    yield from places.run(mode, size, whats, slow=given.slow)
-            several = [size for size in sizes if size.endpoints == 3]
-            if IN_TURN in given.only and len(several) > 1:
-                with _told(f"{mode}, sizes in turn"):
-                    yield from places.in_turn(mode, several)
+    for mode in given.modes if only or IN_TURN in given.only else ():
+        sizes = list(_bearable(mode, given.sizes, slow=given.slow))
+        for size in sizes if only else ():
+            whats = _bearable_whats(mode, size, only, slow=given.slow)
+            if whats:
+                yield Step(f"{mode} at {size}", partial(places.run, mode, size, whats, slow=given.slow))
+        several = [size for size in sizes if size.endpoints == 3]
+        if IN_TURN in given.only and len(several) > 1:
+            yield Step(f"{mode}, sizes in turn", partial(places.in_turn, mode, several))
     for name in given.only:
         if name in OTHERS:
-            with _told(name):
-                yield from OTHERS[name](given.sizes)
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    print(f"{what}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            yield Step(name, partial(OTHERS[name], given.sizes))
 
 
 def _bearable(mode: str, sizes: Sequence[Size], *, slow: bool) -> Iterator[Size]:
@@ -68,22 +67,34 @@ def _bearable_whats(mode: str, size: Size, only: Sequence[str], *, slow: bool) -
     return [what for what in only if what != AGENT or is_small]
 
 
-def main() -> int:
-    given = _arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; return 1 when something could not be."""
+    given = _arguments(argv)
     rows: list[Row] = []
-    for row in measured(given):
-        rows.append(row)
-        if given.json:  # After each, so that what was measured is not lost with what was not.
-            given.json.write_bytes(figures.encode(rows))
+    failed: list[str] = []
+    with Places() as places:
+        for step in steps(given, places):
+            began = time.monotonic()
+            try:
+                rows += step.measure()
+            except Exception:  # It must not cost what else was, and will be, measured.
+                traceback.print_exc()
+                failed.append(step.name)
+            seconds = time.monotonic() - began
+            print(f"{step.name}: {seconds:.0f} s{', failed' * (step.name in failed)}", file=sys.stderr)
+            if given.json:
+                given.json.write_bytes(figures.encode(rows))
     report.show(rows)
     if given.plot:
         import plot
 
         plot.write(rows, given.plot)
-    return 0
+    if failed:
+        print(f"failed, with their last words above: {'; '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     usual = (*inside.ONLY, IN_TURN)
     all_whats = (*usual, *inside.WHEN_ASKED, *OTHERS)
@@ -110,7 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="write a picture (PNG); without it beside --json's FILE"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     if given.json and not given.plot:
         given.plot = given.json.with_suffix(".png")
     return given

@@ -13,6 +13,7 @@ import cluster  # noqa: E402
 import figures  # noqa: E402
 import in_turn  # noqa: E402
 import report  # noqa: E402
+import run  # noqa: E402
 from figures import Row, Size  # noqa: E402
 
 from kubeproxy.model.addresses import Family  # noqa: E402
@@ -122,6 +123,63 @@ def test_markdown_has_a_line_for_each_measurement_with_all_its_floors() -> None:
         "**idle**",
         "| ipvs | 1,000 | 250 |  |  |  |  |",
     ]
+
+
+class FakePlaces:
+    """Places where nothing is measured at 1,000 Services."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, list[str]]] = []
+
+    def __enter__(self) -> "FakePlaces":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(self, mode: str, size: Size, only: list[str], *, slow: bool) -> list[Row]:
+        self.asked.append((mode, str(size), only))
+        if size == THREE:
+            raise RuntimeError("no room")
+        return figures.rows(only[0], mode, size, [1.0])
+
+    def in_turn(self, mode: str, sizes: list[Size]) -> list[Row]:
+        self.asked.append((mode, ",".join(map(str, sizes)), ["in-turn"]))
+        return []
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> FakePlaces:
+    fake = FakePlaces()
+    monkeypatch.setattr(run, "Places", lambda: fake)
+    return fake
+
+
+def test_a_measurement_that_fails_costs_no_other_its_figures(
+    places: FakePlaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "found.json"
+    asked = ["--only=burst", "--modes=nftables", "--sizes=100,1000,10000", f"--json={found}"]
+    assert run.main(asked) == 1
+    assert [row.services for row in figures.decode(found.read_bytes())] == [100, 10_000]
+    told = capsys.readouterr().err
+    assert "no room" in told
+    assert "failed, with their last words above: nftables at 1000\n" in told
+
+
+def test_what_takes_minutes_is_measured_only_when_slow(places: FakePlaces) -> None:
+    few = ["--only=agent,burst,in-turn", "--modes=iptables-nft,ipvs", "--sizes=100,1x10000,10000"]
+    assert run.main(few) == 0
+    assert places.asked == [
+        ("iptables-nft", "100", ["agent", "burst"]),
+        ("ipvs", "100", ["agent", "burst"]),
+        ("ipvs", "1x10000", ["agent", "burst"]),
+        ("ipvs", "10000", ["burst"]),
+        ("ipvs", "100,10000", ["in-turn"]),
+    ]
+    assert run.main([*few, "--slow"]) == 0
+    assert ("iptables-nft", "10000", ["agent", "burst"]) in places.asked
+    assert ("ipvs", "10000", ["agent", "burst"]) in places.asked
 
 
 def test_of_several_runs_the_last_word_counts_and_sizes_are_in_order() -> None:
