@@ -183,7 +183,7 @@ class Agent:
             family,
             self._clock,
             self._sync_ended,
-            intervals_of(self._options.configuration, self._parts.look_every),
+            intervals_of(self._options.configuration, self._parts.look_every, self._parts.glance_every),
             self._report.synced,
             flows,
             self._parts.hints(family),

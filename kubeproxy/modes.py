@@ -1,6 +1,7 @@
 """Which mode a node runs, and what each is made of: the one place that names more than one of them."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -41,9 +42,9 @@ from kubeproxy.sync.syncer import Intervals
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""Between looks at what the kernel does not tell of where they take milliseconds, or where that is sets alone."""
-LEGACY_LOOK_SECONDS = 0.75
-"""Where it tells of nothing, and a look is a question for the tables' size: microseconds."""
+"""Between looks at what the kernel does not tell of."""
+GLANCE_SECONDS = {Flavour.LEGACY: 0.4, Flavour.NFT: 0.8}
+"""Between questions for sizes in iptables mode: of sets, and of legacy tables; nobody tells of their changes."""
 _NAT = Chain("nat", Base("nat", Hook.POSTROUTING, 100))
 PREFERENCE = (Mode.NFTABLES, Mode.IPVS, Mode.IPTABLES)
 """What `auto` tries; the last is what every node can run that can run any."""
@@ -87,6 +88,8 @@ class Parts(Record, frozen=True, kw_only=True):
     """Who tells these our iptables-nft from others'; none where nobody listens for its changes."""
     look_every: float = LOOK_SECONDS
     """Seconds between looks at what nobody tells of; infinite where hints tell of everything."""
+    glance_every: float = math.inf
+    """Seconds between glances (`Backend.glance`), which are short."""
     counters: tuple[PacketCounter, ...] = ()
     """Upstream's, as far as rules of the mode count in them; the kernel has them where it has nfacct."""
 
@@ -225,17 +228,24 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
         backend=lambda family: iptables_backend(family, flavour, writers[family]),
         hints=lambda family: iptables_hints(family, flavour, writers[family]),
         programs=writers if flavour is Flavour.NFT else {},
-        look_every=LEGACY_LOOK_SECONDS if flavour is Flavour.LEGACY else LOOK_SECONDS,
+        glance_every=GLANCE_SECONDS[flavour],
         locator=IptablesLocator(),
         counters=(_INVALID, _ON_LOOPBACK),
         excluded=excluded_cidrs(options),
     )
 
 
-def intervals_of(configuration: Configuration, look_every: float = LOOK_SECONDS) -> Intervals:
-    """Return how often the chosen mode syncs, by its own block of the configuration.
+def intervals_of(
+    configuration: Configuration, look_every: float = LOOK_SECONDS, glance_every: float = math.inf
+) -> Intervals:
+    """Return how often the chosen mode syncs and looks after itself, by its own block of the configuration.
 
     Upstream's ipvs mode writes everything anew each syncPeriod, since nobody tells when somebody else changes a
     virtual server. Here the backend looks for that itself, every few seconds (`Backend.observe`).
     """
-    return Intervals(min_sync=configuration.min_sync_period, retry=configuration.sync_period, check=look_every)
+    return Intervals(
+        min_sync=configuration.min_sync_period,
+        retry=configuration.sync_period,
+        check=look_every,
+        glance=glance_every,
+    )

@@ -110,6 +110,14 @@ class Backend(Protocol):
         """Return how the kernel's state has drifted from what was written, "" when it has not."""
         ...
 
+    def glance(self) -> str:
+        """Return what others may have changed, "" when a question of microseconds shows nothing.
+
+        It is about what the kernel tells of only when it is asked, and makes it worth a look (`observe`). May be
+        called on the event loop, when nobody else is in the backend; raises nothing.
+        """
+        ...
+
     def repair(self, *, whole: bool) -> bool:
         """Undo what others have changed, by what is known to have been written; return whether that was done.
 

@@ -7,6 +7,7 @@ A failure is state: it is counted, logged once, and makes the next sync a full o
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -44,6 +45,8 @@ class Intervals(Record, frozen=True, kw_only=True):
     max_sync: float = 3600.0
     check: float = 5.0
     """Between looks at whether somebody else changed our kernel state; infinite where hints tell of all."""
+    glance: float = math.inf
+    """Between glances, which find out whether it is worth a look (`Backend.glance`); infinite for none."""
 
 
 class SyncStatus(Record, frozen=True, kw_only=True):
@@ -142,7 +145,15 @@ class Syncer:
         self._is_distrusted = False
         """Whether the kernel is known not to hold what was written."""
         self.status = SyncStatus(family=family)
-        self._watcher = Watcher(hints, self._look, self._repair, clock=clock, every=self._intervals.check)
+        self._watcher = Watcher(
+            hints,
+            self._look,
+            self._repair,
+            clock=clock,
+            every=self._intervals.check,
+            glance=self._glance,
+            glance_every=self._intervals.glance,
+        )
         self._full_syncs = full_syncs or FullSyncs()
         self._full_syncs.silence(self._watcher)
         self._runner = Runner(
@@ -186,6 +197,9 @@ class Syncer:
             tasks.create_task(self._runner.run())
             tasks.create_task(self._watcher.run())
             tasks.create_task(self._look_for_stale_flows_again())
+
+    def _glance(self) -> str:
+        return self._backend.glance() if self.status.synced and not self._kernel.locked() else ""
 
     async def _look(self) -> Looked:
         """Have the backend find out whether somebody else changed what was written."""

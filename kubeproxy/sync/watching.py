@@ -55,13 +55,20 @@ class Watcher:
         *,
         clock: Clock,
         every: float,
+        glance: Callable[[], str] = lambda: "",
+        glance_every: float = math.inf,
     ) -> None:
-        """See the class; ``every``: seconds between looks without any hint, infinite for none."""
+        """See the class; ``every``: seconds between looks without any hint, infinite for none.
+
+        ``glance``, which must be short, says every so often why it is worth a look, "" when it is not.
+        """
         self._sources = sources
         self._look = look
         self._repair = repair
         self._clock = clock
         self._every = every
+        self._glance = glance
+        self._glance_every = glance_every
         self._open: dict[int, HintSource] = {}
         """By what is waited for."""
         self._resting: dict[int, asyncio.Task[None]] = {}
@@ -83,6 +90,7 @@ class Watcher:
         self._is_running = True
         if not self._is_suspended:
             self._listen()
+        glances = asyncio.ensure_future(self._glance_again())
         try:
             self._ended = self._clock.now()
             while True:
@@ -94,7 +102,14 @@ class Watcher:
                 await self._clock.sleep(LEAST_PAUSE_SECONDS)
         finally:
             self._is_running = False
+            glances.cancel()
             self._close()
+
+    async def _glance_again(self) -> None:
+        while self._glance_every != math.inf:
+            await self._clock.sleep(self._glance_every)
+            if self._hint is None and (why := self._glance()):
+                self.note(Hint(why, is_certain=False))
 
     def settle(self) -> None:
         """Forget what was told so far, because everything that it may be about is written anew."""

@@ -68,7 +68,9 @@ class IptablesSubject:
     def backend(self) -> Backend:
         # As on a node where it is set already: remembering that it was not is one more restore, once.
         ProcSysctls().ensure(ROUTE_LOCALNET, "1")
-        return IptablesBackend(self._tables, Ipset(FAMILY), ProcSysctls(), FAMILY, Nfacct())
+        return IptablesBackend(
+            self._tables, Ipset(FAMILY), ProcSysctls(), FAMILY, Nfacct(), is_told=self._flavour is Flavour.NFT
+        )
 
     def null_backend(self) -> Backend:
         tables, sets = null_kernel.NullTables(), null_kernel.NullSets()

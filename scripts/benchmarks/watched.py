@@ -50,6 +50,9 @@ class Watched:
     def observe(self) -> str:
         return self._inner.observe() if self._observable else ""
 
+    def glance(self) -> str:
+        return self._inner.glance() if self._observable else ""
+
     def repair(self, *, whole: bool) -> bool:
         is_done = self._inner.repair(whole=whole)
         if is_done:

@@ -71,7 +71,7 @@ class Node:
             Family.V4,
             SystemClock(),
             self._ended,
-            Intervals(check=parts.look_every if flavour is Flavour.LEGACY else math.inf),
+            Intervals(check=math.inf, glance=parts.glance_every if flavour is Flavour.LEGACY else math.inf),
             hints=parts.hints(Family.V4),
         )
         self.tables = Iptables(SystemExec(), Family.V4, flavour or Flavour.NFT)
@@ -120,14 +120,13 @@ EDITS = [
     "iptables-{} -t nat -F",
     "iptables-{} -t filter -F",
     "iptables-{} -t mangle -F KUBE-PROXY-CANARY",
+    "iptables-{} -t nat -F CHAIN",
+    "iptables-{} -t nat -D CHAIN 1",
+    "iptables-{} -t nat -I CHAIN -s 192.0.2.1 -j RETURN",
+    "iptables-{} -t nat -F PREROUTING",
+    "iptables-{} -t filter -D KUBE-FORWARD 1",
 ]
-NFT_EDITS = [
-    "nft flush ruleset",
-    "nft delete table ip mangle",
-    "iptables-nft -t nat -F CHAIN",
-    "iptables-nft -t nat -A CHAIN -s 192.0.2.1 -j RETURN",
-    "iptables-nft -t nat -F PREROUTING",
-]
+NFT_EDITS = ["nft flush ruleset", "nft delete table ip mangle"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ empty one.
 import pytest
 from hypothesis import given
 
+from kubeproxy.dataplane.iptables.census import rules_of_ours
 from kubeproxy.dataplane.iptables.names import port_hash
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
@@ -28,6 +29,7 @@ def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: Histo
     with treated_as_large(large):
         cluster, agent = live(history, FakeKernel())
         assert agent.state() == fresh(cluster, agent.settings, FakeKernel()).state()
+        assert all(is_tallied(agent, family) for family in Family)
 
         agent.cleanup()
         for family, (chain, rule) in FOREIGN.items():
@@ -35,6 +37,13 @@ def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: Histo
             assert saved["nat"] == {"PREROUTING": [], "INPUT": [], "OUTPUT": [], chain: [rule]}
             assert not any(saved["filter"].values())
             assert agent.kernel.sets(family) == {}
+
+
+def is_tallied(agent: Agent, family: Family) -> bool:
+    """Return whether the backend knows how many rules of its own there are in each table."""
+    backend, tables = agent.backends[family], agent.kernel.tables[family]  # type: ignore[attr-defined]
+    counts = [(each.standing, rules_of_ours(each.table, tables.save(each.table))) for each in backend._rules]  # type: ignore[attr-defined]
+    return len(counts) == 2 and all(known == found for known, found in counts)
 
 
 @runs()

@@ -112,6 +112,9 @@ class Inside:
     def observe(self) -> str:
         return self._lab.run("node", self._backend.observe)
 
+    def glance(self) -> str:
+        return self._lab.run("node", self._backend.glance)
+
     def repair(self, *, whole: bool) -> bool:
         return self._lab.run("node", lambda: self._backend.repair(whole=whole))
 

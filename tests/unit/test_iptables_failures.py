@@ -1,5 +1,7 @@
 """The backend when the kernel refuses, or somebody flushes: who is blamed, what stands, how it recovers."""
 
+from collections.abc import Callable
+
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
@@ -155,6 +157,49 @@ def test_an_external_flush_is_noticed_and_repaired(table: str, chains_too: bool)
     assert node.backend.needs_full
     node.full()
     assert node.tables.tables == before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda nat: nat.update({svc(nat): []}),
+        lambda nat: nat[svc(nat)].pop(),
+        lambda nat: nat[svc(nat)].insert(0, "-s 192.0.2.1/32 -j RETURN"),
+        lambda nat: nat["KUBE-POSTROUTING"].pop(0),
+        lambda nat: nat["PREROUTING"].clear(),
+    ],
+    ids=["flushed", "deleted", "added", "fixed", "jump"],
+)
+def test_a_rule_of_ours_that_somebody_deletes_or_adds_is_noticed_and_repaired(
+    edit: Callable[[dict[str, list[str]]], object],
+) -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    assert node.backend.observe() == ""
+    before = {
+        name: {chain: list(rules) for chain, rules in each.items()} for name, each in node.tables.tables.items()
+    }
+    edit(node.tables.tables["nat"])
+    assert node.backend.glance()
+    assert "rules of ours instead of" in node.backend.observe()
+    node.full()
+    assert node.tables.tables == before
+    assert node.backend.observe() == ""
+
+
+def svc(nat: dict[str, list[str]]) -> str:
+    """Return a Service's chain."""
+    return next(chain for chain in nat if chain.startswith("KUBE-SVC-"))
+
+
+def test_rules_of_others_beside_ours_are_no_drift() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    node.tables.tables["nat"]["PREROUTING"].append("-s 192.0.2.1/32 -j ACCEPT")
+    node.tables.tables["nat"]["KUBE-KUBELET-CANARY"] = ["-j RETURN"]
+    assert node.backend.glance()
+    assert node.backend.observe() == ""
+    assert not node.backend.glance()
 
 
 def test_a_hostile_name_never_reaches_the_text() -> None:

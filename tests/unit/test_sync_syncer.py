@@ -39,6 +39,7 @@ class Recorder:
         self.quarantined: dict[ServicePortName, str] = {}
         self.needs_full = True
         self.repairs: list[bool] = []
+        self.glanced = ""
         self.can_repair: list[bool | Exception] = []
         """Answers of the next repairs; then none is possible."""
         self.looks = 0
@@ -72,6 +73,9 @@ class Recorder:
         drift, self.drift = self.drift, ""
         self.needs_full = self.needs_full or bool(drift)
         return drift
+
+    def glance(self) -> str:
+        return self.glanced
 
     def repair(self, *, whole: bool) -> bool:
         self.repairs.append(whole)

@@ -60,14 +60,27 @@ class Source:
 
 
 class Bench:
-    def __init__(self, every: float, sources: int) -> None:
+    def __init__(self, every: float, sources: int, glance_every: float = math.inf) -> None:
         self.clock = ManualClock()
         self.start = self.clock.now()
         self.sources = [Source() for _ in range(sources)]
         self.events: list[tuple[str, float]] = []
         self.look_takes = self.look_waits = 0.0
         self.drift = ""
-        self.watcher = Watcher(self.sources, self._look, self._repair, clock=self.clock, every=every)
+        self.glances, self.glanced = 0, ""
+        self.watcher = Watcher(
+            self.sources,
+            self._look,
+            self._repair,
+            clock=self.clock,
+            every=every,
+            glance=self._glance,
+            glance_every=glance_every,
+        )
+
+    def _glance(self) -> str:
+        self.glances += 1
+        return self.glanced
 
     async def _look(self) -> Looked:
         self._note("look")
@@ -104,6 +117,22 @@ async def test_nothing_is_polled_where_the_kernel_tells_of_everything() -> None:
     async with watching() as it:
         await it.step(3600)
         assert it.events == []
+
+
+async def test_a_glance_that_shows_something_leads_to_a_look_and_one_that_shows_nothing_to_none() -> None:
+    bench = Bench(60, 0, glance_every=0.5)
+    task = asyncio.create_task(bench.watcher.run())
+    for _ in range(10):
+        await bench.step(0.5)
+    assert (bench.glances, bench.events) == (10, [])
+    bench.glanced, bench.drift = "a table was changed", "a rule is missing"
+    await bench.step(0.5)
+    assert bench.events == [("look", 5.5), ("a rule is missing", 5.5)]
+    bench.glanced = ""
+    await bench.step(10)
+    assert len(bench.events) == 2
+    task.cancel()
+    await settle()
 
 
 async def test_what_is_certain_is_repaired_at_once() -> None:

@@ -19,6 +19,7 @@ from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFaile
 from kubeproxy.dataplane.collector import collect_new, collector_paused
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.canary import Canary
+from kubeproxy.dataplane.iptables.census import amiss
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.dispatch import Dispatch
@@ -90,8 +91,13 @@ class IptablesBackend:
         sysctls: Sysctls,
         family: Family,
         nfacct: Nfacct | None = None,
+        *,
+        is_told: bool = False,
     ) -> None:
-        """See the class; without ``nfacct`` no packets are counted."""
+        """See the class; without ``nfacct`` no packets are counted.
+
+        ``is_told``: whether the kernel tells somebody of what others do to single rules; else looks find out.
+        """
         self._tables = tables
         self._sets = sets
         self._sysctls = sysctls
@@ -104,7 +110,8 @@ class IptablesBackend:
         self._quarantine = Quarantine()
         self._crowded: set[ServicePortName] = set()
         """Those of them that a full plan tries again."""
-        self._canary = Canary(tables, CHAINS)
+        self._is_told = is_told
+        self._canary = Canary(tables, CHAINS, None if is_told else self._amiss)
         self._nfacct = nfacct
         self._rules: tuple[RuleCount, ...] = ()
         self._turned_localnet_on = False
@@ -150,6 +157,17 @@ class IptablesBackend:
         self._needs_full |= bool(drift)
         return drift
 
+    def glance(self) -> str:
+        """See `Backend.glance`: sizes of tables, of which legacy ones tell nothing else, and of sets."""
+        if self._needs_full:
+            return ""
+        if not self._is_told and not self._canary.is_undisturbed():
+            return "tables were changed"
+        try:
+            return self._hairpin.drift() or self._cluster_ips.drift()
+        except (KernelError, OSError):
+            return "sets do not tell their size"
+
     def repair(self, *, whole: bool) -> bool:
         """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""
         return False
@@ -166,6 +184,11 @@ class IptablesBackend:
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
+
+    def _amiss(self, table: str) -> str:
+        """Return what others did to ours in a table that they have changed, "" when nothing shows."""
+        written = next((each.standing for each in self._rules if each.table == table), None)
+        return amiss(table, self._tables.save(table), written)
 
     def _release(self, changes: list[Change], *, full: bool) -> None:
         """Let go of ports in quarantine that have changed, or are not wanted any more."""

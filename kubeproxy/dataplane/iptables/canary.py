@@ -1,10 +1,10 @@
-"""Whether somebody has flushed a table that holds our rules.
+"""Whether somebody has changed a table that holds our rules, and if so, whether that hit them.
 
-In every table stands a chain with a rule that does nothing, and it goes with the others.
+In every table stands a chain with a rule that does nothing, and it goes with the others when a table is flushed.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import names
@@ -30,11 +30,16 @@ have changed it between our change and our taking its fingerprint."""
 
 
 class Canary:
-    """Looks after the canaries of some tables. Microseconds while nothing changes, else a look by iptables."""
+    """Looks after some tables. Microseconds while nothing changes, else a look by iptables.
 
-    def __init__(self, tables: Tables, watched: Iterable[str]) -> None:
+    ``amiss`` is asked of a table that others have changed, and returns what of ours was hit, "" when nothing
+    shows; without it the canary is looked for. It may raise KernelError, OSError.
+    """
+
+    def __init__(self, tables: Tables, watched: Iterable[str], amiss: Callable[[str], str] | None = None) -> None:
         self._tables = tables
         self._watched = tuple(watched)
+        self._amiss = amiss or self._flushed
         self._intact: dict[str, bytes] = {}
         """Fingerprints of tables that were found to hold what is ours."""
         self._left: dict[str, bytes] = {}
@@ -55,7 +60,7 @@ class Canary:
             self._left = {table: self._tables.fingerprint(table) for table in self._watched}
 
     def drift(self) -> str:
-        """Return which table was flushed, "" when none was. Raises KernelError, OSError."""
+        """Return what others did to a table of ours, "" when nothing shows. Raises KernelError, OSError."""
         is_thorough = self._unseen >= UNSEEN_LOOKS
         self._unseen = 0 if is_thorough else self._unseen + 1
         for table in self._watched:
@@ -64,9 +69,18 @@ class Canary:
                 continue
             if self._left.get(table) == fingerprint and not is_thorough:
                 continue
-            result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
-            if result.status == 1 or (result.status == 0 and CANARY_RULE not in result.stdout):
-                return f"table {table} was flushed by somebody: chain {names.CANARY} is gone or empty"
-            if result.status == 0:
-                self._intact[table] = fingerprint
+            why = self._amiss(table)
+            if why:
+                return why
+            self._intact[table] = fingerprint
         return ""
+
+    def _flushed(self, table: str) -> str:
+        result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
+        gone = result.status == 1 or (result.status == 0 and CANARY_RULE not in result.stdout)
+        return flushed(table) if gone else ""
+
+
+def flushed(table: str) -> str:
+    """Say that a table was."""
+    return f"table {table} was flushed by somebody: chain {names.CANARY} is gone or empty"

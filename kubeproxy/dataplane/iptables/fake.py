@@ -74,7 +74,7 @@ class FakeTables:
         self.restored: list[str] = []
         """Every text that was handed in."""
         self.commands = 0
-        """How often `run` was called."""
+        """How often `run` or `save` was called."""
         self.fail_next = ""
         self.refuse = ""
         self.refuse_at_commit = ""
@@ -110,6 +110,7 @@ class FakeTables:
 
     def save(self, table: str) -> str:
         """See `backend.Tables.save`."""
+        self.commands += 1
         chains = self.tables[table]
         lines = [f"*{table}", *(f":{chain} {'ACCEPT' if chain.isalpha() else '-'} [0:0]" for chain in chains)]
         lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]

@@ -16,7 +16,8 @@ from kubeproxy.model.addresses import Family
 def iptables_backend(family: Family, flavour: Flavour, writers: Writers) -> IptablesBackend:
     """Return the backend of one family; ``writers`` get to know its programs, if anybody listens for others'."""
     tables = Iptables(SystemExec(None if flavour is Flavour.LEGACY else writers), family, flavour)
-    return IptablesBackend(tables, Ipset(family), ProcSysctls(), family, Nfacct())
+    is_told = flavour is Flavour.NFT
+    return IptablesBackend(tables, Ipset(family), ProcSysctls(), family, Nfacct(), is_told=is_told)
 
 
 def iptables_hints(family: Family, flavour: Flavour, writers: Writers) -> tuple[HintSource, ...]:

@@ -127,6 +127,10 @@ class IpvsBackend:
         self._needs_full = bool(drift)
         return drift
 
+    def glance(self) -> str:
+        """See `Backend.glance`: IPVS has no short answer to how many virtual servers there are."""
+        return ""
+
     def repair(self, *, whole: bool) -> bool:
         """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""
         return False
