@@ -56,6 +56,23 @@ def test_a_change_writes_only_what_changed() -> None:
     assert "*filter" not in text
 
 
+def test_one_endpoint_of_many_in_place_of_another_writes_the_chains_that_differ() -> None:
+    many = [f"10.244.{i // 200}.{i % 200 + 1}" for i in range(1000)]
+    node = Node(web(), web_slice(*many))
+    node.full()
+    stood = set(node.service_chains())
+    many[450] = "10.244.2.250"
+    applied = node.put(web_slice(*many))
+    assert applied is not None
+    text = node.tables.restored[-1]
+    assert 0 < text.count("\n-A ") < 200
+    assert {count.written for count in applied.rules if count.table == "nat"} == {text.count("\n-A ")}
+    assert node.service_chains() == stood
+    fresh = Node(web(), web_slice(*many))
+    fresh.full()
+    assert node.tables.tables == fresh.tables.tables
+
+
 def test_a_touched_service_that_is_as_before_costs_no_restore() -> None:
     node = Node(web(), web_slice())
     node.full()

@@ -90,7 +90,9 @@ def test_own_chains_of_a_port() -> None:
 
         def render(self, state: ServiceState) -> Fragment:
             chains = [meter.text(f"KUBE-SEP-{i if i else state.port}") for i in range(MANY)]
-            return Fragment(chains=tuple(chains), body=f":{state.port}\n", nat_rules=(), filter_rules=())
+            return Fragment(
+                chains=tuple(chains), body=f":KUBE-SEP-{state.port} - [0:0]\n", nat_rules=(), filter_rules=()
+            )
 
     script = Script(
         Plan(False, NODE, iter([Change(NAME, old, new)])),

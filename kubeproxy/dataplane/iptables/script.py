@@ -22,6 +22,7 @@ from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import JUMPS, Skeleton
 from kubeproxy.dataplane.iptables.tally import Tally
+from kubeproxy.dataplane.iptables.touched import touched
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
@@ -147,13 +148,21 @@ class Script:
         self._on_batch(changes, [done for done, _, _ in found])
         self._moves += [(done.name, before.rules, after.rules) for done, before, after in found]
         differ = [each for each in found if each[1].body != each[2].body]
-        self.tally.own([before.body for _, before, _ in differ], [after.body for _, _, after in differ])
+        texts = [self._text(before, after) for _, before, after in differ]
+        self.tally.own(
+            [before.body for _, before, _ in differ], [after.body for _, _, after in differ], written=texts
+        )
         for _, before, after in found:
             written += after.chains
             if before.chains and before.chains != after.chains:
                 kept = frozenset(after.chains)
                 gone += [each for each in before.chains if each not in kept]
-        return [(done.name, after.body) for done, _, after in differ]
+        return [(done.name, text) for (done, _, _), text in zip(differ, texts, strict=True)]
+
+    def _text(self, before: Fragment, after: Fragment) -> str:
+        """Return what is written of a port's own chains."""
+        is_partial = not self._plan.full and len(after.chains) > 1 and before.body
+        return touched(before.body, after.body) if is_partial else after.body
 
     def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:
         """Yield how a table's shared chains change."""

@@ -27,11 +27,10 @@ class Tally:
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def own(self, before: Iterable[str], after: Iterable[str]) -> None:
-        """Count the rules in the bodies of Service ports whose chains differ; they are written whole."""
-        rules = "".join(after).count("\n-A ")
-        self._written["nat"] += rules
-        self._delta["nat"] += rules - "".join(before).count("\n-A ")
+    def own(self, before: Iterable[str], after: Iterable[str], *, written: Iterable[str]) -> None:
+        """Count the rules in the bodies of Service ports whose chains differ, and what of them is ``written``."""
+        self._written["nat"] += _rules_in("".join(written))
+        self._delta["nat"] += _rules_in("".join(after)) - _rules_in("".join(before))
 
     def shared(self, table: str, edit: Edit) -> None:
         """Count how a table's shared chains change."""
