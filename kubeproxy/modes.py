@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """Between looks at what the kernel does not tell of."""
-GLANCE_SECONDS = {Flavour.LEGACY: 0.4, Flavour.NFT: 0.8}
-"""Between questions for sizes in iptables mode: of sets, and of legacy tables; nobody tells of their changes."""
+GLANCE_SECONDS, SETS_GLANCE_SECONDS = 0.4, 0.8
+"""Between questions for numbers and sizes that nobody tells of: of tables and virtual servers, of sets alone."""
 _NAT = Chain("nat", Base("nat", Hook.POSTROUTING, 100))
 PREFERENCE = (Mode.NFTABLES, Mode.IPVS, Mode.IPTABLES)
 """What `auto` tries; the last is what every node can run that can run any."""
@@ -207,6 +207,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             hints=lambda family: ipvs_hints(family, flavour, writing[family]),
             programs={family: each.programs for family, each in writing.items()} if flavour is Flavour.NFT else {},
             locator=IpvsLocator(ipvs, replaced, by_iptables=flavour is not None),
+            glance_every=GLANCE_SECONDS,
             counters=(_INVALID,) if flavour else (),
             excluded=ipvs.exclude_cidrs,
         )
@@ -228,7 +229,7 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
         backend=lambda family: iptables_backend(family, flavour, writers[family]),
         hints=lambda family: iptables_hints(family, flavour, writers[family]),
         programs=writers if flavour is Flavour.NFT else {},
-        glance_every=GLANCE_SECONDS[flavour],
+        glance_every=GLANCE_SECONDS if flavour is Flavour.LEGACY else SETS_GLANCE_SECONDS,
         locator=IptablesLocator(),
         counters=(_INVALID, _ON_LOOPBACK),
         excluded=excluded_cidrs(options),

@@ -83,6 +83,10 @@ class FakeVirtualServers:
         self._ask()
         return {key: server for key, server in self.table.items() if key.family is family}
 
+    def count(self, family: Family) -> int | None:
+        """See `VirtualServers`."""
+        return sum(key.family is family for key in self.table) if family is Family.V4 else None
+
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         """See `VirtualServers`. The counters are all 0."""
         return {key: Counted(server) for key, server in self.servers(family).items()}

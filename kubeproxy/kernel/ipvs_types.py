@@ -176,6 +176,13 @@ class VirtualServers(typing.Protocol):
         """Return the virtual servers of a family, marks too. Raises DumpInterrupted when they may be not all."""
         ...
 
+    def count(self, family: Family) -> int | None:
+        """Return how many virtual servers there are, in microseconds and raising nothing; None when nobody tells.
+
+        The kernel does so for IPv4 alone. For any thread.
+        """
+        ...
+
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         """Return the same with their statistics, which takes longer."""
         ...

@@ -25,6 +25,8 @@ LEAST_PAUSE_SECONDS = 0.1
 """From the end of a look or a repair to whatever is next."""
 REST_AFTER_LOOK = 20
 """Looks take one part in so many of the time at most; hints that need no look do not wait for that."""
+LOOKS_AT_ONCE_SECONDS = 1.0
+"""So much of looks may come before the rest that they ask for: somebody's first changes are seen at once."""
 FIRST_PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 30.0
 """Until another repair after one; twice as long each time, until there was none for a minute."""
 QUIET_SECONDS = 60.0
@@ -80,7 +82,7 @@ class Watcher:
         self._ended = clock.now()
         """When the last look or repair ended."""
         self._rested = -math.inf
-        """When there may be a look again."""
+        """When the looks until now will have had their part of the time."""
         self._repaired = -math.inf
         self._patience = 0.0
         self._complaint = ""
@@ -178,7 +180,7 @@ class Watcher:
             hint, now = self._hint, self._clock.now()
             reason = now if hint is not None else self._ended + self._interval
             # After everything was written it is mostly a question whether somebody came between.
-            due = reason if hint is MISSED else max(reason, self._rested)
+            due = reason if hint is MISSED else max(reason, self._rested - REST_AFTER_LOOK * LOOKS_AT_ONCE_SECONDS)
             if due <= now or (hint is not None and hint.is_certain):
                 self._hint = None
                 return hint
@@ -188,7 +190,7 @@ class Watcher:
     async def _find(self) -> str:
         """Look; return what is wrong."""
         drift, seconds = await self._look()
-        self._rested = self._clock.now() + REST_AFTER_LOOK * seconds
+        self._rested = max(self._rested, self._clock.now()) + REST_AFTER_LOOK * seconds
         return drift
 
     async def _be_patient(self) -> bool:

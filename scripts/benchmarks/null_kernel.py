@@ -139,6 +139,9 @@ class NullVirtualServers:
     def servers(self, family: Family) -> dict[ServerKey, Server]:
         return {}
 
+    def count(self, family: Family) -> int | None:
+        return None
+
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         return {}
 

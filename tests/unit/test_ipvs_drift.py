@@ -112,6 +112,35 @@ def test_an_entry_that_was_exchanged_for_another_is_found_when_its_set_has_its_t
     assert theirs not in node.members(which)
 
 
+@pytest.mark.parametrize("what", ["tcp 10.96.0.1:80 was deleted", "table nat", "table filter"])
+def test_a_glance_sees_that_there_is_something_to_look_for(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LISTED_A_LOOK", 1)
+    node = Node(web(), web_slice("10.244.1.1@node2"), service("api", "10.96.0.2"))
+    node.full()
+    for _ in range(4):  # a listing has just been, and the next is some looks away
+        assert node.backend.observe() == ""
+    assert node.backend.glance() == ""
+    MEDDLING[what](node)
+    assert node.backend.glance()
+    assert what in node.backend.observe()
+    node.full()
+    assert node.backend.observe() == ""
+    assert node.backend.glance() == ""
+
+
+def test_what_we_change_and_what_others_have_besides_is_nothing_to_look_for() -> None:
+    node = Node(web(), web_slice("10.244.1.1@node2"))
+    node.full()
+    assert node.backend.observe() == ""
+    node.put(service("api", "10.96.0.2"), endpoint_slice("api", "80", ["10.244.1.9"]))
+    assert node.backend.glance() == ""
+    theirs = Server(ServerKey(Protocol.TCP, "192.0.2.1", 80))
+    node.servers.run([Command(Verb.ADD_SERVER, theirs)])
+    assert node.backend.glance()
+    assert node.backend.observe() == ""
+    assert node.backend.glance() == ""
+
+
 def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LISTED_A_LOOK", 5)
     monkeypatch.setattr(watch, "DESTINATIONS_A_LOOK", 4)

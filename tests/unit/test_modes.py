@@ -257,7 +257,7 @@ def test_a_mode_is_made_of_its_own_parts(mode: str, flavour: Flavour) -> None:
 def test_a_mode_is_told_of_what_the_kernel_tells(mode: str, flavour: Flavour | None, sources: list[str]) -> None:
     parts = parts_of(parse([f"--mode={mode}"]), flavour)
     assert [type(source).__name__ for source in parts.hints(Family.V6)] == sources
-    assert (parts.glance_every < 1) == (mode == "iptables")
+    assert (parts.glance_every < 1) == (mode != "nftables")
 
 
 @pytest.mark.parametrize("flavour", Flavour)

@@ -169,7 +169,7 @@ async def test_many_hints_are_few_looks() -> None:
         for _ in range(100):
             it.sources[0].tell(PERHAPS)
             await it.step(0.1)
-        assert 9 <= len(it.events) <= 11
+        assert 28 <= len(it.events) <= 32  # a second's worth at once
 
 
 async def test_what_a_look_waited_for_was_no_look() -> None:
@@ -187,10 +187,10 @@ async def test_after_a_long_look_what_is_certain_is_heard_all_the_same() -> None
         it.sources[0].tell(FLUSHED)
         await it.step(0)
         it.sources[0].tell(PERHAPS)
-        await it.step(38.9)
+        await it.step(18.9)
         assert it.events == [("look", 0), (FLUSHED.text, 3)]
         await it.step(0.2)
-        assert it.events[2:] == [("look", 42)]
+        assert it.events[2:] == [("look", 22)]  # 2 s have had their part of the time, but for a second's worth
 
 
 async def test_who_undoes_what_looks_repair_is_answered_ever_more_slowly_too() -> None:

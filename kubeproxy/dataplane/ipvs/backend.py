@@ -109,6 +109,7 @@ class IpvsBackend:
             raise self._blame(refused, changes) from refused
         except (KernelError, OSError, OverflowError) as error:
             raise SyncFailed(f"ipvs mode: {error}; a full sync will follow") from error
+        self._watch.written()
         self._needs_full = False
         return self._applied(plan.full, len(changes))
 
@@ -128,8 +129,8 @@ class IpvsBackend:
         return drift
 
     def glance(self) -> str:
-        """See `Backend.glance`: IPVS has no short answer to how many virtual servers there are."""
-        return ""
+        """See `Backend.glance`: how many virtual servers there are (of IPv4), and how large legacy tables are."""
+        return "" if self._needs_full else self._watch.glance()
 
     def repair(self, *, whole: bool) -> bool:
         """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""

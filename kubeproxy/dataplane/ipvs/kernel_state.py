@@ -140,6 +140,10 @@ class KernelState:
         """List all virtual servers."""
         return self._servers.servers(self._family)
 
+    def count(self) -> int | None:
+        """Count all virtual servers; see `VirtualServers.count`."""
+        return self._servers.count(self._family)
+
     def elsewhere(self) -> frozenset[str]:
         """Return the addresses that devices have, but for those of ours that we were told to keep out of."""
         found = frozenset(self._local_addresses())

@@ -74,7 +74,8 @@ def ipvs_backend(
         rules = NftRuleWriter(table, ProcSysctls())
         sets, past = NftSets(table), Ipset(family)
     else:
-        rules = RuleWriter(Iptables(SystemExec(programs), family, flavour), ProcSysctls(), Nfacct())
+        tables = Iptables(SystemExec(programs), family, flavour)
+        rules = RuleWriter(tables, ProcSysctls(), Nfacct(), is_told=flavour is Flavour.NFT)
         sets = Ipset(family)
         past = NftSets(KernelTable(family, NFT_TABLE, programs))
     return IpvsBackend(

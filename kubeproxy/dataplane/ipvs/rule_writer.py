@@ -58,7 +58,9 @@ class Tables(Protocol):
 class RuleWriter:
     """See `Rulebook`; without ``nfacct`` no packets are counted."""
 
-    def __init__(self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None) -> None:
+    def __init__(self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None, *, is_told: bool = False) -> None:
+        """See the class; ``is_told``: whether somebody is told of what others do to the rules."""
+        self._is_told = is_told
         self._tables = tables
         self._sysctls = sysctls
         self._nfacct = nfacct
@@ -85,6 +87,10 @@ class RuleWriter:
     def drift(self) -> str:
         """Return what somebody did to the rules, "" when they stand."""
         return self._canary.drift()
+
+    def glance(self) -> str:
+        """See `Rulebook.glance`: legacy tables tell of nothing but their size."""
+        return "" if self._is_told or self._canary.is_undisturbed() else "tables were changed"
 
     def remove(self) -> list[str]:
         """Remove the rules; return complaints about what is left."""

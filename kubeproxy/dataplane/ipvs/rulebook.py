@@ -17,6 +17,10 @@ class Rulebook(Protocol):
         """Return what somebody did to the rules, "" when they stand. Cheap."""
         ...
 
+    def glance(self) -> str:
+        """Return what others may have changed, "" when nothing shows or others tell of it; raises nothing."""
+        ...
+
     def remove(self) -> list[str]:
         """Remove the rules; return complaints about what is left."""
         ...

@@ -42,9 +42,25 @@ class Watch:
         self._until_listing = 0
         self._sets = cycle(Set)
         self._until_entries = 0
+        self._counted: int | None = None
+        """How many virtual servers there were when all was well."""
+
+    def written(self) -> None:
+        """Note that we have just changed virtual servers, or may have."""
+        self._counted = self._state.count()
+
+    def glance(self) -> str:
+        """Return what others may have changed, "" when numbers show nothing."""
+        count = self._state.count()
+        if count != self._counted:
+            return f"there are {count} virtual servers instead of {self._counted}"
+        return self._rules.glance()
 
     def drift(self, books: Books) -> str:
         """Return how the kernel's state differs from the books, "" when nothing shows."""
+        count = self._state.count()
+        if count != self._counted:
+            self._until_listing = 0
         looks: tuple[Callable[[Books], str], ...] = (
             self._in_addresses,
             self._in_sets,
@@ -53,7 +69,10 @@ class Watch:
             self._in_lists,
             self._in_destinations,
         )
-        return next(filter(None, (look(books) for look in looks)), "")
+        drift = next(filter(None, (look(books) for look in looks)), "")
+        if not drift:
+            self._counted = count
+        return drift
 
     def end_drained(self, books: Books) -> None:
         """Delete destinations and virtual servers whose last connections have ended."""
@@ -63,6 +82,7 @@ class Watch:
             for key in due:
                 books.drained(key, self._state.destinations(key), work)
             self._state.perform(work)
+            self.written()
 
     def _in_addresses(self, books: Books) -> str:
         if self._state.elsewhere() != books.elsewhere:

@@ -63,7 +63,7 @@ def asking(edits: Edits, books: Books, states: Iterable[ServiceState]) -> Iterat
             or not addresses.isdisjoint(state.external_ips)
             or not addresses.isdisjoint(state.load_balancer_ips)
             or (state.node_port and node_port(state.name.protocol, state.node_port) in node_ports)
-            or (endpoints and any(target.address in endpoints for target in state.reachable))
+            or (endpoints and any(target.address in endpoints for target in state.nearby))
         ):
             yield state
 
