@@ -44,7 +44,7 @@ class Node(BackendNode):
         spec = contents.sets[name]
         picks = {
             each.key: each.data.chain
-            for which in ("picks", "short-circuit-picks")
+            for which in ("picks", "short-circuit-picks", "choosers")
             for each in contents.elements[which].values()
             if isinstance(each.data, Decide)
         }

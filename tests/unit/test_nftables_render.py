@@ -56,6 +56,9 @@ def test_affinity_has_a_chain_for_each_time_and_one_for_each_count_however_they_
     kept = {f"cluster-sticky-{kept_seconds(seconds)}" for seconds in times}
     assert len(kept) < 10
     assert {name for name in fresh if "sticky" in name} == kept
+    # When a class comes, the kernel goes from each of these to all of those.
+    assert len(node.held("picks")) == len(kept)
+    assert len(node.held("choosers")) == 3
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_endpoints_under_affinity_keep_their_numbers_when_others_go() -> None:
     node = Node(web(**sticky(60)), web_slice(*ENDPOINTS))
     node.full()
     assert node.held("service-classes") == {HTTP: "cluster-sticky-60"}
-    assert list(node.held("choosers").values()) == ["choose-3"]
+    assert node.held("sticky-sizes") == {HTTP: "choose-3"}
     before = set(node.held("sticky-endpoints").items())
     assert len(before) == 3
     node.put(web_slice("10.244.2.1@node2", "10.244.2.2@node2"))

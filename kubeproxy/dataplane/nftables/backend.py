@@ -296,8 +296,8 @@ class NftablesBackend:
             self._commit(books.unpick(unused))
             for which in unused:
                 books.classes.drop(which)
-                self._stale_chains.update(which.chains)
-        self._stale_chains -= books.classes.chains.keys()
+                self._stale_chains.add(which.chain)
+        self._stale_chains -= books.chain_names()
         if self._stale_chains:
             stale = sorted(self._stale_chains)
             try:

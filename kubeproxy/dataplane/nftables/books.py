@@ -10,7 +10,7 @@ opens new ones.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from kubeproxy.dataplane.nftables.classes import Classes, leads_of
+from kubeproxy.dataplane.nftables.classes import Classes, lead_of
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import FIREWALL_SOURCES, Class
 from kubeproxy.dataplane.nftables.ranges import Lengths, set_of, spec_of
@@ -106,11 +106,9 @@ class Books:
 
     def _come(self, come: Iterable[Class], gone: Iterable[Class], sheet: Sheet) -> Iterator[Change]:
         """Count classes; lead to those that are new by the sheet, and yield the steps that make their chains."""
-        for which, wanted in self.classes.count(come, gone).items():
-            self._add_leads(which, sheet)
-            rules = self._layout.rules_of(which)
-            for chain in wanted:
-                yield from _made(chain, rules[chain])
+        for which in self.classes.count(come, gone):
+            self._add_lead(which, sheet)
+            yield from _made(which.chain, self._layout.rules_of(which))
 
     def rebuilding(self, found: Survey, states: Iterable[ServiceState]) -> Iterator[Change]:
         """Yield the steps from what is there to all that should be; ``states``: as for `standing`."""
@@ -132,12 +130,12 @@ class Books:
         for name in SHARED:
             sheet.elements[name] = _once(sheet.elements[name])
         for which in self.classes.standing:
-            self._add_leads(which, sheet)
+            self._add_lead(which, sheet)
         return sheet
 
     def chain_names(self) -> set[str]:
         """Return all chains that should be there."""
-        return {*CHAINS, *self.classes.chains}
+        return {*CHAINS, *(which.chain for which in self.classes.standing)}
 
     def rules(self) -> dict[str, list[Rule]]:
         """Return the rules that should be in each of them, as they are read back."""
@@ -147,10 +145,7 @@ class Books:
         return found | self._rules_of_classes()
 
     def _rules_of_classes(self) -> dict[str, list[Rule]]:
-        found: dict[str, list[Rule]] = {}
-        for which in self.classes.standing:
-            found |= self._layout.rules_of(which)
-        return found
+        return {which.chain: self._layout.rules_of(which) for which in self.classes.standing}
 
     def set_names(self) -> set[str]:
         """Return all sets that should be there."""
@@ -167,15 +162,14 @@ class Books:
 
     def unpick(self, unused: Iterable[Class]) -> list[Change]:
         """Return the steps after which nothing leads to the chains of classes that no place has."""
-        leads = (lead for which in unused for lead in self._leads(which))
-        return [DeleteElements(name, [lead]) for name, lead in leads]
+        return [DeleteElements(name, [lead]) for name, lead in map(self._lead, unused)]
 
-    def _leads(self, which: Class) -> Iterator[tuple[str, Element]]:
-        return leads_of(which, self.classes[which])
+    def _lead(self, which: Class) -> tuple[str, Element]:
+        return lead_of(which, self.classes[which])
 
-    def _add_leads(self, which: Class, sheet: Sheet) -> None:
-        for name, lead in self._leads(which):
-            sheet.elements[name].append(lead)
+    def _add_lead(self, which: Class, sheet: Sheet) -> None:
+        name, lead = self._lead(which)
+        sheet.elements[name].append(lead)
 
 
 class _Shared:

@@ -5,7 +5,7 @@ the kernel, so that nothing has to be written again.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from sys import byteorder
 
 from kubeproxy.dataplane.nftables.names import (
@@ -23,30 +23,30 @@ from kubeproxy.kernel.nf_tables.expressions import Decide, VerdictWord
 from kubeproxy.kernel.nf_tables.fields import number
 from kubeproxy.kernel.nf_tables.types import Element
 
-Leads = tuple[tuple[str, VerdictWord, str], ...]
-"""Where a code leads: the map of verdicts, `goto` or `jump`, and the chain; in the order of `VERDICT_MAPS`."""
+Lead = tuple[str, VerdictWord, str]
+"""Where a code leads: the map of verdicts, `goto` or `jump`, and the chain."""
 
 
 class Classes(dict[Class, bytes]):
     """Codes, by class: packed numbers. A class that has none gets one."""
 
-    def __init__(self, found: Mapping[bytes, Leads] | None = None) -> None:
+    def __init__(self, found: Mapping[bytes, Sequence[Lead]] | None = None) -> None:
         """See the module; ``found``: codes in the kernel and where they lead, whoever chose them."""
         super().__init__()
-        # One that leads where a class's would not (into the maps of two classes, say) is nobody's.
-        self._found = {leads: code for code, leads in (found or {}).items() if _is_for_classes(code)}
+        # One that stands in two maps, which only somebody else can have done, is nobody's.
+        self._found = {
+            leads[0]: code for code, leads in (found or {}).items() if len(leads) == 1 and _is_for_classes(code)
+        }
         self._occupied = set(found or ())
         self._next = FIRST_CLASS
         self.uses: Counter[Class] = Counter()
         """Of classes that places have, how many."""
         self.standing: set[Class] = set()
         """Classes whose chains are in the kernel."""
-        self.chains: Counter[str] = Counter()
-        """Those chains, and how many of these classes each has."""
 
     def __missing__(self, which: Class) -> bytes:
         """Return a class's code, a new one. Raises OverflowError when there is none: eight million have one."""
-        code = self._found.pop(_leads(which), None) or self._new()
+        code = self._found.pop(_lead(which), None) or self._new()
         self[which] = code
         return code
 
@@ -59,16 +59,12 @@ class Classes(dict[Class, bytes]):
                 return code
         raise OverflowError("no number is left for another class of places")
 
-    def count(self, come: Iterable[Class], gone: Iterable[Class] = ()) -> dict[Class, list[str]]:
-        """Count uses; return the classes that have to be made now, each with its chains that are not there."""
+    def count(self, come: Iterable[Class], gone: Iterable[Class] = ()) -> list[Class]:
+        """Count uses; return the classes that have to be made now."""
         self.uses.update(come)
         self.uses.subtract(gone)
-        fresh: dict[Class, list[str]] = {}
-        for which in dict.fromkeys(come):
-            if which not in self.standing:
-                self.standing.add(which)
-                fresh[which] = [chain for chain in which.chains if chain not in self.chains]
-                self.chains.update(which.chains)
+        fresh = [which for which in dict.fromkeys(come) if which not in self.standing]
+        self.standing.update(fresh)
         return fresh
 
     def unused(self) -> list[Class]:
@@ -78,7 +74,6 @@ class Classes(dict[Class, bytes]):
     def drop(self, which: Class) -> None:
         """Forget a class that is not in the kernel any more; its code is free again."""
         self.standing.discard(which)
-        self.chains -= Counter(which.chains)
         self._occupied.discard(self.pop(which))
         del self.uses[which]
 
@@ -88,24 +83,24 @@ def _is_for_classes(code: bytes) -> bool:
     return FIRST_CLASS <= int.from_bytes(code, byteorder) < FIRST_ENDPOINT
 
 
-def _leads(which: Class) -> Leads:
+def _lead(which: Class) -> Lead:
     """Return where a class's code has to lead."""
-    picks = SHORT_CIRCUIT_PICKS if which.kind is Kind.PICK else PICKS
-    to_it = (picks, VerdictWord.GOTO, which.chain)
-    return (to_it, (CHOOSERS, VerdictWord.JUMP, which.chooser)) if which.seconds else (to_it,)
+    if which.kind in (Kind.CHOOSE, Kind.CHOOSE_LOCAL):
+        return CHOOSERS, VerdictWord.JUMP, which.chain
+    return SHORT_CIRCUIT_PICKS if which.kind is Kind.PICK else PICKS, VerdictWord.GOTO, which.chain
 
 
-def leads_of(which: Class, code: bytes) -> Iterator[tuple[str, Element]]:
-    """Yield the elements that lead from a class's code to its chains, each with the map where it belongs."""
-    for name, word, chain in _leads(which):
-        yield name, Element(code, Decide(word, chain))
+def lead_of(which: Class, code: bytes) -> tuple[str, Element]:
+    """Return the element that leads from a class's code to its chain, behind the map where it belongs."""
+    name, word, chain = _lead(which)
+    return name, Element(code, Decide(word, chain))
 
 
-def codes_in(elements: Mapping[str, Mapping[bytes, Element]]) -> dict[bytes, Leads]:
+def codes_in(elements: Mapping[str, Mapping[bytes, Element]]) -> dict[bytes, list[Lead]]:
     """Return the codes that the maps of verdicts have, and where they lead; ``elements``: by set and key."""
-    found: dict[bytes, Leads] = {}
+    found: dict[bytes, list[Lead]] = {}
     for name in VERDICT_MAPS:
         for code, element in elements.get(name, {}).items():
             assert isinstance(element.data, Decide)
-            found[code] = (*found.get(code, ()), (name, element.data.word, element.data.chain))
+            found.setdefault(code, []).append((name, element.data.word, element.data.chain))
     return found

@@ -86,13 +86,9 @@ class Layout:
             yield Rule(names.FIREWALL_SOURCES, (*phrase, RETURN))
         yield Rule(names.FIREWALL_SOURCES, DROP)
 
-    def rules_of(self, which: Class) -> dict[str, list[Rule]]:
-        """Return the rules of a class's chains, by chain."""
-        found = {which.chain: [Rule(which.chain, phrase) for phrase in self._serve(which)]}
-        if which.chooser:
-            choice = self._words.choose(which.way, which.maps, which.size)
-            found[which.chooser] = [Rule(which.chooser, choice)]
-        return found
+    def rules_of(self, which: Class) -> list[Rule]:
+        """Return the rules of a class's chain."""
+        return [Rule(which.chain, phrase) for phrase in self._serve(which)]
 
     def _hooks(self) -> Iterator[Rule]:
         for chain in (names.FILTER_PREROUTING, names.FILTER_OUTPUT_PRE_DNAT):
@@ -162,6 +158,9 @@ class Layout:
         if kind is Kind.UNTRANSLATED:
             yield (ACCEPT,)
             return
+        if kind in (Kind.CHOOSE, Kind.CHOOSE_LOCAL):
+            yield self._words.choose(way, which.maps, which.size)
+            return
         if kind is Kind.CLUSTER and self._masqueraded is not None:
             yield (*self._masqueraded, *self._mark)
         if kind is Kind.MASQUERADE:
@@ -174,14 +173,13 @@ class Layout:
         yield from self._choose(which)
 
     def _choose(self, which: Class) -> Iterator[Phrase]:
-        own, words = which.way.value, self._words
-        if not which.size:
-            yield (ACCEPT,)
-        elif which.seconds:
+        words = self._words
+        if which.seconds:
             yield from words.remembered(which.way, which.maps, which.seconds)
-            # The class was in the register that an endpoint's number needs.
-            yield words.find_class(which.way, own.short_circuits if which.kind is Kind.PICK else own.services)
+            yield words.find_class(which.way, which.maps.sizes)
             yield by_class(names.CHOOSERS)
             yield from words.remembering(which.way, which.maps, which.seconds)
+        elif not which.size:
+            yield (ACCEPT,)
         else:
             yield words.pick(which.way, which.maps, which.size)

@@ -26,7 +26,7 @@ _ENDPOINTS = frozenset(
     name
     for way in Way
     for maps in (way.value.cluster, way.value.local)
-    for name in (maps.endpoints, maps.slots, maps.sticky)
+    for name in (maps.endpoints, maps.sizes, maps.slots, maps.sticky)
 ) | {names.HAIRPIN}
 """What is an endpoint's own part."""
 _SHARED = {
@@ -66,7 +66,8 @@ class NftablesLocator:
             case Subject.SHORT_CIRCUIT:
                 return port.entry(own.short_circuits, place)
             case Subject.ENDPOINTS:
-                return port.rule(which, "numgen")
+                chooses = port.class_at(which.maps.sizes, place) if which and which.seconds else which
+                return port.rule(chooses, "numgen")
             case Subject.AFFINITY:
                 return port.rule(which, f"@{own.affinity}")
             case Subject.MASQUERADE if cut_short:
@@ -124,15 +125,11 @@ class _Port:
 
     def chains(self) -> Iterator[str]:
         for which in self._sheet.classes:
-            yield from (_shown_rule(rule, self._family) for rule in self._rules_of(which))
+            yield from (_shown_rule(rule, self._family) for rule in self._layout.rules_of(which))
 
     def rule(self, which: Class | None, words: str) -> str:
-        """Return the first rule of a class's chains with some words in it."""
-        return "" if which is None else _first(self._rules_of(which), self._family, words)
-
-    def _rules_of(self, which: Class) -> Iterator[Rule]:
-        for rules in self._layout.rules_of(which).values():
-            yield from rules
+        """Return the first rule of a class's chain with some words in it."""
+        return "" if which is None else _first(self._layout.rules_of(which), self._family, words)
 
     def refusal(self, way: Way, refusal: Refusal | None) -> str:
         refused = way.value.no_local if refusal is Refusal.DROP else way.value.no_endpoints

@@ -15,7 +15,7 @@ COMMENT = "rules for kube-proxy"
 # Sets and maps that both ways of addressing a Service share.
 PICKS = "picks"  # class → goto the chain that serves it
 SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local does not bind
-CHOOSERS = "choosers"  # class with affinity → jump to what chooses an endpoint for who is new
+CHOOSERS = "choosers"  # class of a list under affinity → jump to what chooses from it
 VERDICT_MAPS = (PICKS, SHORT_CIRCUIT_PICKS, CHOOSERS)
 CLUSTER_IPS = "cluster-ips"
 HAIRPIN = "hairpin-connections"
@@ -43,10 +43,10 @@ FIREWALL_SOURCES = "firewall-sources"  # its rules are those of the prefix lengt
 class ListMaps(Record, frozen=True):
     """Where one of a place's lists of endpoints is."""
 
-    choose: str
-    """With affinity: prefix of the chains that choose from it."""
     endpoints: str
     """Map of place and slot: address and port."""
+    sizes: str
+    """With affinity: map of place: class of how many endpoints the list has."""
     slots: str
     """With affinity: map of place and slot: the endpoint's number."""
     sticky: str
@@ -54,7 +54,8 @@ class ListMaps(Record, frozen=True):
 
 
 def _lists(prefix: str) -> ListMaps:
-    return ListMaps(f"{prefix}choose", f"{prefix}endpoints", f"{prefix}sticky-slots", f"{prefix}sticky-endpoints")
+    kinds = ("endpoints", "sticky-sizes", "sticky-slots", "sticky-endpoints")
+    return ListMaps(*(f"{prefix}{kind}" for kind in kinds))
 
 
 class WayNames(Record, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ class Way(Enum):
 
 
 class Kind(StrEnum):
-    """What becomes of packets to a place, beside which endpoint they get."""
+    """What becomes of packets to a place, beside which endpoint they get; or how affinity chooses one."""
 
     PICK = "pick"
     """Nothing: an endpoint of the cluster's list."""
@@ -121,43 +122,35 @@ class Kind(StrEnum):
     """Policy Local: this node's endpoints; pods and the node itself are sent to the cluster's."""
     UNTRANSLATED = "untranslated"
     """No endpoint, and no later rule may have it either: the address comes before a node port of that number."""
+    CHOOSE = "choose"
+    """Not a place's: under affinity a client that is new gets one of the cluster's list."""
+    CHOOSE_LOCAL = "local-choose"
+    """The same of this node's under policy Local."""
 
 
 class Class(NamedTuple):
-    """Places that are served alike."""
+    """Places that one chain serves, or lists that one chooses from."""
 
     way: Way
     kind: Kind
     size: int = 0
-    """Endpoints to choose from."""
+    """Endpoints to choose from; 0 under affinity: another class has it, lest each pair of both have one."""
     seconds: int = 0
     """How long a client stays with its endpoint; 0 without affinity."""
 
     @property
     def chain(self) -> str:
-        """Return the name of the chain that its places' packets go to."""
+        """Return the name of its chain."""
         name = f"{self.way.value.prefix}{self.kind}"
         if self.kind is Kind.UNTRANSLATED:
             return name
         return f"{name}-sticky-{self.seconds}" if self.seconds else f"{name}-{self.size}"
 
     @property
-    def chooser(self) -> str:
-        """Return the name of the chain that chooses an endpoint for clients that are new; "" without affinity.
-
-        One for each count beside one for each time: of pairs of the two there may be thousands.
-        """
-        return f"{self.maps.choose}-{self.size}" if self.seconds else ""
-
-    @property
-    def chains(self) -> tuple[str, ...]:
-        """Return the names of both."""
-        return (self.chain, self.chooser) if self.seconds else (self.chain,)
-
-    @property
     def maps(self) -> ListMaps:
         """Return where its places' endpoints are."""
-        return self.way.value.local if self.kind is Kind.LOCAL else self.way.value.cluster
+        is_local = self.kind in (Kind.LOCAL, Kind.CHOOSE_LOCAL)
+        return self.way.value.local if is_local else self.way.value.cluster
 
 
 CODE_MASK, CODE_BASE = 0xFF000000, 0x6B000000

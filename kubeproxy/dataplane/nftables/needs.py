@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from kubeproxy.dataplane.nftables.classes import Classes, leads_of
+from kubeproxy.dataplane.nftables.classes import Classes, lead_of
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.ranges import spec_of
@@ -49,10 +49,11 @@ def probe(family: Family) -> Iterator[Change]:
     yield AddSet(spec_of(24))
     for rule in layout.admitting([24]):
         yield AddRule(rule)
-    for which in (Class(way, kind, 2, seconds) for way in Way for kind in Kind for seconds in (0, 60)):
-        for name, rules in layout.rules_of(which).items():
-            yield AddChain(Chain(name))
-            for rule in rules:
-                yield AddRule(rule)
-        for where, lead in leads_of(which, codes[which]):
-            yield AddElements(where, [lead])
+    kinds = (Kind.PICK, Kind.CLUSTER, Kind.MASQUERADE, Kind.LOCAL)
+    sticky = (Class(way, kind, seconds=60) for way in Way for kind in kinds)
+    for which in (*sticky, *(Class(way, kind, 2) for way in Way for kind in Kind)):
+        yield AddChain(Chain(which.chain))
+        for rule in layout.rules_of(which):
+            yield AddRule(rule)
+        where, lead = lead_of(which, codes[which])
+        yield AddElements(where, [lead])

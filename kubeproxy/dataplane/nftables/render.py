@@ -14,7 +14,7 @@ from hashlib import sha256
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.lists import Listing, numbers_of
-from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
+from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.slots import Slots
@@ -31,6 +31,7 @@ _is_safe = re.compile(r"[a-z0-9][a-z0-9./:-]*", re.ASCII).fullmatch
 _ADDRESS, _NODE_PORT = Way
 _NAMES = {way: way.value for way in Way}
 _CLUSTER, _MASQUERADE, _LOCAL, _PICK = Kind.CLUSTER, Kind.MASQUERADE, Kind.LOCAL, Kind.PICK
+_CHOOSE, _CHOOSE_LOCAL = Kind.CHOOSE, Kind.CHOOSE_LOCAL
 _DROP = Refusal.DROP
 
 
@@ -97,15 +98,15 @@ class Renderer:
         """Add a place with its class, and the endpoints that it has."""
         own, seconds = _NAMES[way], kept_seconds(state.affinity_seconds)
         if kind is _LOCAL and state.cluster:
-            which = Class(way, _PICK, len(state.cluster), seconds)
+            which = _class(way, _PICK, len(state.cluster), seconds)
             sheet.classes.append(which)
             sheet.elements[own.short_circuits].append(Element(place, self._codes[which], label))
-            self._list(sheet, own.cluster, place, state.cluster, state)
-            which = Class(way, _LOCAL, len(targets), seconds if targets else 0)
-            self._list(sheet, own.local, place, targets, state)
+            self._list(sheet, way, _CHOOSE, place, state.cluster, state)
+            which = _class(way, _LOCAL, len(targets), seconds)
+            self._list(sheet, way, _CHOOSE_LOCAL, place, targets, state)
         elif targets:
-            which = Class(way, kind, len(targets), seconds)
-            self._list(sheet, own.cluster, place, targets, state)
+            which = _class(way, kind, len(targets), seconds)
+            self._list(sheet, way, _CHOOSE, place, targets, state)
         elif way is _ADDRESS:
             which = _NOBODYS
         else:
@@ -114,10 +115,16 @@ class Renderer:
         sheet.elements[own.services].append(Element(place, self._codes[which], label))
 
     def _list(
-        self, sheet: Sheet, maps: ListMaps, place: bytes, targets: Sequence[Target], state: ServiceState
+        self, sheet: Sheet, way: Way, kind: Kind, place: bytes, targets: Sequence[Target], state: ServiceState
     ) -> None:
-        """Add one of a place's lists of endpoints."""
-        numbers = numbers_of(state.reachable) if state.affinity_seconds else None
+        """Add one of a place's lists of endpoints: that which a kind chooses from."""
+        own, numbers = _NAMES[way], None
+        maps = own.cluster if kind is _CHOOSE else own.local
+        if state.affinity_seconds and targets:
+            numbers = numbers_of(state.reachable)
+            which = Class(way, kind, len(targets))
+            sheet.classes.append(which)
+            sheet.elements[maps.sizes].append(Element(place, self._codes[which]))
         listing = self._slots.ordered((state.name, targets is state.local), Listing(maps, place, targets, numbers))
         sheet.lists[listing.name, place] = listing
 
@@ -141,6 +148,12 @@ class Renderer:
 
 
 _NOBODYS = Class(_ADDRESS, Kind.UNTRANSLATED)
+
+
+def _class(way: Way, kind: Kind, size: int, seconds: int) -> Class:
+    """Return the class of a place with so many endpoints."""
+    return Class(way, kind, 0, seconds) if size and seconds else Class(way, kind, size)
+
 
 _tail = lru_cache(maxsize=65536)(node_port)
 """Protocol and port, behind an address."""

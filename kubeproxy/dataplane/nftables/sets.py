@@ -27,7 +27,7 @@ def _specs() -> Iterator[SetSpec]:
         name=names.CHOOSERS,
         key=_CLASS,
         data=VERDICTS,
-        comment="class with affinity: chooses for clients that are new",
+        comment="class of a list: chooses for clients that are new",
     )
     yield SetSpec(name=names.CLUSTER_IPS, key=_ADDRESS, comment="Active ClusterIPs")
     yield SetSpec(
@@ -61,6 +61,7 @@ def _of(way: Way) -> Iterator[SetSpec]:
 
 def _of_list(place: tuple[Field, ...], maps: ListMaps, what: str) -> Iterator[SetSpec]:
     yield SetSpec(name=maps.endpoints, key=(*place, Field.SLOT), data=_ENDPOINT, comment=what)
+    yield SetSpec(name=maps.sizes, key=place, data=_CLASS, comment=f"with affinity: class of a list of {what}")
     yield SetSpec(name=maps.slots, key=(*place, Field.SLOT), data=_CLASS, comment=f"numbers of {what}")
     yield SetSpec(name=maps.sticky, key=(*place, Field.CLASS), data=_ENDPOINT, comment=f"{what}, by number")
 

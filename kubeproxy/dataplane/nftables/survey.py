@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kubeproxy.dataplane.nftables import names
-from kubeproxy.dataplane.nftables.classes import Leads, codes_in
+from kubeproxy.dataplane.nftables.classes import Lead, codes_in
 from kubeproxy.dataplane.nftables.layout import CHAINS, Layout
 from kubeproxy.dataplane.nftables.names import Kind, Way
 from kubeproxy.dataplane.nftables.ranges import length_of
@@ -35,8 +35,7 @@ from kubeproxy.model.objects import Record
 
 _PREFIXES = "|".join(way.value.prefix for way in Way)
 _KINDS = "|".join(kind for kind in Kind if kind is not Kind.UNTRANSLATED)
-_CHOOSE = "|".join(maps.choose for way in Way for maps in (way.value.cluster, way.value.local))
-_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-(?:sticky-)?\d+|(?:{_CHOOSE})-\d+|{Kind.UNTRANSLATED}")
+_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-(?:sticky-)?\d+|{Kind.UNTRANSLATED}")
 
 
 class Survey(Record, frozen=True, kw_only=True):
@@ -51,8 +50,8 @@ class Survey(Record, frozen=True, kw_only=True):
     elements: Mapping[str, Mapping[bytes, Element]] = {}
     """By set and key; none of dynamic sets."""
 
-    def codes(self) -> dict[bytes, Leads]:
-        """Return where codes of classes lead, as far as that makes sense."""
+    def codes(self) -> dict[bytes, list[Lead]]:
+        """Return where the codes of classes lead."""
         return codes_in(self.elements)
 
     def lengths(self) -> set[int]:
