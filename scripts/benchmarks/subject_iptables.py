@@ -21,7 +21,7 @@ from kubeproxy.dataplane.iptables.machine import iptables_hints
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import SetType
-from kubeproxy.kernel.iptables import RESTORE_SECONDS, Flavour, Iptables
+from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.writers import Writers
@@ -30,6 +30,9 @@ from kubeproxy.options import parse
 
 LARGEST_LAYOUT = {Flavour.LEGACY: 30_000, Flavour.NFT: 1_000}
 """Services up to which kube-proxy's layout is loaded: 10 s at 30,000 in legacy, 15 s at 5,000 in nft."""
+
+FLOOR_SECONDS = 3600
+"""In which a program must be done: the agent has less patience than kube-proxy's layout takes with --slow."""
 
 
 class Recording(Iptables):
@@ -115,9 +118,7 @@ class IptablesSubject:
     def _restore(self, text: str) -> float:
         argv = [self._program, "--wait", "5", "--noflush", "--counters"]
         # As one of the agent's own programs: it would take another's writing for a disturbance, and repair it.
-        return timed(
-            lambda: SystemExec(self._writers).run(argv, stdin=text, timeout=RESTORE_SECONDS[self._flavour])
-        )
+        return timed(lambda: SystemExec(self._writers).run(argv, stdin=text, timeout=FLOOR_SECONDS))
 
     def _run(self, *argv: str) -> None:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
