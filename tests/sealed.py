@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from kubeproxy.dataplane.nftables.numbers import Numbers
 from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.model.objects import EndpointSlice
 from kubeproxy.model.runs import Run
@@ -101,12 +102,15 @@ class Walks:
         self.watched = 0
         self.walked: dict[int, object] = {}
         """The first entry of each part that somebody went through."""
+        gc.collect()  # what an earlier test has left
         for each in gc.get_objects():
             if type(each) is Run:
                 each.entries = self._watched(each.entries)
             elif type(each) is Pages:
                 each.pages = [self._watched(page) for page in each.pages]
                 each._slots = SealedDict(each._slots)
+            elif type(each) is Numbers and each._next is None:
+                each._numbers, each._texts = SealedDict(each._numbers), SealedDict(each._texts)
         for piece in slices:
             msgspec.structs.force_setattr(piece, "endpoints", self._watched(piece.endpoints))
 

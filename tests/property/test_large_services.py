@@ -1,11 +1,13 @@
 """What is kept of large Services is what would be made of them anew, after any history."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubeproxy.dataplane.nftables import numbers
 from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.dataplane.nftables.slots import keep_places
 from kubeproxy.model.addresses import Family
@@ -108,6 +110,31 @@ def test_whoever_can_keeps_the_slot(history: list[dict[str, Target]]) -> None:
                 slot for slot, (one, two) in enumerate(zip(before, wanted, strict=False)) if one.text != two.text
             ]
             assert list(older.differing(order)) == differ
+
+
+@runs(MANY)
+@given(
+    st.lists(st.frozensets(st.integers(0, 60), max_size=30), min_size=2, max_size=6), st.sampled_from((1, 7, 61))
+)
+def test_numbers_are_those_of_all_endpoints_at_once(history: list[frozenset[int]], digests: int) -> None:
+    """Endpoints want few numbers, which follow one another around the end."""
+
+    def digest(text: str) -> int:
+        return (int(text) % digests + 60) % 64
+
+    with patch.object(numbers, "_digest", digest), patch.object(numbers, "ENDPOINT_NUMBERS", 64):
+        texts = [sorted(str(each) for each in some) for some in history]
+        held = numbers.Numbers(texts[0])
+        for old, new in pairwise(texts):
+            before = numbers.numbers_of(old)
+            assert dict(held) == before
+            older, held = held, held.followed(sorted({*old} - {*new}), sorted({*new} - {*old}))
+            after = numbers.numbers_of(new)
+            assert dict(held) == after
+            assert {text: older[text] for text in old} == before
+            assert all(older.get(text) is None for text in {*new} - {*old})
+            union = {*old, *new}
+            assert set(older.changed) == {text for text in union if before.get(text) != after.get(text)}
 
 
 def test_what_was_made_of_a_run_is_made_once_an_argument() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeproxy.dataplane.nftables import lists
+from kubeproxy.dataplane.nftables import numbers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
 from kubeproxy.model.objects import EndpointSlice, Record, Service, ServiceType, TrafficPolicy
@@ -86,7 +86,7 @@ SYNCS = st.sampled_from(("change", "full sync", "restart"))
 def test_every_place_has_each_endpoint_once(
     large: bool, look: Look, history: list[tuple[dict[str, Any], str]]
 ) -> None:
-    collisions = patch.object(lists, "_digest", lambda text: sum(text.encode()) // 2 % 3)
+    collisions = patch.object(numbers, "_digest", lambda text: sum(text.encode()) // 2 % 3)
     with treated_as_large(large), collisions:
         node = Node(*look.objects())
         node.full()

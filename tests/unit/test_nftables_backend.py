@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.nftables import lists
+from kubeproxy.dataplane.nftables import numbers
 from kubeproxy.kernel.nf_tables.types import (
     AddChain,
     AddElements,
@@ -123,7 +123,7 @@ def test_endpoints_under_affinity_keep_their_slots_too() -> None:
 def test_an_endpoint_gets_another_number_when_one_comes_or_goes_that_wants_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lists, "_digest", lambda text: 0)
+    monkeypatch.setattr(numbers, "_digest", lambda text: 0)
     node = Node(web(session_affinity=True, affinity_seconds=60), _many(2))
     node.full()
     numbered = {"10.244.1.1 . 8080": "6b80:0", "10.244.1.2 . 8080": "6b80:1"}

@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeproxy.dataplane.nftables import lists
-from kubeproxy.dataplane.nftables.lists import numbers_of
+from kubeproxy.dataplane.nftables import numbers
+from kubeproxy.dataplane.nftables.numbers import numbers_of
 from kubeproxy.dataplane.nftables.slots import keep_places
-from kubeproxy.model.desired import Target
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +30,6 @@ def test_no_more_move_than_must(old: list[int], new: list[int]) -> None:
 
 
 def test_endpoints_whose_numbers_would_be_the_same_get_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "_digest", lambda text: len(text))
-    found = numbers_of(Target(f"10.0.0.{i}:80", f"10.0.0.{i}", 80, False) for i in range(9))
+    monkeypatch.setattr(numbers, "_digest", lambda text: len(text))
+    found = numbers_of(f"10.0.0.{i}:80" for i in range(9))
     assert len(set(found.values())) == 9

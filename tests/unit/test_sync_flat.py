@@ -225,6 +225,10 @@ def piece(number: int, *changed: int) -> dict[str, Any]:
 class LargeService(Server):
     """An API server with one Service, of a crowd of endpoints."""
 
+    def __init__(self, affinity: str) -> None:
+        super().__init__()
+        self._affinity = affinity
+
     def everything(self, resource: Resource) -> list[dict[str, Any]]:
         if resource is ENDPOINT_SLICES:
             return [piece(number) for number in range(SLICES)]
@@ -243,12 +247,16 @@ class LargeService(Server):
             "ports": ports,
         }
         spec |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000}
+        spec |= {"sessionAffinity": self._affinity}
         return {"metadata": {"namespace": "crowd", "name": "large"}, "spec": spec}
 
 
+@pytest.mark.parametrize("affinity", ["None", "ClientIP"])
 @pytest.mark.parametrize("node", [ipvs_node.Node, nftables_node.Node])
-async def test_one_changed_endpoint_of_thousands_goes_through_none_of_the_others(node: Callable[[], Any]) -> None:
-    async with path(node(), LargeService()) as it:
+async def test_one_changed_endpoint_of_thousands_goes_through_none_of_the_others(
+    node: Callable[[], Any], affinity: str
+) -> None:
+    async with path(node(), LargeService(affinity)) as it:
         await it.until_synced(1)
         it.server.tell(ENDPOINT_SLICES, "MODIFIED", piece(7, 50))  # the first is what orders are remembered from
         await it.until(lambda: it.syncer.status.flows.runs == 2)

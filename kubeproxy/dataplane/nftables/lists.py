@@ -5,10 +5,10 @@ A slot that stays as it is costs a comparison: of a place with thousands of endp
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from typing import NamedTuple
 
-from kubeproxy.dataplane.nftables.names import ENDPOINT_NUMBERS, FIRST_ENDPOINT, ListMaps
+from kubeproxy.dataplane.nftables.names import ListMaps
+from kubeproxy.dataplane.nftables.numbers import Numbers
 from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.kernel.nf_tables.fields import endpoint, number
 from kubeproxy.kernel.nf_tables.types import Element
@@ -71,41 +71,29 @@ def move(before: Listing, after: Listing, gone: Elements, come: Elements) -> Non
     """Add what differs between two lists of the same place, both with affinity or both without."""
     old, new = before.targets, after.targets
     common = min(len(old), len(new))
-    was, now = before.numbers, after.numbers
-    differ: Iterable[int]
-    if was is not None and now is not None:  # whoever stays gets another number when one comes that wants the same
-        differ = [
-            slot
-            for slot, (one, two) in enumerate(zip(old, new, strict=False))
-            if one.text != two.text or was[one.text] != now[one.text]
-        ]
-    elif isinstance(old, Pages) and isinstance(new, Pages):
-        differ = list(old.differing(new))
-    else:
-        differ = [slot for slot, (one, two) in enumerate(zip(old, new, strict=False)) if one.text != two.text]
+    differ = _differing(before, after)
     before._part([*differ, *range(common, len(old))], gone)
     after._part([*differ, *range(common, len(new))], come)
+
+
+def _differing(before: Listing, after: Listing) -> list[int]:
+    """Return the slots that both have, and in which not the same is; under affinity, or that by another number."""
+    old, new, was, now = before.targets, after.targets, before.numbers, after.numbers
+    if isinstance(old, Pages) and isinstance(new, Pages):
+        if was is None or now is None:
+            return list(old.differing(new))
+        if isinstance(was, Numbers):
+            slots = map(new.slot_of, was.changed)
+            there = [slot for slot in slots if slot is not None and slot < len(old)]
+            return sorted({*old.differing(new), *there})
+    pairs = enumerate(zip(old, new, strict=False))
+    if was is None or now is None:
+        return [slot for slot, (one, two) in pairs if one.text != two.text]
+    # Whoever stays gets another number when one comes or goes that wants the same.
+    return [slot for slot, (one, two) in pairs if one.text != two.text or was[one.text] != now[one.text]]
 
 
 @lru_cache(maxsize=1024)
 def slots_of(count: int) -> tuple[bytes, ...]:
     """Return so many slots as the last parts of keys."""
     return tuple([number(index) for index in range(count)])
-
-
-def numbers_of(targets: Iterable[Target]) -> dict[str, bytes]:
-    """Return each endpoint's number, by its text: the same whatever other endpoints there are, nearly always."""
-    found: dict[str, bytes] = {}
-    taken: set[int] = set()
-    for target in targets:
-        own = _digest(target.text)
-        while own in taken:
-            own = (own + 1) % ENDPOINT_NUMBERS
-        taken.add(own)
-        found[target.text] = number(FIRST_ENDPOINT + own)
-    return found
-
-
-@lru_cache(maxsize=65536)
-def _digest(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") % ENDPOINT_NUMBERS

@@ -44,6 +44,10 @@ class Pages(Sequence[Target]):
         slots.update((each.text, slot) for slot, each in moved.items())
         return Pages(_rewritten(self.pages, stay | moved, length), slots)
 
+    def slot_of(self, text: str) -> int | None:
+        """Return the slot of an endpoint that is there."""
+        return self._slots.get(text)
+
     def differing(self, other: "Pages") -> Iterator[int]:
         """Yield the slots that both have, and not with the same endpoint."""
         for number, (page, its) in enumerate(zip(self.pages, other.pages, strict=False)):

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
-from kubeproxy.dataplane.nftables.lists import Listing, numbers_of
+from kubeproxy.dataplane.nftables.lists import Listing
 from kubeproxy.dataplane.nftables.names import Class, Kind, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sheet import Sheet
@@ -121,7 +121,7 @@ class Renderer:
         own, numbers = _NAMES[way], None
         maps = own.cluster if kind is _CHOOSE else own.local
         if state.affinity_seconds and targets:
-            numbers = numbers_of(state.reachable)
+            numbers = self._slots.numbers(state)
             which = Class(way, kind, len(targets))
             sheet.classes.append(which)
             sheet.elements[maps.sizes].append(Element(place, self._codes[which]))

@@ -1,4 +1,4 @@
-"""In which order the endpoints of a Service port have slots. Pure.
+"""In which order the endpoints of a Service port have slots, and under affinity which numbers. Pure.
 
 Whoever stays keeps its slot, so that an endpoint that comes or goes is one element, and not all that follow; at a
 restart, too. So the order is a matter of history; only where it is not that of their texts it is remembered.
@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from kubeproxy.dataplane.nftables.lists import Listing, slots_of
+from kubeproxy.dataplane.nftables.numbers import Numbers, numbers_of
 from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import ServiceState, Target
@@ -29,6 +30,8 @@ class Slots:
         self._decided: set[Which] = set()
         """Whose order the first of its places decided: all others have the same, whatever was found there."""
         self._orders: dict[Which, Sequence[Target]] = {}
+        self._numbers: dict[ServicePortName, Numbers] = {}
+        """Of large Services with affinity, from their first change on."""
 
     def settled(self) -> None:
         """Note that everything was rendered."""
@@ -52,6 +55,11 @@ class Slots:
             return None  # nearly always
         return self._note(which, listing.targets, data, listing.data)
 
+    def numbers(self, state: ServiceState) -> Mapping[str, bytes]:
+        """Return the numbers that a port's endpoints have, by their texts; it was in this state last."""
+        held = self._numbers.get(state.name)
+        return held if held is not None else numbers_of(each.text for each in state.reachable)
+
     def follow(self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None) -> None:
         """Let a port's endpoints that stay keep their slots; ``before``: None where nothing stood for it."""
         for is_local in (False, True):
@@ -65,6 +73,19 @@ class Slots:
             elif old != new:
                 texts = [target.text for target in self._orders.get(which, old)]
                 self._note(which, new, texts, lambda target: target.text)
+        self._follow_numbers(name, before, after)
+
+    def _follow_numbers(
+        self, name: ServicePortName, before: ServiceState | None, after: ServiceState | None
+    ) -> None:
+        if before is None or after is None or not (_is_sticky_and_large(before) and _is_sticky_and_large(after)):
+            self._numbers.pop(name, None)
+            return
+        gone, come = _turned(before, after), _turned(after, before)
+        if gone or come:
+            held = self._numbers.get(name)
+            numbers = held if held is not None else Numbers(each.text for each in before.reachable)
+            self._numbers[name] = numbers.followed(gone, come)
 
     def _follow_many(self, which: Which, old: Runs[Target], new: Runs[Target]) -> None:
         """Do the same for a large Service, whose order is remembered from its first change on."""
@@ -87,6 +108,22 @@ class Slots:
             return None
         self._orders[which] = order
         return order
+
+
+def _is_sticky_and_large(state: ServiceState) -> bool:
+    return state.affinity_seconds > 0 and isinstance(state.cluster, Runs)
+
+
+def _turned(some: ServiceState, other: ServiceState) -> list[str]:
+    """Return the endpoints that one state can reach and the other cannot."""
+    gone = difference(some.cluster, other.cluster)[0] | difference(some.local, other.local)[0]
+    return [text for text in sorted(gone) if not any(_has(each, text) for each in (other.cluster, other.local))]
+
+
+def _has(targets: Sequence[Target], text: str) -> bool:
+    if isinstance(targets, Runs):
+        return targets.get(text) is not None
+    return any(each.text == text for each in targets)
 
 
 def keep_places(old: Sequence[Hashable], new: Mapping[Hashable, T]) -> list[T]:
