@@ -96,9 +96,8 @@ def _node_ip(node: Node | None, settings: Settings, family: Family) -> str:
     bound = settings.bind_address
     if bound not in _UNSPECIFIED and family_of(bound) is family:
         return bound
-    return next(
-        iter(node_ips(node, family)), str(ip_network(family.loopback).network_address + (family is Family.V4))
-    )
+    loopback = ip_network(family.loopback).network_address + (family is Family.V4)
+    return next(iter(node_ips(node, family)), str(loopback))
 
 
 def _local_traffic(node: Node | None, settings: Settings, family: Family) -> LocalTraffic:
