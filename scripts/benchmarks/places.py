@@ -69,7 +69,8 @@ class Places:
             self._stack.close()
             raise
         if done.status:
-            raise MachineError(f"inside the machine: {done.stderr.decode()}")
+            why = "out of memory" if done.out_of_memory else f"status {done.status}"
+            raise MachineError(f"inside the machine: {why}\n{done.stderr.decode()}")
         return done.stdout
 
     def _booted(self) -> Machine:
