@@ -148,21 +148,15 @@ class Script:
         self._on_batch(changes, [done for done, _, _ in found])
         self._moves += [(done.name, before.rules, after.rules) for done, before, after in found]
         differ = [each for each in found if each[1].body != each[2].body]
-        texts = [self._text(before, after) for _, before, after in differ]
-        self.tally.own(
-            [before.body for _, before, _ in differ], [after.body for _, _, after in differ], written=texts
-        )
+        bodies = [after.body for _, _, after in differ]
+        texts = None if self._plan.full else [_to_write(before, after) for _, before, after in differ]
+        self.tally.own([before.body for _, before, _ in differ], bodies, written=texts)
         for _, before, after in found:
             written += after.chains
             if before.chains and before.chains != after.chains:
                 kept = frozenset(after.chains)
                 gone += [each for each in before.chains if each not in kept]
-        return [(done.name, text) for (done, _, _), text in zip(differ, texts, strict=True)]
-
-    def _text(self, before: Fragment, after: Fragment) -> str:
-        """Return what is written of a port's own chains."""
-        is_partial = not self._plan.full and len(after.chains) > 1 and before.body
-        return touched(before.body, after.body) if is_partial else after.body
+        return [(done.name, text) for (done, _, _), text in zip(differ, texts or bodies, strict=True)]
 
     def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:
         """Yield how a table's shared chains change."""
@@ -208,6 +202,11 @@ class Script:
 
 def _nobodys(*texts: str) -> list[Part]:
     return [(None, text) for text in texts]
+
+
+def _to_write(before: Fragment, after: Fragment) -> str:
+    """Return what a partial text has of a port's own chains."""
+    return touched(before.body, after.body) if len(after.chains) > 1 and before.body else after.body
 
 
 def _written(change: Change, before: Fragment, after: Fragment) -> Change:

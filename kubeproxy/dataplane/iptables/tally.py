@@ -27,10 +27,11 @@ class Tally:
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def own(self, before: Iterable[str], after: Iterable[str], *, written: Iterable[str]) -> None:
-        """Count the rules in the bodies of Service ports whose chains differ, and what of them is ``written``."""
-        self._written["nat"] += _rules_in("".join(written))
-        self._delta["nat"] += _rules_in("".join(after)) - _rules_in("".join(before))
+    def own(self, before: Iterable[str], after: Iterable[str], *, written: Iterable[str] | None = None) -> None:
+        """Count the rules of Service ports whose chains differ; ``written``: those that are written, None: all."""
+        rules = _appended_in(after)
+        self._written["nat"] += rules if written is None else _appended_in(written)
+        self._delta["nat"] += rules - _appended_in(before)
 
     def shared(self, table: str, edit: Edit) -> None:
         """Count how a table's shared chains change."""
@@ -44,6 +45,11 @@ class Tally:
             RuleCount(table=table, standing=stood.get(table, 0) + change, written=self._written[table])
             for table, change in self._delta.items()
         )
+
+
+def _appended_in(bodies: Iterable[str]) -> int:
+    """Count the rules of chains that are written whole: each begins with its declaration."""
+    return "".join(bodies).count("\n-A ")
 
 
 def _rules_in(lines: str) -> int:
