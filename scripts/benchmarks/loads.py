@@ -45,7 +45,8 @@ def measure(subject: Subject, size: Size, only: Collection[str]) -> list[Row]:
         if ADOPTION in only:
             adoptions.append(_load(subject, subject.backend(), world))
             for floor in subject.read_floors(size):
-                reads.setdefault(floor.name, []).extend(floor.times(1))
+                if turn < floor.rounds:
+                    reads.setdefault(floor.name, []).append(floor.run())
         peak = peak or peak_mib()
         without.append(_load(subject, subject.null_backend(), world).seconds)
         for floor in of_load:
