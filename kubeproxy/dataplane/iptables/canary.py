@@ -55,7 +55,7 @@ class Canary:
         return all(found[table] in (self._intact.get(table), self._left.get(table)) for table in self._watched)
 
     def written(self) -> None:
-        """Note that we have just changed undisturbed tables: that alone is no reason to look, which costs."""
+        """Note that we have just changed undisturbed tables, or written all: that alone is no reason to look."""
         with contextlib.suppress(KernelError, OSError):  # then the next look finds out why
             self._left = {table: self._tables.fingerprint(table) for table in self._watched}
 
