@@ -124,7 +124,8 @@ class ServiceState(Record, frozen=True, kw_only=True):
     @property
     def nearby(self) -> Sequence[Target]:
         """Those of the reachable that may be local."""
-        return _united(gathered(self.cluster, _nearby, None), gathered(self.local, _nearby, None))
+        near = gathered(self.cluster, _nearby, None)
+        return _united(near, gathered(self.local, _nearby, None)) if self.local else near
 
     def _refusal(self, targets: Sequence[Target]) -> Refusal | None:
         if targets:

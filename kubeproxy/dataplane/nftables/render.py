@@ -14,7 +14,7 @@ from hashlib import sha256
 from kubeproxy.dataplane.nftables import names
 from kubeproxy.dataplane.nftables.classes import Classes
 from kubeproxy.dataplane.nftables.lists import Listing
-from kubeproxy.dataplane.nftables.names import Class, Kind, Way
+from kubeproxy.dataplane.nftables.names import Class, Kind, ListMaps, Way
 from kubeproxy.dataplane.nftables.ranges import set_of
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.slots import Slots
@@ -96,17 +96,14 @@ class Renderer:
         label: str,
     ) -> None:
         """Add a place with its class, and the endpoints that it has."""
-        own, seconds = _NAMES[way], kept_seconds(state.affinity_seconds)
+        own = _NAMES[way]
         if kind is _LOCAL and state.cluster:
-            which = _class(way, _PICK, len(state.cluster), seconds)
+            which = self._list(sheet, way, _PICK, own.cluster, place, state.cluster, state)
             sheet.classes.append(which)
             sheet.elements[own.short_circuits].append(Element(place, self._codes[which], label))
-            self._list(sheet, way, _CHOOSE, place, state.cluster, state)
-            which = _class(way, _LOCAL, len(targets), seconds)
-            self._list(sheet, way, _CHOOSE_LOCAL, place, targets, state)
+            which = self._list(sheet, way, _LOCAL, own.local, place, targets, state)
         elif targets:
-            which = _class(way, kind, len(targets), seconds)
-            self._list(sheet, way, _CHOOSE, place, targets, state)
+            which = self._list(sheet, way, kind, own.cluster, place, targets, state)
         elif way is _ADDRESS:
             which = _NOBODYS
         else:
@@ -115,18 +112,26 @@ class Renderer:
         sheet.elements[own.services].append(Element(place, self._codes[which], label))
 
     def _list(
-        self, sheet: Sheet, way: Way, kind: Kind, place: bytes, targets: Sequence[Target], state: ServiceState
-    ) -> None:
-        """Add one of a place's lists of endpoints: that which a kind chooses from."""
-        own, numbers = _NAMES[way], None
-        maps = own.cluster if kind is _CHOOSE else own.local
+        self,
+        sheet: Sheet,
+        way: Way,
+        kind: Kind,
+        maps: ListMaps,
+        place: bytes,
+        targets: Sequence[Target],
+        state: ServiceState,
+    ) -> Class:
+        """Add one of a place's lists of endpoints; return the class of packets that are to get one of it."""
+        which, numbers = Class(way, kind, len(targets)), None
         if state.affinity_seconds and targets:
             numbers = self._slots.numbers(state)
-            which = Class(way, kind, len(targets))
-            sheet.classes.append(which)
-            sheet.elements[maps.sizes].append(Element(place, self._codes[which]))
+            choice = Class(way, _CHOOSE_LOCAL if kind is _LOCAL else _CHOOSE, len(targets))
+            sheet.classes.append(choice)
+            sheet.elements[maps.sizes].append(Element(place, self._codes[choice]))
+            which = Class(way, kind, 0, kept_seconds(state.affinity_seconds))
         listing = self._slots.ordered((state.name, targets is state.local), Listing(maps, place, targets, numbers))
         sheet.lists[listing.name, place] = listing
+        return which
 
     def _refuse(self, sheet: Sheet, way: Way, place: bytes, refusal: Refusal | None, label: str) -> None:
         own = _NAMES[way]
@@ -148,12 +153,6 @@ class Renderer:
 
 
 _NOBODYS = Class(_ADDRESS, Kind.UNTRANSLATED)
-
-
-def _class(way: Way, kind: Kind, size: int, seconds: int) -> Class:
-    """Return the class of a place with so many endpoints."""
-    return Class(way, kind, 0, seconds) if size and seconds else Class(way, kind, size)
-
 
 _tail = lru_cache(maxsize=65536)(node_port)
 """Protocol and port, behind an address."""
