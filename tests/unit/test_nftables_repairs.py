@@ -294,6 +294,13 @@ def test_a_drift_that_a_look_has_found_is_put_right_without_a_full_sync() -> Non
     assert state(node) == before
 
 
+def test_what_was_heard_and_nobody_undoes_is_found_by_the_next_look_but_one() -> None:
+    node = ToldNode(*cluster())
+    node.tamper(FlushSet("endpoints"))
+    assert node.backend.observe() == ""
+    assert "elements of endpoints" in node.backend.observe()
+
+
 def test_chains_that_wait_to_be_deleted_are_looked_at() -> None:
     node = ToldNode(*cluster())
     node.remove("db")

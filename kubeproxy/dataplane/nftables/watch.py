@@ -67,6 +67,8 @@ class Watch:
         """When all was as it should be, None when that is not known."""
         self._undone: _Moment | None = None
         """Until when all will be well once what was taken is undone."""
+        self._has_waited = False
+        """Whether the last look left it to others to undo what was heard."""
         self._until_listing = 0
 
     def begin(self) -> None:
@@ -80,8 +82,10 @@ class Watch:
         if self._is_well(now):
             self._well = now
             return ""
-        if self._journal.has_edits:
-            return ""  # which are on their way to whoever undoes them
+        if self._journal.has_edits and not self._has_waited:
+            self._has_waited = True
+            return ""  # They are on their way to whoever undoes them, unless their end is never told.
+        self._has_waited = False
         try:
             return self._look(books, states, now)
         except DumpInterrupted:
