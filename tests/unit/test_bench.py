@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,6 +153,8 @@ class FakePlaces:
 def places(monkeypatch: pytest.MonkeyPatch) -> FakePlaces:
     fake = FakePlaces()
     monkeypatch.setattr(run, "Places", lambda: fake)
+    # What draws needs a library that only `scripts/setup bench` installs.
+    monkeypatch.setitem(sys.modules, "plot", SimpleNamespace(write=lambda rows, path: None))
     return fake
 
 
