@@ -19,6 +19,7 @@ from tests.netns import upstream_nftables
 from tests.netns.traffic import ECHO_PORT, Route
 from tests.netns.upstream_iptables import KUBELET_CHAINS, install, install_kubelet
 from tests.netns.upstream_ports import Node
+from tests.netns.warm_process import WarmProcess
 from tests.scenarios.addresses import HOSTS, NODE, POD_NETWORK, virtual
 from tests.scenarios.lab import Lab
 from tests.waiting import until
@@ -104,10 +105,11 @@ def routes(families: Iterable[Family]) -> list[Route]:
 class Machine:
     """The lab's node with an API server and, at times, our agent."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path, *, warm: bool = False) -> None:
         self._lab = lab
         self._directory = directory
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._warm = warm
+        self._started: list[subprocess.Popen[bytes] | WarmProcess] = []
         store = f"--store=sqlite:{directory / 'api.db'}"
         self._start("apiserver", store, "--bind-address=127.0.0.1", f"--service-cluster-ip-range={SERVICE_RANGES}")
         until(lambda: self.get(f"{API}/readyz") is not None, "the API server answers")
@@ -125,13 +127,15 @@ class Machine:
         lines = [line for line in text.splitlines() if "KUBE-" in line]
         return "\n".join(line for line in lines if not any(chain in line for chain in KUBELET_CHAINS))
 
-    def agent(self, mode: str = "iptables") -> float:
-        """Start the agent; return how long it took until it had taken over."""
+    def agent(self, mode: str = "iptables", programs: str | None = None) -> float:
+        """Start the agent; return how long it took until it had taken over.
+
+        ``programs`` is the directory that has all those that it finds.
+        """
         begun = time.monotonic()
         cidrs = ",".join(POD_NETWORK[family] for family in Family)
-        process = self._start(
-            f"--mode={mode}", f"--master={API}", "--hostname-override=node1", f"--cluster-cidr={cidrs}"
-        )
+        arguments = (f"--mode={mode}", f"--master={API}", "--hostname-override=node1", f"--cluster-cidr={cidrs}")
+        process = self._start(*arguments, **({} if programs is None else {"PATH": programs}))
 
         def stands() -> bool:
             assert process.poll() is None, "the agent has ended"
@@ -197,10 +201,15 @@ class Machine:
         request = urllib.request.Request(API + path, json.dumps(value).encode(), headers, method=method)
         self._lab.run("node", lambda: urllib.request.urlopen(request, timeout=5).close())
 
-    def _start(self, *argv: str) -> subprocess.Popen[bytes]:
-        with (self._directory / f"{len(self._started)}-{time.monotonic():.0f}.log").open("w") as log:
-            inside = ["ip", "netns", "exec", self._lab.name("node"), KUBEPROXY, *argv]
-            self._started.append(subprocess.Popen(inside, stdout=log, stderr=log, env=os.environ))
+    def _start(self, *argv: str, **variables: str) -> subprocess.Popen[bytes] | WarmProcess:
+        file = self._directory / f"{len(self._started)}-{time.monotonic():.0f}.log"
+        node, environment = self._lab.name("node"), {**os.environ, **variables}
+        if self._warm:
+            self._started.append(WarmProcess(node, argv, file, environment))
+            return self._started[-1]
+        with file.open("w") as log:
+            inside = ["ip", "netns", "exec", node, KUBEPROXY, *argv]
+            self._started.append(subprocess.Popen(inside, stdout=log, stderr=log, env=environment))
         return self._started[-1]
 
 

@@ -6,6 +6,7 @@ even when the second one got through, so nothing is lost unseen.
 """
 
 import contextlib
+import itertools
 import selectors
 import socket
 import threading
@@ -22,6 +23,13 @@ ECHO_PORT = 9000
 LOST_SECONDS = 10.0
 MOST_UNDER_WAY = 100
 """New connections at once. With as many unanswered the next one waits: then this machine is slow."""
+CLIENT_PORTS = range(20000, 60000)
+"""One after the other, so that IPVS mistakes no connection for another one.
+
+Two at a time with the same port, to different addresses of the Service: where these lead to one endpoint, IPVS
+takes the answers of one for the other's. One after another, to the same address: when IPVS forgets the first, two
+minutes after its end, it has connection tracking forget the second.
+"""
 BEAT_SECONDS = 0.1
 """Between two words on a connection that is held."""
 
@@ -40,7 +48,7 @@ class Client:
     def __init__(self, connection: socket.socket, held: bool) -> None:
         self.connection = connection
         self.held = held
-        self.asked = time.monotonic()
+        self.begun = self.asked = time.monotonic()
         self.waits = True
 
 
@@ -57,6 +65,7 @@ class Traffic:
         self._enough = threading.Event()
         """Open nothing more."""
         self._finished = threading.Event()
+        self._ports = itertools.cycle(CLIENT_PORTS)
         self._to_hold = threading.Semaphore(0)
         self._unasked = threading.Event()
         """Nobody asks any more, so nobody need answer."""
@@ -67,6 +76,7 @@ class Traffic:
         self.figures: Counter[str] = Counter()
         self.complaints: list[str] = []
         self.slowest = 0.0
+        self.began = time.monotonic()
         self._syn_retransmissions = self._retransmissions()
 
     def __enter__(self) -> "Traffic":
@@ -96,6 +106,11 @@ class Traffic:
         """Open nothing more; return when each connection on its way has been answered, or has not been in time."""
         self._enough.set()
         assert self._finished.wait(2 * LOST_SECONDS), "the thread of the clients has ended"
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, as complaints have them."""
+        return time.monotonic() - self.began
 
     def verdict(self) -> dict[str, float]:
         """Return what happened to the connections so far."""
@@ -165,9 +180,7 @@ class Traffic:
         inet = socket.AF_INET6 if family_of(route.address) is Family.V6 else socket.AF_INET
         connection = self._lab.socket(route.source, inet, socket.SOCK_STREAM)
         connection.setblocking(False)
-        # A port that no other connection has: the kernel would give one to several, to different addresses of the
-        # Service. Where these lead to one endpoint, IPVS takes the answers of one for the other's.
-        connection.bind(("::" if inet == socket.AF_INET6 else "0.0.0.0", 0))
+        connection.bind(("::" if inet == socket.AF_INET6 else "0.0.0.0", next(self._ports)))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = self._clients[connection] = Client(connection, held)
         self._under_way += not held
@@ -217,7 +230,8 @@ class Traffic:
         self.figures[how] += 1
         self._under_way -= not client.held
         if why:
-            self.complaints.append(f"{how}: {client.connection} {why}")
+            begun = client.begun - self.began
+            self.complaints.append(f"{how} at {self.elapsed:.2f} s, begun {begun:.2f}: {client.connection} {why}")
         self._selector.unregister(client.connection)
         del self._clients[client.connection]
         client.connection.close()

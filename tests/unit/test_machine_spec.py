@@ -2,7 +2,8 @@
 
 import pytest
 
-from kubeproxy.lab.machine.spec import MachineError, Nic, Spec, explain_console, kernel_line, last_lines
+from kubeproxy.lab.machine import initrd, qemu, uml
+from kubeproxy.lab.machine.spec import MachineError, Nic, Spec, explain_console, last_lines
 
 pytestmark = pytest.mark.unit
 
@@ -10,7 +11,7 @@ MAC = "02:00:00:00:00:01"
 
 
 def line_of(spec: Spec) -> str:
-    return " ".join(kernel_line(spec, directory="/tmp/m", line=5, python="/usr/bin/python3", package_root="/src"))
+    return " ".join(uml.command(spec, directory="/tmp/m", line=5, python="/usr/bin/python3", package_root="/src"))
 
 
 def test_a_machine_has_its_taps_in_the_namespace_they_are_in() -> None:
@@ -35,11 +36,51 @@ def test_one_without_a_network_enters_none() -> None:
         ({"nics": (Nic("t1,init=/bin/sh", MAC),)}, "is no TAP,MAC"),
         ({"nics": (Nic("t1", "zz"),)}, "is no TAP,MAC"),
         ({"shared": ("here",)}, "give an absolute path"),
+        ({"kernel": "/k", "nics": (Nic("t1", MAC),)}, "under QEMU has no network"),
     ],
 )
 def test_what_would_be_another_word_of_the_kernel_line_is_refused(wrong: dict[str, object], why: str) -> None:
     with pytest.raises(MachineError, match=why):
         Spec(**wrong)  # type: ignore[arg-type]
+
+
+def test_one_under_qemu_has_its_memory_and_nothing_of_the_host_to_write_to() -> None:
+    line = " ".join(
+        qemu.command(Spec(kernel="/k", memory="1G"), image="/k/boot/vmlinuz", initrd="/m/initrd", line=5)
+    )
+    assert " -m 1G " in line
+    assert " socket,id=line,fd=5 " in line
+    assert "path=/,security_model=none,readonly=on" in line
+
+
+def test_modules_are_inserted_after_those_they_need() -> None:
+    dependencies = """\
+kernel/fs/9p/9p.ko: kernel/net/9p/9pnet.ko kernel/fs/netfs/netfs.ko kernel/fs/fscache/fscache.ko
+kernel/net/9p/9pnet.ko:
+kernel/net/9p/9pnet-virtio.ko: kernel/net/9p/9pnet.ko
+kernel/other.ko:
+"""
+    order = initrd.insertion_order(dependencies, ["built_in", "9pnet_virtio", "9p"])
+    names = [file.rpartition("/")[2] for file in order]
+    assert names == ["9pnet.ko", "9pnet-virtio.ko", "fscache.ko", "netfs.ko", "9p.ko"]
+
+
+def unpacked(data: bytes) -> dict[str, bytes]:
+    """Read an archive of cpio's format "newc", whose numbers are 8 hexadecimal digits each."""
+    found: dict[str, bytes] = {}
+    while data:
+        assert data.startswith(b"070701")
+        numbers = [int(data[start : start + 8], 16) for start in range(6, 110, 8)]
+        size, length = numbers[6], numbers[11]
+        begin = -(-(110 + length) // 4) * 4
+        found[data[110 : 110 + length - 1].decode()] = data[begin : begin + size]
+        data = data[begin + -(-size // 4) * 4 :]
+    return found
+
+
+def test_an_initrd_has_its_files_and_the_places_to_mount_on() -> None:
+    files = {"init": b"#!/x\n", "odd": b"12345", "even": b"1234"}
+    assert unpacked(initrd.archive(files)) == {"dev": b"", "host": b"", **files, "TRAILER!!!": b""}
 
 
 PANIC = """\

@@ -1,6 +1,7 @@
 """Machines by hand.
 
     python -m kubeproxy.lab.machine boot --directory D [--memory 256M] [--nic TAP,MAC]... [-- COMMAND...]
+    python -m kubeproxy.lab.machine boot --directory D [--memory 256M] --kernel DIRECTORY [-- COMMAND...]
     python -m kubeproxy.lab.machine exec [-t] D COMMAND...
 
 `boot` holds the machine until SIGTERM or SIGINT; with a command it ends with that, with its output and status.
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     boot.add_argument("--directory", required=True, type=Path, help="for its console's log and its socket")
     boot.add_argument("--name", default="machine")
     boot.add_argument("--memory", default="256M")
+    boot.add_argument("--kernel", default="", metavar="DIRECTORY", help="one of Debian's, to run under QEMU")
     boot.add_argument("--nic", action="append", default=[], type=_nic, metavar="TAP,MAC")
     boot.add_argument("--netns", default="", metavar="PATH", help="the network namespace that the taps are in")
     boot.add_argument("--share", action="append", default=[], metavar="DIRECTORY", help="written through")
@@ -64,6 +66,7 @@ async def hold(given: argparse.Namespace) -> int:
     spec = Spec(
         name=given.name,
         memory=given.memory,
+        kernel=given.kernel,
         nics=tuple(given.nic),
         netns=given.netns,
         shared=tuple(given.share),

@@ -1,6 +1,7 @@
 """Process 1 of a machine: sets it up, runs what the host asks for, reaps, powers off.
 
-Started by the kernel (`spec.kernel_line`) without site packages: the standard library and what imports no more.
+Started by the kernel (`uml`, or `initrd`'s script) without site packages: the standard library and what imports no
+more.
 Whatever ends it ends the machine, with a traceback on the console, which the host keeps.
 """
 

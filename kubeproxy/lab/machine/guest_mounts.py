@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kubeproxy.kernel import netns
 
-MODULES = "/usr/lib/uml/modules"
+MODULES = "KUBEPROXY_MODULES"
+"""The variable that says in which directory of the host the kernel's modules are, by release."""
 _MS_MOVE = 0x2000
 _SCRATCH = Path("/run")
 """A directory that every host has; what is in it there is covered."""
@@ -48,10 +49,9 @@ def make_root(shared: Sequence[str]) -> None:
 
 def _load(module: str) -> None:
     """Load a module before modprobe finds any by itself: the host's root has no directory for our kernel's."""
-    release = os.uname().release
-    place = _SCRATCH / "modules/lib/modules" / release
+    place = _SCRATCH / "modules/lib/modules" / os.uname().release
     place.parent.mkdir(parents=True)
-    place.symlink_to(Path(MODULES, release))
+    place.symlink_to(_modules())
     try:
         done = subprocess.run(
             ["/sbin/modprobe", "-d", _SCRATCH / "modules", module], check=False, capture_output=True, text=True
@@ -64,8 +64,11 @@ def _load(module: str) -> None:
 
 def offer_modules() -> None:
     """Put the kernel's modules where modprobe looks for them, also when the kernel itself calls it."""
-    release = os.uname().release
-    place = Path("/lib/modules", release)
+    place = Path("/lib/modules", os.uname().release)
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(Path(MODULES, release))
+        place.symlink_to(_modules())
+
+
+def _modules() -> Path:
+    return Path(os.environ[MODULES], os.uname().release)

@@ -31,6 +31,7 @@ def arguments(spec: Spec, directory: str | Path) -> list[str]:
     argv += [f"--name={spec.name}", f"--memory={spec.memory}", f"--boot-seconds={spec.boot_seconds:g}"]
     argv += [f"--nic={nic.tap},{nic.mac}" for nic in spec.nics]
     argv += [f"--share={path}" for path in spec.shared]
+    argv += [f"--kernel={spec.kernel}"] if spec.kernel else []
     return [*argv, f"--netns={spec.netns}"] if spec.netns else argv
 
 

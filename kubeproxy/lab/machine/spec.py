@@ -1,12 +1,11 @@
-"""What a machine shall be, and the command line that boots it. Pure."""
+"""What a machine shall be, what its process 1 is told, and what its last words mean. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-PROGRAM, PACKAGE = "linux.uml", "user-mode-linux"
-CONSOLE, SOCKET, UML_DIRECTORY = "console.log", "exec.sock", "uml"
+CONSOLE, SOCKET, KERNEL_DIRECTORY = "console.log", "exec.sock", "kernel"
 """Names in a machine's directory."""
 
 _MEMORY = re.compile(r"[1-9][0-9]*[MG]")
@@ -34,7 +33,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "machine"
     """In messages, and its host name."""
     memory: str = "256M"
-    """What the kernel may use; the host gives it as it is touched, out of /dev/shm."""
+    """What the kernel may use; the host gives it as it is touched (User-Mode Linux: out of /dev/shm)."""
+    kernel: str = ""
+    """A directory with a Debian kernel unpacked in it, to run under QEMU; "" for User-Mode Linux."""
     nics: tuple[Nic, ...] = ()
     netns: str = ""
     """Path of the network namespace that the taps are in; "" for the caller's."""
@@ -55,35 +56,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         for path in self.shared:
             if not path.startswith("/") or "," in path:
                 raise MachineError(f'"{path}" cannot be shared: give an absolute path without a comma')
-
-
-def kernel_line(
-    spec: Spec, *, directory: str, line: int, python: str, package_root: str, root: bool = True
-) -> tuple[str, ...]:
-    """Return what to execute: the kernel with serial line 0 on the descriptor ``line``, our process 1 in it.
-
-    Without ``root`` it gets a user namespace, in which an ordinary user may have a PID namespace.
-    The console is standard output; ``package_root`` is where process 1 finds this package.
-    """
-    enter = ("nsenter", f"--net={spec.netns}") if spec.netns else ()
-    nics = (f"vec{number}:transport=tap,ifname={nic.tap},mac={nic.mac}" for number, nic in enumerate(spec.nics))
-    return (
-        *enter,
-        # The kernel leaves helper processes behind when it is killed; a PID namespace takes them with it.
-        *("unshare", *(() if root else ("--map-root-user",)), "--pid", "--fork", "--kill-child=KILL"),
-        # As process 1 of that namespace it could not even abort, which is how it ends after a panic.
-        *("sh", "-c", '"$@"; exit $?', "sh", PROGRAM),
-        f"umid={spec.name}",
-        f"uml_dir={directory}/{UML_DIRECTORY}/",
-        f"mem={spec.memory}",
-        *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
-        *("con=null", "ssl=null", "con0=fd:0,fd:1", f"ssl0=fd:{line}"),
-        *nics,
-        f"init={python}",
-        # A word with "=" that the kernel does not know becomes a variable of process 1.
-        f"PYTHONPATH={package_root}",
-        *("--", "-S", "-P", "-m", "kubeproxy.lab.machine.guest"),
-    )
+        if self.kernel and (self.nics or self.shared):
+            raise MachineError("a machine under QEMU has no network devices or shared directories")
 
 
 def setup(spec: Spec) -> Mapping[str, object]:

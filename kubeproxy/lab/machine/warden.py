@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import kubeproxy
 from kubeproxy.kernel import netns
-from kubeproxy.lab.machine import frames, spec
+from kubeproxy.lab.machine import frames, kernels, spec
 from kubeproxy.lab.machine.frames import Decoder, Frame, FrameError, Kind
-from kubeproxy.lab.machine.spec import CONSOLE, PACKAGE, PROGRAM, SOCKET, MachineError, Spec
+from kubeproxy.lab.machine.spec import CONSOLE, SOCKET, MachineError, Spec
 
 STOP_SECONDS = 10.0
 """How long a machine may take to power off before it is killed."""
@@ -66,19 +65,10 @@ class Warden:
         return time.monotonic() - began
 
     async def _start(self, line: int) -> asyncio.subprocess.Process:
-        if not shutil.which(PROGRAM):
-            raise MachineError(f"there is no {PROGRAM} on this machine; install Debian's package {PACKAGE}")
         self._directory.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (self._directory / SOCKET).unlink()
-        argv = spec.kernel_line(
-            self._spec,
-            directory=os.fspath(self._directory.resolve()),
-            line=line,
-            python=_python(),
-            root=os.geteuid() == 0,
-            package_root=os.fspath(Path(kubeproxy.__file__).parent.parent),
-        )
+        argv = kernels.command(self._spec, self._directory, line)
         with (self._directory / CONSOLE).open("wb") as console:
             try:
                 return await asyncio.create_subprocess_exec(
@@ -233,9 +223,4 @@ class Warden:
                 writer.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
-        shutil.rmtree(self._directory / spec.UML_DIRECTORY, ignore_errors=True)
-
-
-def _python() -> str:
-    """Return the interpreter itself, not the venv's link: a guest uses the standard library only."""
-    return os.path.realpath(sys.executable)
+        shutil.rmtree(self._directory / spec.KERNEL_DIRECTORY, ignore_errors=True)

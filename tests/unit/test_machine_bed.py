@@ -9,7 +9,7 @@ import pytest
 
 from kubeproxy.lab.machine.client import Completed
 from kubeproxy.lab.machine.spec import MachineError, Spec
-from tests.uml_bed import Inside, key_of
+from tests.machine_bed import QEMU, UML, Inside
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +63,8 @@ def items(request: pytest.FixtureRequest) -> list[pytest.Item]:
 
 
 def inside(items: list[pytest.Item], told: Sequence[dict[str, Any]], end: Completed | Exception) -> Inside:
-    return Inside(key_of(items[0]), items, items[0].config, boot=lambda *_: FakeMachine(told, end))  # type: ignore
+    spec = UML.spec_for(items[0])
+    return Inside(UML, spec, items, items[0].config, boot=lambda *_: FakeMachine(told, end))  # type: ignore
 
 
 def test_outcomes_and_texts_from_inside_are_the_hosts(items: list[pytest.Item]) -> None:
@@ -82,7 +83,7 @@ def test_a_machine_that_does_not_come_up_fails_every_test_with_its_reason(items:
     def boot(*_: object) -> Any:
         raise MachineError("there is no linux.uml on this machine; install Debian's package user-mode-linux")
 
-    run = Inside(key_of(items[0]), items, items[0].config, boot=boot)
+    run = Inside(UML, UML.spec_for(items[0]), items, items[0].config, boot=boot)
     try:
         for item in items:
             (report,) = run.reports(item)
@@ -120,10 +121,7 @@ def test_a_pytest_inside_that_ends_early_shows_its_last_lines(items: list[pytest
 
 def test_the_marker_says_which_machine(items: list[pytest.Item]) -> None:
     items[0].add_marker(pytest.mark.uml(memory="1G"))
-    assert key_of(items[0]) == (("memory", "1G"),)
-    assert key_of(items[1]) == (("memory", "768M"),)
-
-
-def test_specs_of_all_keys_are_machines(items: list[pytest.Item]) -> None:
-    assert Spec(name="tests", **dict(key_of(items[1]))).memory == "768M"
-    assert Path(__file__).name in items[0].nodeid
+    assert UML.spec_for(items[0]) == Spec(name="tests", memory="1G")
+    assert UML.spec_for(items[1]) == Spec(name="tests", memory="768M")
+    assert QEMU.spec_for(items[0]).memory == QEMU.memory
+    assert Path(QEMU.spec_for(items[0]).kernel).name == "kernel"

@@ -1,4 +1,4 @@
-"""A pytest inside a User-Mode Linux machine, seen from the host: it is given test ids and gives reports back."""
+"""A pytest inside a machine, seen from the host: it is given test ids and gives reports back."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,34 +23,48 @@ echo 65536 >/sys/module/nf_conntrack/parameters/hashsize
 """
 RUN = 'exec "$@" 3>&1 1>&2'
 """Reports go to descriptor 3, which is the command's standard output; everything else to standard error."""
-REPORTER = "tests.uml_reporter"
-MEMORY = "768M"
+REPORTER = "tests.machine_reporter"
 GRACE = 150.0
 """Seconds beyond a test's timeout after which a machine that says nothing is given up: pytest inside had 60."""
 LAST_LINES = 60
-SLOWNESS = "3"
-"""How much slower Python and system calls are inside; the scenario table waits so much longer before it calls an
-answer silence."""
+IN_THERE = "KUBEPROXY_INSIDE"
+"""The variable that says that this is a pytest inside, and names the file with the tests that it is wanted for."""
 
+
+class Kind(NamedTuple):
+    """A kind of machine."""
+
+    marker: str
+    """Of its tests; the marker's arguments ask for another machine of the kind."""
+    memory: str
+    slowness: float
+    """How much slower Python and system calls are inside; the scenario table waits so much longer before it calls
+    an answer silence."""
+    kernel: str = ""
+    """As in `Spec`."""
+
+    def spec_for(self, item: pytest.Item) -> Spec:
+        """Return the machine that a test asks for."""
+        asked = {"memory": self.memory}
+        for marker in reversed(list(item.iter_markers(self.marker))):
+            asked |= marker.kwargs
+        return Spec(name="tests", kernel=self.kernel, **asked)
+
+
+UML = Kind("uml", memory="768M", slowness=3)
+QEMU = Kind("qemu", memory="1G", slowness=15, kernel=str(Path(sys.prefix, "kernel")))
+"""The kernel is the one that scripts/setup has put beside the Python that runs the tests."""
 Boot = Callable[[Spec, str], Machine]
-Key = tuple[tuple[str, str], ...]
-
-
-def key_of(item: pytest.Item) -> Key:
-    """Return what a test asks of its machine: the arguments of its marker `uml`, as pairs."""
-    asked = {"memory": MEMORY}
-    for marker in reversed(list(item.iter_markers("uml"))):
-        asked |= marker.kwargs
-    return tuple(sorted(asked.items()))
 
 
 class Inside:
     """One machine and the pytest in it."""
 
     def __init__(
-        self, key: Key, items: list[pytest.Item], config: pytest.Config, boot: Boot = Machine.boot
+        self, kind: Kind, spec: Spec, items: list[pytest.Item], config: pytest.Config, boot: Boot = Machine.boot
     ) -> None:
-        self.key = key
+        self.spec = spec
+        self._kind = kind
         self._config = config
         self._heard: dict[str, list[pytest.TestReport]] = {}
         self._finished: set[str] = set()
@@ -58,14 +72,14 @@ class Inside:
         self._errors: list[str] = []
         self._why = ""
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._directory = tempfile.TemporaryDirectory(prefix="kubeproxy-uml-")
+        self._directory = tempfile.TemporaryDirectory(prefix=f"kubeproxy-{kind.marker}-")
         self._machine: Machine | None = None
         self._thread: threading.Thread | None = None
         self._patience = max(_timeout(item) for item in items) + GRACE
         wanted = Path(self._directory.name, "wanted.json")  # Before the boot: a guest may miss later changes.
         wanted.write_text(json.dumps([item.nodeid for item in items]))
         try:
-            self._machine = boot(Spec(name="tests", **dict(key)), self._directory.name)
+            self._machine = boot(spec, self._directory.name)
             done = self._machine.run(["sh", "-ec", PREPARE], timeout=60)
             if done.status:
                 self._why = f"the machine was not made ready: {done.stderr.decode()}"
@@ -137,7 +151,7 @@ class Inside:
         try:
             done = self._machine.run(
                 ["sh", "-c", RUN, "sh", *argv, *files],
-                env=_environment(wanted),
+                env=self._environment(wanted),
                 cwd=str(self._config.rootpath),
                 on_output=take,
             )
@@ -148,12 +162,11 @@ class Inside:
             end = str(error)
         self._messages.put({"end": end})
 
-
-def _environment(wanted: Path) -> Mapping[str, str]:
-    given = {name: value for name, value in os.environ.items() if name.startswith("KUBEPROXY_")}
-    given.setdefault("KUBEPROXY_SLOWNESS", SLOWNESS)
-    path = {"PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    return given | path | {"KUBEPROXY_IN_UML": os.fspath(wanted)}
+    def _environment(self, wanted: Path) -> Mapping[str, str]:
+        given = {name: value for name, value in os.environ.items() if name.startswith("KUBEPROXY_")}
+        given.setdefault("KUBEPROXY_SLOWNESS", f"{self._kind.slowness:g}")
+        programs = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {**given, "PATH": programs, IN_THERE: os.fspath(wanted)}
 
 
 def _timeout(item: pytest.Item) -> float:

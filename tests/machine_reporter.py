@@ -1,6 +1,6 @@
 """A pytest plugin for the inside of a machine: runs the tests that the host wants, and tells it of each.
 
-What is told are lines of JSON on descriptor 3. `KUBEPROXY_IN_UML` names a file with the wanted ids.
+What is told are lines of JSON on descriptor 3. `KUBEPROXY_INSIDE` names a file with the wanted ids.
 """
 
 import json
@@ -21,7 +21,7 @@ def tell(**message: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
-    wanted = json.loads(Path(os.environ["KUBEPROXY_IN_UML"]).read_text())
+    wanted = json.loads(Path(os.environ["KUBEPROXY_INSIDE"]).read_text())
     found = {item.nodeid: item for item in items}
     items[:] = [found[each] for each in wanted if each in found]
     for each in wanted:

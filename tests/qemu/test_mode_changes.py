@@ -1,0 +1,72 @@
+"""A busy node goes through all changes among the three modes, on one kernel: no connection notices.
+
+Both families at once. Programs are started warm: loading one takes ten seconds in there, which test nothing.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE
+from kubeproxy.kernel.iptables import Flavour
+from kubeproxy.model.addresses import Family
+from tests.netns.takeover_bed import NAMESPACES, Machine, kubelet, routes
+from tests.netns.traffic import traffic
+from tests.scenarios.lab import Lab
+from tests.uml.ipvs_bed import local, on_node
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(600)
+
+RATE = 200
+"""New connections a second that are asked for; where this machine cannot, the traffic slows itself."""
+MODES = ("iptables", "ipvs", "nftables", "iptables", "nftables", "ipvs", "iptables")
+"""From each to each other one, once."""
+ENDS = (signal.SIGTERM, signal.SIGKILL)
+"""How agents end, by turns: each mode is left once either way."""
+FLAVOURS = list(Flavour) if os.environ.get("KUBEPROXY_LONG") else [Flavour.NFT]
+Record = Callable[[str, object], None]
+
+
+def remains(lab: Lab, machine: Machine, flavour: Flavour) -> set[str]:
+    """Return the modes of which there is something on the node, connections through virtual servers left out."""
+    tables = on_node(lab, "nft", "list", "tables").split()
+    rules = machine.rules(flavour)
+    other = machine.rules(next(each for each in Flavour if each is not flavour))
+    found = {
+        "iptables": "KUBE-SVC-" in rules,
+        "ipvs": "KUBE-IPVS-INGRESS" in rules,
+        "nftables": "kube-proxy" in tables,
+        "the other flavour": bool(other),
+        "ipvs by nftables": NFT_TABLE in tables,
+    }
+    return {name for name, is_there in found.items() if is_there}
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_node_changes_among_all_modes(
+    lab: Lab, machine: Machine, flavour: Flavour, record_property: Record
+) -> None:
+    kubelet(lab, flavour)
+    took = {"iptables at first": machine.agent(MODES[0])}
+    with traffic(lab, NAMESPACES, routes(Family), RATE, held=1) as running:
+        for (before, mode), end in zip(itertools.pairwise(MODES), itertools.cycle(ENDS), strict=False):
+            running.settle(0.5)
+            print(f"{running.elapsed:.2f} {before} ends by {end.name}")
+            machine.end(end)
+            took[f"{before} to {mode}"] = machine.agent(mode)
+            print(f"{running.elapsed:.2f} {mode} serves")
+            until(
+                lambda mode=mode: remains(lab, machine, flavour) == {mode}, f"nothing but {mode} mode is left", 60
+            )
+            print(f"{running.elapsed:.2f} {mode} is alone")
+            running.hold_more()
+            assert machine.told("leftovers") == []
+            assert bool(local(lab)) is (mode == "ipvs" or bool(machine.told("waiting")))
+        running.settle(0.5)
+    found = running.verdict()
+    record_property("traffic", found)
+    record_property("seconds until taken over", {change: round(each, 1) for change, each in took.items()})
