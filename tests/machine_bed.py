@@ -24,6 +24,8 @@ echo 65536 >/sys/module/nf_conntrack/parameters/hashsize
 RUN = 'exec "$@" 3>&1 1>&2'
 """Reports go to descriptor 3, which is the command's standard output; everything else to standard error."""
 REPORTER = "tests.machine_reporter"
+BOOT_SECONDS = 20.0
+"""How long a boot may take on a machine that is busy with other things, were the guest as fast as its host."""
 GRACE = 150.0
 """Seconds beyond a test's timeout after which a machine that says nothing is given up: pytest inside had 60."""
 LAST_LINES = 60
@@ -38,8 +40,8 @@ class Kind(NamedTuple):
     """Of its tests; the marker's arguments ask for another machine of the kind."""
     memory: str
     slowness: float
-    """How much slower Python and system calls are inside; the scenario table waits so much longer before it calls
-    an answer silence."""
+    """How many times as long Python and system calls take inside. The scenario table waits so much longer before
+    it calls an answer silence."""
     kernel: str = ""
     """As in `Spec`."""
 
@@ -48,7 +50,7 @@ class Kind(NamedTuple):
         asked = {"memory": self.memory}
         for marker in reversed(list(item.iter_markers(self.marker))):
             asked |= marker.kwargs
-        return Spec(name="tests", kernel=self.kernel, **asked)
+        return Spec(name="tests", kernel=self.kernel, boot_seconds=BOOT_SECONDS * self.slowness, **asked)
 
 
 UML = Kind("uml", memory="768M", slowness=3)
@@ -80,7 +82,7 @@ class Inside:
         wanted.write_text(json.dumps([item.nodeid for item in items]))
         try:
             self._machine = boot(spec, self._directory.name)
-            done = self._machine.run(["sh", "-ec", PREPARE], timeout=60)
+            done = self._machine.run(["sh", "-ec", PREPARE], timeout=BOOT_SECONDS * kind.slowness)
             if done.status:
                 self._why = f"the machine was not made ready: {done.stderr.decode()}"
                 return

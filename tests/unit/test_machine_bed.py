@@ -123,5 +123,6 @@ def test_the_marker_says_which_machine(items: list[pytest.Item]) -> None:
     items[0].add_marker(pytest.mark.uml(memory="1G"))
     assert UML.spec_for(items[0]) == Spec(name="tests", memory="1G")
     assert UML.spec_for(items[1]) == Spec(name="tests", memory="768M")
+    assert QEMU.spec_for(items[1]).boot_seconds > UML.spec_for(items[1]).boot_seconds
     assert QEMU.spec_for(items[0]).memory == QEMU.memory
     assert Path(QEMU.spec_for(items[0]).kernel).name == "kernel"
