@@ -1,6 +1,7 @@
 """The ipvs backend with rules and sets by nftables on the real kernel, over a model of IPVS."""
 
 import subprocess
+from collections.abc import Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from kubeproxy.dataplane.leftovers.removal import Kept, remove
 from kubeproxy.dataplane.leftovers.upstream import Mode
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import Member, SetType
-from kubeproxy.kernel.ipvs_types import Verb
+from kubeproxy.kernel.ipvs_types import Command, Verb
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import Sets
@@ -159,6 +160,31 @@ def test_what_another_mode_leaves_and_a_cleanup_takes_along(alone: LoneNamespace
         assert node.backend.observe() == ""
         removed = remove(kernel, Family, None)
         assert removed.complaints == ()
+        assert node.weights() is None
+        assert NFT_TABLE not in nft("list", "tables")
+
+    alone.run(work)
+
+
+def test_new_connections_are_the_next_modes_before_virtual_servers_go(alone: LoneNamespace) -> None:
+    """The rules come first: what serves now would get none, and these would find no virtual server."""
+    chains = ("nat-prerouting", "nat-output")
+
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        servers, standing = node.servers, []
+
+        def run(commands: Sequence[Command]) -> list[int]:
+            standing.extend(nft("list", "chain", "ip", NFT_TABLE, chain) for chain in chains)
+            return type(servers).run(servers, commands)
+
+        assert "dnat to" in nft("list", "table", "ip", NFT_TABLE)
+        servers.run = run  # type: ignore[method-assign]
+        removed = remove(replace(whole_kernel(), servers=servers), Family, Kept(mode=Mode.NFTABLES))
+        assert removed.complaints == ()
+        assert len(standing) == len(chains)
+        assert not any("dnat to" in text for text in standing)
         assert node.weights() is None
         assert NFT_TABLE not in nft("list", "tables")
 

@@ -196,6 +196,10 @@ class Node:
             raise self.nft_error
         return True
 
+    def flush_chain(self, family: Family, table: str, chain: str) -> bool:
+        self.log.append(f"flush {family.label} {table} {chain}")
+        return True
+
     def delete(self, name: str) -> bool:
         self.log.append(f"delete {name}")
         return name not in self.busy

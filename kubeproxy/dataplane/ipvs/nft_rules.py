@@ -45,6 +45,8 @@ CHAINS: dict[str, Chain] = {
     )
 }
 """Base chains by name, and what each decides."""
+TRANSLATING = ("nat-prerouting", "nat-output")
+"""Those after which no other chain may translate a connection to one of our places."""
 
 _NONE = bytes(4)
 _ESTABLISHED = 6  # bits of ct state: established, related

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.ipvs.names import ACCESS, NFT_TABLE, set_name
+from kubeproxy.dataplane.ipvs.nft_rules import TRANSLATING
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.guard import GUARD, TABLE, guard
@@ -52,6 +53,10 @@ class Nftables(Protocol):
 
     def delete_table(self, family: Family, name: str) -> bool:
         """Delete a table; return whether there was one."""
+        ...
+
+    def flush_chain(self, family: Family, table: str, chain: str) -> bool:
+        """Delete a chain's rules; return whether there was such a chain."""
         ...
 
 
@@ -113,6 +118,7 @@ def remove(kernel: Kernel, families: Iterable[Family], kept: Kept | None) -> Rem
     complaints: list[str] = []
     waiting: list[str] = []
     for family in families:
+        _told(complaints, f"nftables, {family.label}", _hand_over(kernel, family, kept))
         left: Left | None = None if kept is None or kept.mode is not Mode.IPVS else NOTHING_LEFT
         if left is None:
             try:
@@ -234,10 +240,26 @@ def _nft(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -
         kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
     if kept is None:
         kernel.nftables.delete_table(family, TRACE_TABLE)  # a killed `trace --live` may have left it
-    serves = kept is not None and kept.mode is Mode.IPVS and kept.flavour is None
-    if left is not None and not serves:  # else its sets may be all that tells of virtual servers
+    # Its sets may be all that tells of virtual servers.
+    if left is not None and not _serves_by_nft(kept):
         kernel.nftables.delete_table(family, NFT_TABLE)
     yield from ()
+
+
+def _hand_over(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
+    """Let new connections pass by the rules that ipvs mode has without iptables.
+
+    These say of a connection to a virtual server that its destination is settled, before anybody else's rules:
+    while they stand, what serves now gets none, and virtual servers wait for their last connection for ever.
+    """
+    if not _serves_by_nft(kept):
+        for chain in TRANSLATING:
+            kernel.nftables.flush_chain(family, NFT_TABLE, chain)
+    yield from ()
+
+
+def _serves_by_nft(kept: Kept | None) -> bool:
+    return kept is not None and kept.mode is Mode.IPVS and kept.flavour is None
 
 
 def _leave(kernel: Kernel, family: Family, complaints: list[str], kept: Kept | None) -> Left:
