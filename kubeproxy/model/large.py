@@ -5,7 +5,9 @@ has to be held for the thousands of such Services. What is kept of a large one i
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+
+import msgspec
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.endpoints import Merged, PortEndpoint, PortKey, entries_of, merge, once, put_in_order
@@ -83,38 +85,59 @@ def _changed(
     ports: dict[PortKey, _Port], gone: Slices, come: Slices, slices: Slices, family: Family
 ) -> dict[PortKey, _Port]:
     """Return the ports of a Service some of whose slices were replaced; those that slices do not name stay."""
-    found = dict(ports)
     old, new = entries_of(gone, family), entries_of(come, family)
-    for key in old | new:
-        port = found.get(key, _NOBODY)
-        found[key] = _moved(port, key, old.get(key, ()), new.get(key, ()), slices, family)
-        if not found[key].endpoints:
-            del found[key]
-    return found
+    moves = {key: _Move(ports.get(key, _NOBODY), old.get(key, ()), new.get(key, ())) for key in old | new}
+    rivals = _rivals({key: move.unclear for key, move in moves.items() if move.unclear}, slices, family)
+    moved = {key: move.port(rivals.get(key, ())) for key, move in moves.items()}
+    return {key: port for key, port in (ports | moved).items() if port.endpoints}
+
+
+def _rivals(
+    unclear: Mapping[PortKey, Set[str]], slices: Slices, family: Family
+) -> dict[PortKey, list[PortEndpoint]]:
+    """Return by port the entries that slices have of some addresses.
+
+    Goes once through all slices for all ports, and makes entries of those addresses only: ten ports, each with a
+    look of its own at ten thousand endpoints, would hold up the thread that owns the World for a second.
+    """
+    if not unclear:
+        return {}
+    addresses = frozenset().union(*unclear.values())
+    few = [
+        msgspec.structs.replace(
+            piece,
+            ports=tuple([port for port in piece.ports if (port.name, port.protocol) in unclear]),
+            endpoints=tuple([each for each in piece.endpoints if each.address in addresses]),
+        )
+        for piece in slices
+    ]
+    return entries_of(few, family)
 
 
 _NOBODY = _Port(Runs())
 
 
-def _moved(
-    port: _Port,
-    key: PortKey,
-    old: Collection[PortEndpoint],
-    new: Collection[PortEndpoint],
-    slices: Slices,
-    family: Family,
-) -> _Port:
-    """Return a port of which the entries ``old`` were replaced by ``new``."""
-    had, has = {each.text: each for each in old}, {each.text: each for each in new}
-    # Of what is named twice the winner depends on slices that have not changed.
-    unclear = set(_repeated(new) if len(has) < len(new) else ())
-    unclear |= {text for text in port.repeated if text in had or text in has}
-    unclear |= {text for text in has.keys() - had.keys() if port.endpoints.get(text) is not None}
-    changes: dict[str, PortEndpoint | None] = {text: None for text in had if text not in has}
-    changes |= {text: each for text, each in has.items() if had.get(text) != each}
-    repeated = port.repeated
-    if unclear:
-        rivals = [each for each in entries_of(slices, family).get(key, ()) if each.text in unclear]
-        changes |= {**dict.fromkeys(unclear), **once(rivals)}
-        repeated = repeated.difference(unclear) | _repeated(rivals)
-    return _Port(port.endpoints.replaced(changes) if changes else port.endpoints, repeated)
+class _Move:
+    """What becomes of a port of which some entries are replaced."""
+
+    def __init__(self, before: _Port, old: Collection[PortEndpoint], new: Collection[PortEndpoint]) -> None:
+        had, has = {each.text: each for each in old}, {each.text: each for each in new}
+        twice = set(_repeated(new) if len(has) < len(new) else ())
+        twice |= {text for text in before.repeated if text in had or text in has}
+        twice |= {text for text in has.keys() - had.keys() if before.endpoints.get(text) is not None}
+        self._before = before
+        self._twice = twice
+        self._changes: dict[str, PortEndpoint | None] = {text: None for text in had if text not in has}
+        self._changes |= {text: each for text, each in has.items() if had.get(text) != each}
+        self.unclear = frozenset([(has.get(text) or had[text]).endpoint.address for text in twice])
+        """Addresses of what is named twice: which entry counts depends on slices that have not changed."""
+
+    def port(self, rivals: Collection[PortEndpoint]) -> _Port:
+        """Return the port, of whose unclear addresses all slices have these entries."""
+        before, changes, twice = self._before, self._changes, self._twice
+        repeated = before.repeated
+        if twice:
+            entries = [each for each in rivals if each.text in twice]
+            changes = {**changes, **dict.fromkeys(twice), **once(entries)}
+            repeated = repeated.difference(twice) | _repeated(entries)
+        return _Port(before.endpoints.replaced(changes) if changes else before.endpoints, repeated)

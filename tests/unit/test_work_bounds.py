@@ -1,5 +1,7 @@
 """Work that grows with what one Service has, never with the square of it: comparisons and hashes are counted."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from kubeproxy.dataplane.base import Change, Plan
@@ -16,9 +18,10 @@ from kubeproxy.kernel.ipvs_types import Destination, Found, Server, ServerKey
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection, admissible_service
 from kubeproxy.model.desired import ServiceState, Wanted
+from kubeproxy.model.endpoints import merge
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
-from kubeproxy.model.objects import Protocol, Service, ServicePort
+from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from tests.counting import Meter
@@ -201,3 +204,39 @@ def test_ports_that_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.ports == ports[:1]
     assert len(rejections) == MANY - 1
     assert compared < EACH * MANY
+
+
+class Looks(tuple[Endpoint, ...]):
+    """Endpoints that count for all together how many were looked at."""
+
+    count = 0
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        Looks.count += len(self)
+        return super().__iter__()
+
+
+def test_endpoints_that_two_slices_name() -> None:
+    """A changed slice of a Service of many ports, that has an endpoint which another slice has too."""
+    ports = tuple([SlicePort(name=f"p{number}", port=1000 + number) for number in range(20)])
+
+    def piece(number: int, *more: str) -> EndpointSlice:
+        own = [f"10.0.{number}.{i}" for i in range(1, 101)]
+        return EndpointSlice(
+            namespace="default",
+            name=f"web-{number}",
+            service="web",
+            ports=ports,
+            endpoints=Looks([Endpoint(address=address) for address in (*own, *more)]),
+        )
+
+    world = World()
+    world.apply_slices({("default", f"web-{number}"): piece(number) for number in range(10)})
+    for more in (("10.0.7.5",), ("10.0.7.5", "10.9.0.1"), ()):  # it comes to be named twice, is, and is no longer
+        Looks.count = 0
+        world.apply_slices({("default", "web-3"): piece(3, *more)})
+        of_this_slice = 2 * 100 * len(ports)
+        assert Looks.count < 2 * (of_this_slice + 10 * 100)
+        kept = world.endpoints_of(("default", "web"), Family.V4)
+        anew = merge(world.slices_of(("default", "web")), Family.V4)
+        assert {port: list(found) for port, found in kept.items()} == anew
