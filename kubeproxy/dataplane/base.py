@@ -113,8 +113,8 @@ class Backend(Protocol):
     def glance(self) -> str:
         """Return what others may have changed, "" when a question of microseconds shows nothing.
 
-        It is about what the kernel tells of only when it is asked, and makes it worth a look (`observe`). May be
-        called on the event loop, when nobody else is in the backend; raises nothing.
+        It is about what the kernel tells of only when it is asked, and makes it worth a look (`observe`). Waits
+        for whoever is replacing a table just then, which takes the kernel up to some 0.3 s. Raises nothing.
         """
         ...
 

@@ -198,8 +198,15 @@ class Syncer:
             tasks.create_task(self._watcher.run())
             tasks.create_task(self._look_for_stale_flows_again())
 
-    def _glance(self) -> str:
-        return self._backend.glance() if self.status.synced and not self._kernel.locked() else ""
+    async def _glance(self) -> str:
+        """Ask short questions, unless somebody is in the backend, who would make them wait.
+
+        In a thread all the same: while somebody else replaces a large table the kernel answers none for 0.3 s.
+        """
+        if not self.status.synced or self._kernel.locked():
+            return ""
+        async with self._kernel:
+            return await asyncio.to_thread(self._backend.glance)
 
     async def _look(self) -> Looked:
         """Have the backend find out whether somebody else changed what was written."""

@@ -57,12 +57,13 @@ class Watcher:
         *,
         clock: Clock,
         every: float,
-        glance: Callable[[], str] = lambda: "",
+        glance: Callable[[], Awaitable[str]] | None = None,
         glance_every: float = math.inf,
     ) -> None:
         """See the class; ``every``: seconds between looks without any hint, infinite for none.
 
-        ``glance``, which must be short, says every so often why it is worth a look, "" when it is not.
+        ``glance``, which is short, says every so often why it is worth a look, "" when it is not; that it fails is
+        worth one too, and told once.
         """
         self._sources = sources
         self._look = look
@@ -85,7 +86,7 @@ class Watcher:
         """When the looks until now will have had their part of the time."""
         self._repaired = -math.inf
         self._patience = 0.0
-        self._complaint = ""
+        self._complaint = self._glance_complaint = ""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -108,10 +109,22 @@ class Watcher:
             self._close()
 
     async def _glance_again(self) -> None:
-        while self._glance_every != math.inf:
+        while self._glance is not None and self._glance_every != math.inf:
             await self._clock.sleep(self._glance_every)
-            if self._hint is None and (why := self._glance()):
+            if self._hint is None and (why := await self._glanced(self._glance)):
                 self.note(Hint(why, is_certain=False))
+
+    async def _glanced(self, glance: Callable[[], Awaitable[str]]) -> str:
+        """Glance; return what makes it worth a look."""
+        complaint = why = ""
+        try:
+            why = await glance()
+        except Exception as bug:  # A mistake in a glance must neither end the others nor hide what they are for.
+            why = complaint = f"a glance at the kernel's state failed: {bug!r}"
+            if complaint != self._glance_complaint:
+                log.exception("a glance at the kernel's state failed; looking at all of it instead")
+        self._glance_complaint = complaint
+        return why
 
     def settle(self) -> None:
         """Forget what was told so far, because everything that it may be about is written anew."""

@@ -39,7 +39,9 @@ class Recorder:
         self.quarantined: dict[ServicePortName, str] = {}
         self.needs_full = True
         self.repairs: list[bool] = []
-        self.glanced = ""
+        self.glances, self.glanced = 0, ""
+        self.may_glance = threading.Event()
+        self.may_glance.set()
         self.can_repair: list[bool | Exception] = []
         """Answers of the next repairs; then none is possible."""
         self.looks = 0
@@ -75,6 +77,8 @@ class Recorder:
         return drift
 
     def glance(self) -> str:
+        self.glances += 1
+        assert self.may_glance.wait(10)
         return self.glanced
 
     def repair(self, *, whole: bool) -> bool:
@@ -327,6 +331,23 @@ async def test_a_look_that_waited_for_a_long_sync_is_followed_by_others_as_soon_
         await it.until(lambda: it.backend.looks == 1 and it.is_idle)
         await it.clock.step(5.2)
         await it.until(lambda: it.backend.looks == 2)
+
+
+async def test_a_glance_that_the_kernel_lets_wait_lets_nobody_else_wait() -> None:
+    async with rig(Intervals(check=60, glance=0.4)) as it:
+        it.syncer.synced()
+        await it.until(lambda: it.ended == 1)
+        it.backend.may_glance.clear()
+        await it.clock.step(0.4)
+        await it.until(lambda: it.backend.glances == 1)
+        before = it.clock.now()
+        it.put(service("web", "10.96.0.1"))
+        await it.clock.step(10)  # the event loop goes on
+        assert (it.syncer.status.queued_since, it.ended, it.backend.glances) == (before, 1, 1)
+        it.backend.glanced = "a table was changed"
+        it.backend.may_glance.set()
+        await it.until(lambda: it.ended == 2)
+        await it.until(lambda: it.backend.looks == 1)
 
 
 class Listener:

@@ -67,7 +67,8 @@ class Bench:
         self.events: list[tuple[str, float]] = []
         self.look_takes = self.look_waits = 0.0
         self.drift = ""
-        self.glances, self.glanced = 0, ""
+        self.glances = 0
+        self.glanced: str | Exception = ""
         self.watcher = Watcher(
             self.sources,
             self._look,
@@ -78,8 +79,10 @@ class Bench:
             glance_every=glance_every,
         )
 
-    def _glance(self) -> str:
+    async def _glance(self) -> str:
         self.glances += 1
+        if isinstance(self.glanced, Exception):
+            raise self.glanced
         return self.glanced
 
     async def _look(self) -> Looked:
@@ -131,6 +134,28 @@ async def test_a_glance_that_shows_something_leads_to_a_look_and_one_that_shows_
     bench.glanced = ""
     await bench.step(10)
     assert len(bench.events) == 2
+    task.cancel()
+    await settle()
+
+
+async def test_a_glance_that_fails_is_told_once_and_leads_to_looks_and_others_follow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(60, 0, glance_every=0.5)
+    task = asyncio.create_task(bench.watcher.run())
+    bench.glanced = ValueError("a mistake")
+    for _ in range(3):
+        await bench.step(0.5)
+    assert bench.events == [("look", 0.5), ("look", 1), ("look", 1.5)]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    bench.glanced = ""
+    await bench.step(0.5)
+    bench.glanced = "a table was changed"
+    await bench.step(0.5)
+    assert bench.events[3:] == [("look", 2.5)]
+    bench.glanced = ValueError("a mistake")
+    await bench.step(0.5)
+    assert len(caplog.records) == 2
     task.cancel()
     await settle()
 
