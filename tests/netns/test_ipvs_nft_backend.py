@@ -191,6 +191,26 @@ def test_new_connections_are_the_next_modes_before_virtual_servers_go(alone: Lon
     alone.run(work)
 
 
+def test_virtual_servers_stay_ours_while_connections_end_when_the_table_is_gone(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        for each in node.servers.destinations(VIP):
+            node.servers.set_connections(VIP, each.destination.address, each.destination.port, active=1)
+        kernel = replace(whole_kernel(), servers=node.servers)
+        for _ in range(2):
+            removed = remove(kernel, [Family.V4], Kept(mode=Mode.NFTABLES))
+            assert "2 connections (2 established)" in removed.waiting[0]
+            assert NFT_TABLE not in nft("list", "tables")
+            assert Ipset(Family.V4).members(set_name(Family.V4, Set.SERVERS)) == {("10.96.0.1", Protocol.TCP, 80)}
+        for each in node.servers.destinations(VIP):
+            node.servers.set_connections(VIP, each.destination.address, each.destination.port)
+        assert remove(kernel, [Family.V4], Kept(mode=Mode.NFTABLES)).waiting == ()
+        assert node.weights() is None
+
+    alone.run(work)
+
+
 LOCALS = {
     Family.V4: (
         LocalTraffic(),

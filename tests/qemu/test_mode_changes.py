@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from kubeproxy.model.addresses import Family
 from tests.netns.takeover_bed import NAMESPACES, Machine, kubelet, routes
 from tests.netns.traffic import traffic
 from tests.scenarios.lab import Lab
-from tests.uml.ipvs_bed import local, on_node
+from tests.uml.ipvs_bed import kube_proxy, local, on_node
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,3 +71,38 @@ def test_a_node_changes_among_all_modes(
     found = running.verdict()
     record_property("traffic", found)
     record_property("seconds until taken over", {change: round(each, 1) for change, each in took.items()})
+
+
+def test_auto_takes_over_from_kube_proxys_ipvs_mode(lab: Lab, machine: Machine, record_property: Record) -> None:
+    """A kernel that has everything gets nftables mode."""
+    kube_proxy(lab)
+    with traffic(lab, NAMESPACES, routes(Family), RATE, held=1) as running:
+        running.settle(0.5)
+        took = machine.agent("auto")
+        assert machine.told("mode") == "nftables"
+        until(
+            lambda: ":KUBE-LOAD-BALANCER " not in machine.rules(Flavour.LEGACY), "kube-proxy's chains are gone", 60
+        )
+        until(lambda: bool(machine.told("waiting")), "connections through virtual servers are told of", 60)
+        assert machine.told("leftovers") == []
+        running.settle(1)
+    record_property("traffic", running.verdict())
+    record_property("seconds until taken over", round(took, 1))
+
+
+def test_ipvs_mode_without_iptables_is_followed_by_nftables_mode(
+    lab: Lab, machine: Machine, tmp_path: Path, record_property: Record
+) -> None:
+    nothing = tmp_path / "no-programs"
+    nothing.mkdir()
+    machine.agent("ipvs", programs=str(nothing))
+    assert NFT_TABLE in on_node(lab, "nft", "list", "tables").split()
+    with traffic(lab, NAMESPACES, routes(Family), RATE, held=1) as running:
+        running.settle(0.5)
+        machine.end(signal.SIGTERM)
+        machine.agent("nftables", programs=str(nothing))
+        until(lambda: remains(lab, machine, Flavour.LEGACY) == {"nftables"}, "only nftables mode is left", 60)
+        running.hold_more()
+        running.settle(1)
+        assert machine.told("leftovers") == []
+    record_property("traffic", running.verdict())

@@ -107,10 +107,15 @@ class Leaving:
         conntrack: Conntrack,
         local_addresses: Callable[[], Collection[str]],
         excluded: Collection[str] = (),
+        seen: Sets | None = None,
     ) -> None:
-        """See the class; in the CIDRs ``excluded``, what kube-proxy's sets name and its device has is nobody's."""
+        """See the class; in the CIDRs ``excluded``, what kube-proxy's sets name and its device has is nobody's.
+
+        What is in ``seen`` counts, where sets of another place tell of virtual servers too; ``sets`` are written.
+        """
         self._family = family
         self._sets = sets
+        self._seen = seen or sets
         self._servers = servers
         self._addresses = addresses
         self._conntrack = conntrack
@@ -119,11 +124,11 @@ class Leaving:
 
     def leave(self, *, has_device: bool, at_once: bool) -> Left:
         """Take away what nobody passes any more; ``has_device``: whether the mode's own device is there."""
-        present = self._sets.named(PREFIX[self._family])
+        present = self._seen.named(PREFIX[self._family])
         if not has_device and present.isdisjoint(_telling_sets(self._family)):
             return NOTHING_LEFT  # asking for virtual servers would load a module
         members = {
-            which: self._sets.members(name) if name in present else set()
+            which: self._seen.members(name) if name in present else set()
             for which in STAYING_SETS
             for name in [set_name(self._family, which)]
         }
@@ -132,8 +137,8 @@ class Leaving:
         needed = frozenset(_addresses(plan.staying, members)) & local
         entries = frozenset(place_of(key) for key in plan.staying if key.address)
         if plan.staying:
-            self._enter(Set.SERVERS, SetType.PORTS, entries - members[Set.SERVERS])
-            self._enter(Set.ADDRESSES, SetType.ADDRESSES, needed - members[Set.ADDRESSES])
+            self._enter(Set.SERVERS, SetType.PORTS, entries)
+            self._enter(Set.ADDRESSES, SetType.ADDRESSES, needed)
         self._forget_flows(plan.untracked)
         self._run(plan.commands)
         if has_device:
@@ -147,7 +152,7 @@ class Leaving:
         self, members: Mapping[Set, Collection[Member]], present: Collection[str], *, at_once: bool
     ) -> Farewell:
         local = frozenset(self._local_addresses())
-        is_upstreams = upstream_places(self._family, present, self._sets.members, local, self._excluded)
+        is_upstreams = upstream_places(self._family, present, self._seen.members, local, self._excluded)
         is_ours = owning(members, is_upstreams, (), DEFAULT_MASQUERADE_BIT)
         servers = self._servers.servers(self._family) if self._servers.available() else {}
         owned = {key: server for key, server in servers.items() if is_ours(key)}
@@ -187,13 +192,14 @@ class Leaving:
         found = self._addresses.foreign_addresses()
         return frozenset(each for each in found if not is_within(each, self._excluded))
 
-    def _enter(self, which: Set, kind: SetType, missing: Collection[Member]) -> None:
+    def _enter(self, which: Set, kind: SetType, entries: Collection[Member]) -> None:
+        """Put entries into our own set, whatever another place's set of the name has: that one goes."""
         name = set_name(self._family, which)
         if not self._sets.create(name, kind):
             raise KernelError(
                 f"no room for ipset {name}: this node has all that the kernel allows; see ipset list"
             )
-        if missing:
+        if missing := set(entries) - self._sets.members(name):
             self._sets.add(name, list(missing))
 
     def _take_out(self, which: Set, stale: Collection[Member]) -> None:

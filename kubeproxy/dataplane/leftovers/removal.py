@@ -273,8 +273,7 @@ def _leave(kernel: Kernel, family: Family, complaints: list[str], kept: Kept | N
         if text not in complaints:
             complaints.append(text)
     sets = kernel.sets(family)
-    if kernel.nft_sets is not None:
-        sets = AlsoRead(sets, kernel.nft_sets(family))
+    seen = sets if kernel.nft_sets is None else AlsoRead(sets, kernel.nft_sets(family))
     leaving = Leaving(
         family,
         sets,
@@ -283,6 +282,7 @@ def _leave(kernel: Kernel, family: Family, complaints: list[str], kept: Kept | N
         kernel.conntrack(family),
         partial(kernel.local_addresses, family),
         kept.excluded if kept else (),
+        seen,
     )
     return leaving.leave(has_device=has_device, at_once=kept is None)
 
