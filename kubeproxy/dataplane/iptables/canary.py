@@ -24,9 +24,10 @@ class Tables(Protocol):
         ...
 
 
-UNSEEN_LOOKS = 10
-"""A table that we have left so is looked into all the same, after so many looks that did not: somebody else may
-have changed it between our change and our taking its fingerprint."""
+UNSEEN_LOOKS = 1
+"""A table that we have left so is looked into all the same, after so many looks that passed over it: somebody else
+may have changed it between our change and our taking its fingerprint. With looks every 5 s that is found after
+10 s at most; while we go on changing a table it is looked into as often."""
 
 
 class Canary:
@@ -45,6 +46,7 @@ class Canary:
         self._left: dict[str, bytes] = {}
         """Fingerprints of tables as we have left them; nobody else has changed them while they have these."""
         self._unseen = 0
+        """Looks in a row that passed over a table."""
 
     def is_undisturbed(self) -> bool:
         """Return whether nobody but us has changed the tables since they were last looked at. Raises nothing."""
@@ -62,17 +64,19 @@ class Canary:
     def drift(self) -> str:
         """Return what others did to a table of ours, "" when nothing shows. Raises KernelError, OSError."""
         is_thorough = self._unseen >= UNSEEN_LOOKS
-        self._unseen = 0 if is_thorough else self._unseen + 1
+        has_passed_over = False
         for table in self._watched:
             fingerprint = self._tables.fingerprint(table)
             if self._intact.get(table) == fingerprint:
                 continue
             if self._left.get(table) == fingerprint and not is_thorough:
+                has_passed_over = True
                 continue
             why = self._amiss(table)
             if why:
                 return why
             self._intact[table] = fingerprint
+        self._unseen = self._unseen + 1 if has_passed_over else 0
         return ""
 
     def _flushed(self, table: str) -> str:
