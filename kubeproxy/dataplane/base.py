@@ -85,6 +85,18 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """By table; none for a backend that has no tables of rules."""
 
 
+class Repairer(Protocol):
+    """What undoes others' changes by what it knows to have written."""
+
+    def repair(self, *, whole: bool) -> bool:
+        """Undo what others have changed, by what is known to have been written; return whether that was done.
+
+        Where it was not, a full Plan must do it. Unless the ``whole`` is to be looked at, only what the kernel has
+        told of is undone, and in so few steps that nobody need stop listening to it.
+        """
+        ...
+
+
 class Backend(Protocol):
     """One way of programming the kernel, for one IP family."""
 
@@ -118,12 +130,9 @@ class Backend(Protocol):
         """
         ...
 
-    def repair(self, *, whole: bool) -> bool:
-        """Undo what others have changed, by what is known to have been written; return whether that was done.
-
-        Where it was not, a full Plan must do it. Unless the ``whole`` is to be looked at, only what the kernel has
-        told of is undone, and in so few steps that nobody need stop listening to it.
-        """
+    @property
+    def repairer(self) -> Repairer | None:
+        """What undoes others' changes; None where a full Plan corrects by difference, and costs no more."""
         ...
 
     def cleanup(self) -> None:

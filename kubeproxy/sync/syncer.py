@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.dataplane.base import Applied, Backend, RuleCount, SyncFailed
+from kubeproxy.dataplane.base import Applied, Backend, Repairer, RuleCount, SyncFailed
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.notices import HintSource
 from kubeproxy.model.addresses import Family
@@ -134,6 +134,8 @@ class Syncer:
         self._without_local = _WithoutLocal()
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
+        self._oldest: float | None = None
+        """When (Clock.now) the oldest change came that no sync has taken up; None when there is none."""
         self._node: NodeState | None = None
         """What the kernel was last written for."""
         self._wanted_node: NodeState | None = None
@@ -181,8 +183,10 @@ class Syncer:
         self._request()
 
     def _request(self) -> None:
-        if self.status.queued_since is None:
-            self._publish(queued_since=self._waiting_since())
+        if self._oldest is None:
+            self._oldest = self._clock.now()
+            if self.status.queued_since is None:
+                self._publish(queued_since=self._oldest)
         if self._ready:
             self._runner.request()
 
@@ -232,7 +236,7 @@ class Syncer:
         self._publish(drifts=self.status.drifts + 1, queued_since=self._waiting_since())
         if await self._is_put_right():
             log.warning("%s; put right", drift)
-            self._publish(queued_since=self._clock.now() if self._touched else None)
+            self._publish(queued_since=self._oldest)
             await self._end_flows_that_met_no_rules()
         else:
             log.warning("%s; writing everything again", drift)
@@ -241,23 +245,18 @@ class Syncer:
 
     async def _is_put_right(self) -> bool:
         """Have the backend undo what was changed; return whether it could."""
+        repairer = self._backend.repairer
+        if repairer is None:
+            return False
         full_syncs = self.status.full_syncs
         for whole in (False, True):
             async with self._kernel:
                 if self.status.full_syncs != full_syncs:
                     return True  # one came before us
                 with self._written_anew() if whole else nullcontext():
-                    if await asyncio.to_thread(self._undo, whole):
+                    if await asyncio.to_thread(_undo, repairer, whole):
                         return True
         return False
-
-    def _undo(self, whole: bool) -> bool:
-        """Run in the worker thread."""
-        try:
-            return self._backend.repair(whole=whole)
-        except Exception:
-            log.exception("a repair ran into an error of kubeproxy's own; a full sync follows")
-            return False
 
     async def _look_for_stale_flows_again(self) -> None:
         while True:
@@ -278,12 +277,13 @@ class Syncer:
                     self._wanted_node = node
                     distrusted, self._is_distrusted = self._is_distrusted, False
                     full = full or distrusted or self._backend.needs_full or node != self._node
-                    keys, self._touched = self._touched, set()
+                    keys, self._touched, self._oldest = self._touched, set(), None
                     scope = None if full else keys
                     looked, part = self._clock.now(), self._world.part(scope)
                     applied = await self._bring_in(part, node, scope)
             except SyncFailed as failure:
                 self._touched |= keys
+                self._oldest = self._waiting_since()
                 self._is_distrusted |= distrusted
                 self._failed(failure, full=full, started=started)
                 if full and not failure.culprits:
@@ -357,7 +357,7 @@ class Syncer:
             self._left_out = applied.quarantined.keys()
         self._publish(
             synced=True,
-            queued_since=self._clock.now() if self._touched else None,
+            queued_since=self._oldest,
             last_success=self._clock.wall(),
             duration=self._clock.now() - started,
             last_was_full=full,
@@ -379,7 +379,7 @@ class Syncer:
         if str(failure) != status.last_error:
             log.error("sync failed: %s", failure)
         self._publish(
-            queued_since=self._waiting_since(),
+            queued_since=self._oldest,
             duration=self._clock.now() - started,
             failures=status.failures + 1,
             partial_failures=status.partial_failures + (not full),
@@ -389,6 +389,15 @@ class Syncer:
     def _publish(self, **fields: object) -> None:
         self.status = msgspec.structs.replace(self.status, **fields)
         self._on_result(self.status)
+
+
+def _undo(repairer: Repairer, whole: bool) -> bool:
+    """Run in the worker thread."""
+    try:
+        return repairer.repair(whole=whole)
+    except Exception:
+        log.exception("a repair ran into an error of kubeproxy's own; a full sync follows")
+        return False
 
 
 class _WithoutLocal:

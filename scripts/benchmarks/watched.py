@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
-from kubeproxy.dataplane.base import Applied, Backend, Change, Plan
+from kubeproxy.dataplane.base import Applied, Backend, Change, Plan, Repairer
 from kubeproxy.model.desired import Wanted
 from kubeproxy.model.ident import Key
 
@@ -53,8 +53,13 @@ class Watched:
     def glance(self) -> str:
         return self._inner.glance() if self._observable else ""
 
+    @property
+    def repairer(self) -> Repairer | None:
+        return self if self._inner.repairer else None
+
     def repair(self, *, whole: bool) -> bool:
-        is_done = self._inner.repair(whole=whole)
+        assert self._inner.repairer is not None
+        is_done = self._inner.repairer.repair(whole=whole)
         if is_done:
             self._arrived(None, time.perf_counter())
         return is_done

@@ -115,8 +115,9 @@ class Inside:
     def glance(self) -> str:
         return self._lab.run("node", self._backend.glance)
 
-    def repair(self, *, whole: bool) -> bool:
-        return self._lab.run("node", lambda: self._backend.repair(whole=whole))
+    @property
+    def repairer(self) -> None:
+        return None
 
     def cleanup(self) -> None:
         self._lab.run("node", self._backend.cleanup)

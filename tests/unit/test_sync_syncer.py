@@ -2,6 +2,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from typing import Self
 
 import msgspec
 import pytest
@@ -44,11 +45,15 @@ class Recorder:
         self.may_glance.set()
         self.can_repair: list[bool | Exception] = []
         """Answers of the next repairs; then none is possible."""
-        self.looks = 0
+        self.repairs_at_all = True
+        self.may_repair = threading.Event()
+        self.may_repair.set()
+        self.looks = self.begun = 0
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
+        self.begun += 1
         assert self.may_go_on.wait(10)
         self.scopes.append(None if scope is None else frozenset(scope))
         return self.ledger.plan(wanted, scope, is_known=True)
@@ -81,8 +86,13 @@ class Recorder:
         assert self.may_glance.wait(10)
         return self.glanced
 
+    @property
+    def repairer(self) -> Self | None:
+        return self if self.repairs_at_all else None
+
     def repair(self, *, whole: bool) -> bool:
         self.repairs.append(whole)
+        assert self.may_repair.wait(10)
         answer = self.can_repair.pop(0) if self.can_repair else False
         if isinstance(answer, Exception):
             raise answer
@@ -274,6 +284,55 @@ async def test_drift_that_the_backend_puts_right_needs_no_full_sync(
         assert it.backend.repairs in ([False], [False, True])
         assert (it.syncer.status.full_syncs, it.backend.needs_full) == (1, False)
         assert "somebody flushed it; put right" in caplog.text
+
+
+async def test_a_backend_that_repairs_nothing_has_one_silence_for_a_drift_and_not_two() -> None:
+    full_syncs, other = FullSyncs(), Listener()
+    async with rig(Intervals(check=1), full_syncs) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        full_syncs.silence(other)
+        it.backend.repairs_at_all = False
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(1)
+        await it.until_synced(2)
+        assert (it.backend.scopes, it.backend.repairs) == ([None, None], [])
+        assert other.heard == ["suspended", "resumed"]
+
+
+@pytest.mark.parametrize("what", ["Service", "Node"])
+async def test_what_comes_during_a_repair_or_a_sync_waits_from_then_on(what: str) -> None:
+    async with rig(Intervals(check=1)) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+
+        def come() -> float:
+            if what == "Service":
+                it.put(service(f"web{len(it.published)}", "10.96.0.1"))
+            else:
+                it.syncer.touch_node()
+            return it.clock.now()
+
+        it.backend.may_repair.clear()
+        it.backend.can_repair = [True]
+        it.backend.drift = "somebody flushed it"
+        await it.clock.step(1)
+        await it.until(lambda: it.backend.repairs == [False])
+        await it.clock.step(2)
+        came = come()
+        await it.clock.step(3)
+        assert it.syncer.status.queued_since == came - 2  # the drift is older
+        it.backend.may_go_on.clear()
+        it.backend.may_repair.set()
+        await it.until(lambda: it.syncer.status.queued_since == came)
+        await it.until(lambda: it.backend.begun == 2)
+        await it.clock.step(4)
+        came = come()
+        await it.clock.step(5)
+        it.published.clear()
+        it.backend.may_go_on.set()
+        await it.until(lambda: it.syncer.status.queued_since is None)
+        assert came in [each.queued_since for each in it.published]
 
 
 async def test_a_repair_that_fails_by_a_mistake_of_ours_is_followed_by_a_full_sync(

@@ -168,9 +168,10 @@ class IptablesBackend:
         except (KernelError, OSError):
             return "sets do not tell their size"
 
-    def repair(self, *, whole: bool) -> bool:
-        """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""
-        return False
+    @property
+    def repairer(self) -> None:
+        """See `Backend.repairer`."""
+        return None
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""

@@ -132,9 +132,10 @@ class IpvsBackend:
         """See `Backend.glance`: how many virtual servers there are (of IPv4), and how large legacy tables are."""
         return "" if self._needs_full else self._watch.glance()
 
-    def repair(self, *, whole: bool) -> bool:
-        """See `Backend.repair`: a full Plan corrects by difference, and costs no more."""
-        return False
+    @property
+    def repairer(self) -> None:
+        """See `Backend.repairer`."""
+        return None
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""

@@ -10,6 +10,7 @@ import errno
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Self
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, SyncFailed
 from kubeproxy.dataplane.collector import collector_paused
@@ -134,8 +135,13 @@ class NftablesBackend:
         """See `Backend.glance`: the kernel tells of everything itself."""
         return ""
 
+    @property
+    def repairer(self) -> Self:
+        """See `Backend.repairer`."""
+        return self
+
     def repair(self, *, whole: bool) -> bool:
-        """See `Backend.repair`."""
+        """See `Repairer.repair`."""
         books = self._books
         if books is None or not self._is_known or (self._has_drifted and not whole):
             return False
