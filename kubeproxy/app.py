@@ -51,7 +51,8 @@ from kubeproxy.store.kube import KubeClient
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.leftovers import Sweeper
-from kubeproxy.sync.syncer import Syncer, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Syncer
 from kubeproxy.trace.condition import condition_of
 from kubeproxy.trace.explainer import Explainer
 from kubeproxy.trace.http import answering as tracing

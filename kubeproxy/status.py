@@ -26,7 +26,7 @@ from kubeproxy.model.addresses import host_port
 from kubeproxy.model.objects import Record
 from kubeproxy.redraw import redraw, until_signalled
 from kubeproxy.store.trouble import in_words
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 from kubeproxy.trace.question import BadQuestion
 from kubeproxy.traffic.answer import Answer
 from kubeproxy.traffic.question import DEFAULT_TOP, MOST, parse

@@ -10,7 +10,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.names import is_label, is_subdomain
 from kubeproxy.store.informer import Key
 from kubeproxy.store.resources import ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, Resource
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.service_health import ServiceHealth
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.healthchecks import health_checks
-from kubeproxy.sync.syncer import Synced, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Synced
 
 
 class SyncReport:

@@ -3,7 +3,7 @@
 from kubeproxy.health.service_health import HealthCheckStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 
 
 class InformerStatus(Record, frozen=True, kw_only=True):

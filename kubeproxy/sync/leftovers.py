@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from kubeproxy.clock import Clock
 from kubeproxy.dataplane.leftovers.removal import Removed
 from kubeproxy.model.addresses import Family
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 
 log = logging.getLogger(__name__)
 

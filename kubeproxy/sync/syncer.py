@@ -8,26 +8,26 @@ A failure is state: it is counted, logged once, and makes the next sync a full o
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import msgspec
 
 from kubeproxy.clock import Clock
-from kubeproxy.dataplane.base import Applied, Backend, Repairer, RuleCount, SyncFailed
+from kubeproxy.dataplane.base import Applied, Backend, Repairer, SyncFailed
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.notices import HintSource
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.admission import Rejection
 from kubeproxy.model.desired import Wanted, stream
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
-from kubeproxy.sync.flows import FlowReconciler, FlowStatus
+from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.full_syncs import FullSyncs
 from kubeproxy.sync.runner import Runner
+from kubeproxy.sync.status import Listing, SyncStatus, WithoutLocal
 from kubeproxy.sync.watching import Looked, Watcher
 
 log = logging.getLogger(__name__)
@@ -47,44 +47,6 @@ class Intervals(Record, frozen=True, kw_only=True):
     """Between looks at whether somebody else changed our kernel state; infinite where hints tell of all."""
     glance: float = math.inf
     """Between glances, which find out whether it is worth a look (`Backend.glance`); infinite for none."""
-
-
-class SyncStatus(Record, frozen=True, kw_only=True):
-    """How things stand; replaced as a whole after every sync, so any thread may read it."""
-
-    family: Family
-    synced: bool = False
-    """Whether the kernel has held the whole World at least once."""
-    queued_since: float | None = None
-    """When (Clock.now) the oldest change that is not in the kernel yet came; None when all are in."""
-    last_success: float | None = None
-    """Clock.wall of the last sync that succeeded."""
-    duration: float = 0.0
-    """Seconds that the last sync took, successful or not."""
-    last_was_full: bool = False
-    changed: int = 0
-    """Service ports that the last successful sync wrote or removed."""
-    syncs: int = 0
-    full_syncs: int = 0
-    failures: int = 0
-    partial_failures: int = 0
-    drifts: int = 0
-    """How often our state was found removed from the kernel."""
-    last_error: str = ""
-    ports: int = 0
-    endpoints: int = 0
-    rejected: tuple[Rejection, ...] = ()
-    quarantined: tuple[tuple[str, str], ...] = ()
-    """Service ports that are left out, and why."""
-    notes: tuple[tuple[str, str], ...] = ()
-    """Service ports that are served otherwise than was asked, and why."""
-    no_local: tuple[int, int] = (0, 0)
-    """Of how many Service ports the cluster IP, and traffic from outside, is dropped here: policy Local, and every
-    endpoint is on another node. Which they are, `Syncer.without_local` knows."""
-    rules: tuple[RuleCount, ...] = ()
-    """After the last sync that wrote any."""
-    flows: FlowStatus = FlowStatus()
-    """How the flows that syncs made stale are ended."""
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,8 +92,8 @@ class Syncer:
         self._on_synced = on_synced
         self._flows = flows
         self._left_out: Collection[ServicePortName] = frozenset()
-        self._quarantined, self._notes = _Listing(), _Listing()
-        self._without_local = _WithoutLocal()
+        self._quarantined, self._notes = Listing(), Listing()
+        self._without_local = WithoutLocal()
         self._intervals = intervals or Intervals()
         self._touched: set[Key] = set()
         self._oldest: float | None = None
@@ -398,41 +360,3 @@ def _undo(repairer: Repairer, whole: bool) -> bool:
     except Exception:
         log.exception("a repair ran into an error of kubeproxy's own; a full sync follows")
         return False
-
-
-class _WithoutLocal:
-    """The ports that drop what comes to the cluster IP, and from outside, for want of an endpoint here."""
-
-    def __init__(self) -> None:
-        self._ports: tuple[set[ServicePortName], set[ServicePortName]] = (set(), set())
-
-    def take(self, applied: Applied) -> None:
-        """Take in what a sync has changed."""
-        for which, ports in enumerate(self._ports):
-            if applied.full:
-                ports.clear()
-            for name, lacks in applied.lacks_local.items():
-                (ports.add if lacks[which] else ports.discard)(name)
-
-    @property
-    def count(self) -> tuple[int, int]:
-        internal, external = self._ports
-        return len(internal), len(external)
-
-    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        internal, external = (tuple(sorted(f"{n}/{n.protocol}" for n in ports)) for ports in self._ports)
-        return internal, external
-
-
-class _Listing:
-    """Remarks as a status has them; written anew only for another object (`Applied.notes`)."""
-
-    def __init__(self) -> None:
-        self._source: Mapping[ServicePortName, str] = {}
-        self._listed: tuple[tuple[str, str], ...] = ()
-
-    def of(self, ports: Mapping[ServicePortName, str]) -> tuple[tuple[str, str], ...]:
-        if ports is not self._source:
-            self._source = ports
-            self._listed = tuple(sorted((f"{name}/{name.protocol}", why) for name, why in ports.items()))
-        return self._listed

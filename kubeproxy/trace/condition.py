@@ -1,6 +1,6 @@
 """SyncStatus → what a reader must know before believing that the kernel does as the model says. Pure."""
 
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 from kubeproxy.trace.explainer import Condition
 
 

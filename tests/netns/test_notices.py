@@ -23,7 +23,8 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.settings import Settings
 from kubeproxy.modes import parts_of
 from kubeproxy.options import parse
-from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Intervals, Syncer
 from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 from tests.netns.test_virtual_addresses import NODE, OTHER, VIP, kind_here

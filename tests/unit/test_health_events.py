@@ -16,7 +16,7 @@ from kubeproxy.model.admission import Rejection
 from kubeproxy.store.base import Unavailable
 from kubeproxy.store.kube import ApiError, Listing
 from kubeproxy.store.resources import NODES, SERVICES, Resource
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 from tests.apiserver_bed import SERVICES as SERVICES_PATH
 from tests.apiserver_bed import Bed, api_bed, service
 

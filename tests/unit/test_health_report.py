@@ -19,7 +19,8 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.timestamps import micro_timestamp
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowStatus
-from kubeproxy.sync.syncer import Synced, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Synced
 from kubeproxy.testing.build import endpoint_slice, service, world
 from tests.scraping import Scrape
 

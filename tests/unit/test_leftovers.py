@@ -34,7 +34,7 @@ from kubeproxy.kernel.netlink_messages import attribute
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.sync.leftovers import RETRY_SECONDS, Sweeper
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 
 pytestmark = pytest.mark.unit
 

@@ -20,7 +20,7 @@ from kubeproxy.health.statusz import AgentStatus, DroppedHere, InformerStatus
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection
 from kubeproxy.sync.flows import FlowStatus
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 
 pytestmark = pytest.mark.unit
 

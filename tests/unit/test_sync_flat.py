@@ -21,7 +21,8 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.store.kube_wire import Page, StreamingUnsupported, WatchEvent
 from kubeproxy.store.resources import ENDPOINT_SLICES, SERVICES, Resource
 from kubeproxy.sync.flows import FlowReconciler
-from kubeproxy.sync.syncer import Intervals, Syncer, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Intervals, Syncer
 from tests import iptables_node, ipvs_node, nftables_node
 from tests.sealed import Walked, Walks, seal
 

@@ -20,7 +20,8 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.flows import FlowReconciler
 from kubeproxy.sync.full_syncs import FullSyncs
-from kubeproxy.sync.syncer import Intervals, Synced, Syncer, SyncStatus
+from kubeproxy.sync.status import SyncStatus
+from kubeproxy.sync.syncer import Intervals, Synced, Syncer
 from kubeproxy.testing.build import endpoint_slice, service
 
 pytestmark = pytest.mark.unit

@@ -15,7 +15,7 @@ from kubeproxy.dataplane.iptables.locate import IptablesLocator
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.model.world import World
-from kubeproxy.sync.syncer import SyncStatus
+from kubeproxy.sync.status import SyncStatus
 from kubeproxy.testing.build import endpoint, endpoint_slice, service
 from kubeproxy.trace.answer import Answer, ServiceAnswer
 from kubeproxy.trace.condition import condition_of
