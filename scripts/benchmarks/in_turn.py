@@ -13,6 +13,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ ROUNDS, AT_A_TIME = 40, 5
 """Each agent makes 200 changes."""
 MOST_SECONDS, FEWEST_ROUNDS = 120.0, 4
 """What takes longer ends early: with legacy iptables a change at 30,000 Services takes half a second."""
+ANSWER_SECONDS = 1800.0
+"""Until an agent that does not answer is killed: a full load by iptables-nft takes minutes."""
 Samples = Mapping[Size, Sequence[float]]
 
 AGENT = str(Path(__file__).with_name("in_turn_agent.py"))
@@ -61,9 +64,15 @@ class Agent:
 
     def _answer(self) -> list[float]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        deadline = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        deadline.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            deadline.cancel()
         if not line:
-            raise SystemExit(f"the agent of {self._size} Services has ended; what it said is above")
+            late = f", or was killed as it did not answer within {ANSWER_SECONDS:g} s"
+            raise SystemExit(f"the agent of {self._size} Services has ended{late}; what it said is above")
         found: list[float] = json.loads(line)
         return found
 

@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             began = time.monotonic()
             try:
                 rows += step.measure()
-            except Exception:  # It must not cost what else was, and will be, measured.
+            except (Exception, SystemExit):  # As programs, measurements end by the latter.
+                # It must not cost what else was, and will be, measured.
                 traceback.print_exc()
                 failed.append(step.name)
             seconds = time.monotonic() - began

@@ -1,6 +1,7 @@
 """What scripts/bench makes of samples: percentiles, rows, JSON, tables; and the clusters that it measures."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,7 @@ class FakePlaces:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, list[str]]] = []
+        self.failure: BaseException = RuntimeError("no room")
 
     def __enter__(self) -> "FakePlaces":
         return self
@@ -141,7 +143,7 @@ class FakePlaces:
     def run(self, mode: str, size: Size, only: list[str], *, slow: bool) -> list[Row]:
         self.asked.append((mode, str(size), only))
         if size == THREE:
-            raise RuntimeError("no room")
+            raise self.failure
         return figures.rows(only[0], mode, size, [1.0])
 
     def in_turn(self, mode: str, sizes: list[Size]) -> list[Row]:
@@ -158,9 +160,11 @@ def places(monkeypatch: pytest.MonkeyPatch) -> FakePlaces:
     return fake
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("no room"), SystemExit("no room")], ids=["error", "exit"])
 def test_a_measurement_that_fails_costs_no_other_its_figures(
-    places: FakePlaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    failure: BaseException, places: FakePlaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    places.failure = failure
     found = tmp_path / "found.json"
     asked = ["--only=burst", "--modes=nftables", "--sizes=100,1000,10000", f"--json={found}"]
     assert run.main(asked) == 1
@@ -168,6 +172,13 @@ def test_a_measurement_that_fails_costs_no_other_its_figures(
     told = capsys.readouterr().err
     assert "no room" in told
     assert "failed, with their last words above: nftables at 1000\n" in told
+
+
+def test_an_agent_that_does_not_answer_ends_its_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_turn, "ANSWER_SECONDS", 0.0)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as silent:
+        with pytest.raises(SystemExit, match="of 1000 Services has ended, or was killed"):
+            in_turn.Agent(silent, THREE).rest()
 
 
 def test_what_takes_minutes_is_measured_only_when_slow(places: FakePlaces) -> None:
