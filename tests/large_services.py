@@ -10,13 +10,17 @@ from kubeproxy.model import large, runs
 
 
 @contextmanager
-def treated_as_large(everything: bool = True) -> Iterator[None]:
-    """Have every Service with an endpoint be a large one, of runs, pages and chains of two."""
-    if not everything:
+def treated_as_large(limit: int = 1) -> Iterator[None]:
+    """Have every Service of so many endpoints be a large one, of runs, pages and chains of two; with 0 none is.
+
+    With a limit of more than 1 it also stops being one: when it shrinks, and when its ports make it too large.
+    """
+    if not limit:
         yield
         return
     with (
-        patch.object(large, "LARGE", 1),
+        patch.object(large, "LARGE", limit),
+        patch.object(large, "MANY", 3 * limit if limit > 1 else large.MANY),
         patch.object(runs, "SIZE", 2),
         patch.object(runs, "MOST", 3),
         patch.object(pages, "PAGE", 2),
@@ -27,5 +31,5 @@ def treated_as_large(everything: bool = True) -> Iterator[None]:
         yield
 
 
-SIZES = (False, True)
-"""For `pytest.mark.parametrize`: as it is, and all treated as large."""
+SIZES = (0, 1, 4)
+"""Limits for `pytest.mark.parametrize`: as it is, all are large, and each becomes and stops being so."""

@@ -19,7 +19,7 @@ from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState, node_state
 from kubeproxy.model.objects import Record, ServicePort, TrafficPolicy
-from kubeproxy.model.runs import Run, Runs, by_text, gathered
+from kubeproxy.model.runs import Run, by_text, gathered, in_runs
 from kubeproxy.model.services import VirtualAddresses, health_check_port, virtual_addresses
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.topology import Where, categorize
@@ -116,9 +116,8 @@ class ServiceState(Record, frozen=True, kw_only=True):
         """How many targets are reachable; goes through those of policy Local, which are this node's."""
         if not (self.cluster and self.local):
             return len(self.cluster) + len(self.local)
-        known = (
-            self.cluster.get if isinstance(self.cluster, Runs) else {each.text: each for each in self.cluster}.get
-        )
+        cluster = self.cluster
+        known = cluster.get if in_runs(cluster) else {each.text: each for each in cluster}.get
         return len(self.cluster) + sum([known(each.text) is None for each in self.local])
 
     @property
@@ -185,7 +184,7 @@ def stream(
             external_local = is_external and service.external_policy is local
             endpoints = merged.get((port.name, port.protocol), ())
             chosen = categorize(
-                [each for each in endpoints if each.endpoint.address not in loops] if loops else endpoints,
+                _without(endpoints, loops) if loops else endpoints,
                 where,
                 uses_cluster=is_external or not internal_local,
                 uses_local=internal_local or external_local,
@@ -230,10 +229,22 @@ def _won(addresses: VirtualAddresses, port: ServicePort, index: int, lost: Lost)
     )
 
 
+def _without(endpoints: Sequence[PortEndpoint], loops: tuple[str, ...]) -> Sequence[PortEndpoint]:
+    """Return endpoints but those at a Service's own addresses."""
+    return endpoints.made(_run_without, loops) if in_runs(endpoints) else _clear_of(endpoints, loops)
+
+
+def _run_without(endpoints: Iterable[PortEndpoint], loops: tuple[str, ...]) -> Run[PortEndpoint] | None:
+    found = _clear_of(endpoints, loops)
+    return Run(found) if found else None
+
+
+def _clear_of(endpoints: Iterable[PortEndpoint], loops: tuple[str, ...]) -> tuple[PortEndpoint, ...]:
+    return tuple([each for each in endpoints if each.endpoint.address not in loops])
+
+
 def _targets(endpoints: Sequence[PortEndpoint], own: tuple[str, str]) -> Sequence[Target]:
-    if isinstance(endpoints, tuple) or not isinstance(endpoints, Runs):
-        return _targets_of(endpoints, own)
-    return Runs([run.derived(_run_of_targets, own) for run in endpoints.runs])
+    return endpoints.made(_run_of_targets, own) if in_runs(endpoints) else _targets_of(endpoints, own)
 
 
 def _run_of_targets(endpoints: Iterable[PortEndpoint], own: tuple[str, str]) -> Run[Target]:

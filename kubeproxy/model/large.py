@@ -2,6 +2,9 @@
 
 A small Service is merged anew whenever somebody asks (`endpoints.py`): that costs its few endpoints, and nothing
 has to be held for the thousands of such Services. What is kept of a large one is equal to what a merge would say.
+
+What is kept is followed on the thread that owns the World, and a merge is made on the thread that asks. So one of
+very many endpoints and ports is merged, too: whoever makes such a Service must not hold up the event loop.
 """
 
 from collections import Counter
@@ -12,11 +15,13 @@ import msgspec
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.endpoints import Merged, PortEndpoint, PortKey, entries_of, merge, once, put_in_order
 from kubeproxy.model.ident import Key
-from kubeproxy.model.objects import EndpointSlice, Record
+from kubeproxy.model.objects import Endpoint, EndpointSlice, Record
 from kubeproxy.model.runs import Runs
 
 LARGE = 256
 """Endpoints of a Service, of all its slices, from which it is large."""
+MANY = 20_000
+"""Endpoints times ports up to which what is merged is kept. To make it takes some 15 ms, and 3 MB."""
 
 Slices = Sequence[EndpointSlice]
 
@@ -37,13 +42,16 @@ class LargeServices:
 
     def take(self, key: Key, gone: Slices, come: Slices, slices: Slices) -> None:
         """Take over a Service's ``slices``, which differ from before in those that have ``gone`` and ``come``."""
-        if key not in self._ports and _size(slices) < LARGE:
+        before, size = self._ports.get(key), _size(slices)
+        if before is None and size < LARGE:
             return  # as nearly all
-        if _size(slices) < LARGE // 2:
-            del self._ports[key]
+        # Whoever is at a limit must not be made anew by every other change.
+        least, most = (LARGE, MANY) if before is None else (LARGE // 2, MANY + MANY // 2)
+        if size < least or _entries(slices) > most:
+            self._ports.pop(key, None)
             return
-        before = self._ports.get(key)
-        if before is None or _size(gone) + _size(come) > _size(slices):
+        gone, come = _differing(gone, come)
+        if before is None or _size(gone) + _size(come) > size:
             self._ports[key] = {family: _ports(slices, family) for family in Family}
         else:
             self._ports[key] = {family: _changed(before[family], gone, come, slices, family) for family in Family}
@@ -65,6 +73,39 @@ class LargeServices:
 
 def _size(slices: Slices) -> int:
     return sum([len(piece.endpoints) for piece in slices])
+
+
+def _entries(slices: Slices) -> int:
+    return sum([len(piece.endpoints) * len(piece.ports) for piece in slices])
+
+
+def _differing(gone: Slices, come: Slices) -> tuple[Slices, Slices]:
+    """Return slices with those endpoints in which each differs from the one that it replaces, or is replaced by.
+
+    An event brings all endpoints of a slice, of which most are as before: they cost a look, and not one a port.
+    """
+    old, new = {piece.name: piece for piece in gone}, {piece.name: piece for piece in come}
+    for name in old.keys() & new.keys():
+        one, other = old[name], new[name]
+        before, after = _by_address(one), _by_address(other)
+        have_each_once = len(before) == len(one.endpoints) and len(after) == len(other.endpoints)
+        if have_each_once and _frame(one) == _frame(other):
+            old[name] = _with(one, [each for each in one.endpoints if after.get(each.address) != each])
+            new[name] = _with(other, [each for each in other.endpoints if before.get(each.address) != each])
+    return tuple(old.values()), tuple(new.values())
+
+
+def _by_address(piece: EndpointSlice) -> dict[str, Endpoint]:
+    return {each.address: each for each in piece.endpoints}
+
+
+def _frame(piece: EndpointSlice) -> tuple[object, ...]:
+    """Return what beside an endpoint its entries depend on."""
+    return piece.address_type, piece.headless, piece.ports
+
+
+def _with(piece: EndpointSlice, endpoints: Iterable[Endpoint]) -> EndpointSlice:
+    return msgspec.structs.replace(piece, endpoints=tuple(endpoints))
 
 
 def _ports(slices: Slices, family: Family) -> dict[PortKey, _Port]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kubeproxy.model.endpoints import PortEndpoint
 from kubeproxy.model.objects import Record
-from kubeproxy.model.runs import Run, Runs, gathered
+from kubeproxy.model.runs import Run, Runs, gathered, in_runs
 
 
 class Topology(Enum):
@@ -48,10 +48,10 @@ def categorize(
     Each category takes its ready endpoints, and when there is none those that still serve while they terminate;
     one that does not serve is never used. Hints count for ready endpoints under policy Cluster only.
     """
-    is_short = isinstance(endpoints, (tuple, list))
+    is_short = not in_runs(endpoints)
     if is_short and uses_cluster and not uses_local and _are_plain(endpoints):
         return Categories(cluster=tuple(endpoints), has_endpoints=bool(endpoints))  # nearly every Service
-    runs = endpoints.runs if isinstance(endpoints, Runs) else (Run(tuple(endpoints)),)
+    runs = endpoints.runs if in_runs(endpoints) else (Run(tuple(endpoints)),)
     kinds = [run.derived(_kinds, where) for run in runs]
     topology, cluster = _near(kinds) if uses_cluster else (Topology.NONE, [])
     if uses_cluster and not cluster:

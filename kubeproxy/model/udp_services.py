@@ -33,7 +33,7 @@ from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.ident import Key, ServicePortName
 from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import Protocol, Record, Service
-from kubeproxy.model.runs import Run, Runs, difference
+from kubeproxy.model.runs import Run, Runs, difference, in_runs
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 
@@ -77,10 +77,9 @@ def udp_ports(
 
 def _serving(endpoints: Sequence[PortEndpoint], own: frozenset[str]) -> Serving:
     """Return who serves, but for a Service's ``own`` addresses."""
-    if not isinstance(endpoints, Runs):
-        return {each.text: each for each in endpoints if _serves(each, own)}
-    found = [run.derived(_serving_of, own) for run in endpoints.runs]
-    return Runs([run for run in found if run is not None])
+    if in_runs(endpoints):
+        return endpoints.made(_serving_of, own)
+    return {each.text: each for each in endpoints if _serves(each, own)}
 
 
 def _serving_of(endpoints: Sequence[PortEndpoint], own: frozenset[str]) -> Run[PortEndpoint] | None:
@@ -201,7 +200,7 @@ def _may_have_stale_flows(before: UdpPort | None, after: UdpPort) -> bool:
 
 
 def _has_lost(before: Serving, after: Serving) -> bool:
-    if isinstance(before, Runs) and isinstance(after, Runs):
+    if type(before) is Runs and type(after) is Runs:
         gone, come = difference(before, after)
         return not gone.keys() <= come.keys()
     texts = before if isinstance(before, dict) else [each.text for each in before]

@@ -126,10 +126,10 @@ class World:
                 self._add_slice(key, piece, come)
         touched = {*gone, *come}
         for owner in touched:
-            new = come.get(owner, ())
-            self._large.take(owner, gone.get(owner, ()), new, self.slices_of(owner))
-            addresses = [each.address for piece in new for each in piece.endpoints]
-            if owner in self._loops or not _own(self.services.get(owner)).isdisjoint(addresses):
+            old, new = gone.get(owner, ()), come.get(owner, ())
+            self._large.take(owner, old, new, self.slices_of(owner))
+            addresses = [each.address for piece in (*old, *new) for each in piece.endpoints]
+            if not _own(self.services.get(owner)).isdisjoint(addresses):
                 self._note_loops(owner)
         return touched
 
@@ -138,9 +138,9 @@ class World:
         service, pieces = self.services.get(key), self._slices_of.get(key)
         if service is not None and pieces is not None:
             own = _own(service)
-            found = [e.address for piece in pieces for e in piece.endpoints if e.address in own]
+            found = {e.address for piece in pieces for e in piece.endpoints if e.address in own}
             if found:
-                self._loops[key] = tuple(dict.fromkeys(found))
+                self._loops[key] = tuple(sorted(found))
                 self._told = None
                 return
         if self._loops.pop(key, None):

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.unit, PATIENCE]
 @pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(histories(steps=STEPS, crowds=True))
-def test_any_history_leads_where_a_fresh_start_leads(large: bool, history: History) -> None:
+def test_any_history_leads_where_a_fresh_start_leads(large: int, history: History) -> None:
     with treated_as_large(large):
         cluster, agent = live(history, FakeKernel())
         assert agent.state() == fresh(cluster, agent.settings, FakeKernel()).state()

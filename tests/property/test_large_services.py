@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kubeproxy.dataplane.nftables import numbers
 from kubeproxy.dataplane.nftables.pages import Pages
@@ -33,7 +34,7 @@ ENDPOINTS = st.builds(
 SLICES = st.builds(
     EndpointSlice,
     namespace=st.just("default"),
-    name=st.sampled_from("abcd"),
+    name=st.just("of its key"),
     service=st.sampled_from(("web", "web", "web", "other")),
     address_type=st.sampled_from(("IPv4", "IPv4", "IPv6")),
     headless=st.sampled_from((False, False, True)),
@@ -44,16 +45,18 @@ BATCHES = st.dictionaries(st.sampled_from("abcd"), st.none() | SLICES, min_size=
 
 
 @runs(MANY)
-@given(st.lists(BATCHES, max_size=8))
-def test_endpoints_are_those_of_a_merge(history: list[dict[str, EndpointSlice | None]]) -> None:
-    with treated_as_large():
+@given(st.lists(BATCHES, max_size=8), st.sampled_from((1, 4, 8)))
+def test_endpoints_are_those_of_a_merge(history: list[dict[str, EndpointSlice | None]], limit: int) -> None:
+    with treated_as_large(limit):
         world = World()
         for batch in history:
-            world.apply_slices({("default", name): piece for name, piece in batch.items()})
+            world.apply_slices(
+                {("default", name): piece and replace(piece, name=name) for name, piece in batch.items()}
+            )
             for family in Family:
                 kept = world.endpoints_of(OWNER, family)
                 anew = merge(world.slices_of(OWNER), family)
-                assert {port: found for port, found in kept.items() if found} == {
+                assert {port: tuple(found) for port, found in kept.items() if found} == {
                     port: tuple(found) for port, found in anew.items() if found
                 }
                 assert world.part([OWNER]).endpoints_of(OWNER, family) == kept

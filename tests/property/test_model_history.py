@@ -39,7 +39,7 @@ def lived(history: History) -> tuple[Cluster, World]:
 @pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(HISTORIES_OF_MODEL, st.integers(0, 2 ** len(KEYS) - 1))
-def test_a_world_with_a_history_is_as_good_as_new(large: bool, history: History, some: int) -> None:
+def test_a_world_with_a_history_is_as_good_as_new(large: int, history: History, some: int) -> None:
     with treated_as_large(large):
         _is_as_good_as_new(history, some)
 

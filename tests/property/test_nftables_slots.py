@@ -84,7 +84,7 @@ SYNCS = st.sampled_from(("change", "full sync", "restart"))
 @runs(1000 if LONG else 100)
 @given(st.builds(Look, **FIELDS), st.lists(st.tuples(CHANGES, SYNCS), max_size=8))
 def test_every_place_has_each_endpoint_once(
-    large: bool, look: Look, history: list[tuple[dict[str, Any], str]]
+    large: int, look: Look, history: list[tuple[dict[str, Any], str]]
 ) -> None:
     collisions = patch.object(numbers, "_digest", lambda text: sum(text.encode()) // 2 % 3)
     with treated_as_large(large), collisions:

@@ -50,7 +50,7 @@ def piece(*endpoints: Endpoint | str, ports: str = "http=8080", suffix: str = "a
         ([piece("fd00::9@node1")], 0),
     ],
 )
-def test_ready_addresses_on_this_node_count_once(slices: list[EndpointSlice], count: int, large: bool) -> None:
+def test_ready_addresses_on_this_node_count_once(slices: list[EndpointSlice], count: int, large: int) -> None:
     with treated_as_large(large):
         found = health_checks(world(balanced(), *slices), "node1", Family.V4)
     assert found == {WEB: HealthCheck(port=31000, endpoints=count)}

@@ -294,7 +294,7 @@ FLOWS = [
 @pytest.mark.parametrize("large", SIZES)
 @given(STEPS)
 def test_no_history_leaves_a_stale_flow_behind(
-    large: bool,
+    large: int,
     steps: list[tuple[str, str, str, int, frozenset[str]]],
 ) -> None:
     with treated_as_large(large):

@@ -1,6 +1,6 @@
 """Work that grows with what one Service has, never with the square of it: comparisons and hashes are counted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -17,11 +17,12 @@ from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.ipvs_types import Destination, Found, Server, ServerKey
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection, admissible_service
-from kubeproxy.model.desired import ServiceState, Wanted
+from kubeproxy.model.desired import ServiceState, Target, Wanted, desired
 from kubeproxy.model.endpoints import merge
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
 from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
+from kubeproxy.model.runs import Runs, difference
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from tests.counting import Meter
@@ -216,27 +217,64 @@ class Looks(tuple[Endpoint, ...]):
         return super().__iter__()
 
 
+WEB = ("default", "web")
+
+
+def crowd(number: int, *more: str, ports: int = 1) -> EndpointSlice:
+    """Return one of a large Service's slices, with a hundred endpoints and ``more``."""
+    own = [f"10.0.{number}.{i}" for i in range(1, 101)]
+    return EndpointSlice(
+        namespace="default",
+        name=f"web-{number}",
+        service="web",
+        ports=tuple([SlicePort(name=f"p{port}", port=1000 + port) for port in range(ports)]),
+        endpoints=Looks([Endpoint(address=address) for address in (*own, *more)]),
+    )
+
+
+def applied(world: World, *slices: EndpointSlice) -> int:
+    """Apply slices; return how many endpoints were looked at."""
+    Looks.count = 0
+    world.apply_slices({("default", each.name): each for each in slices})
+    return Looks.count
+
+
 def test_endpoints_that_two_slices_name() -> None:
     """A changed slice of a Service of many ports, that has an endpoint which another slice has too."""
-    ports = tuple([SlicePort(name=f"p{number}", port=1000 + number) for number in range(20)])
-
-    def piece(number: int, *more: str) -> EndpointSlice:
-        own = [f"10.0.{number}.{i}" for i in range(1, 101)]
-        return EndpointSlice(
-            namespace="default",
-            name=f"web-{number}",
-            service="web",
-            ports=ports,
-            endpoints=Looks([Endpoint(address=address) for address in (*own, *more)]),
-        )
-
     world = World()
-    world.apply_slices({("default", f"web-{number}"): piece(number) for number in range(10)})
+    applied(world, *[crowd(number, ports=15) for number in range(10)])
     for more in (("10.0.7.5",), ("10.0.7.5", "10.9.0.1"), ()):  # it comes to be named twice, is, and is no longer
-        Looks.count = 0
-        world.apply_slices({("default", "web-3"): piece(3, *more)})
-        of_this_slice = 2 * 100 * len(ports)
-        assert Looks.count < 2 * (of_this_slice + 10 * 100)
-        kept = world.endpoints_of(("default", "web"), Family.V4)
-        anew = merge(world.slices_of(("default", "web")), Family.V4)
+        assert applied(world, crowd(3, *more, ports=15)) < 3 * 1000
+        kept, anew = world.endpoints_of(WEB, Family.V4), merge(world.slices_of(WEB), Family.V4)
+        assert all(isinstance(each, Runs) for each in kept.values())
         assert {port: list(found) for port, found in kept.items()} == anew
+
+
+def test_a_service_of_very_many_endpoints_and_ports_is_merged_for_whom_it_concerns() -> None:
+    world = World()
+    assert applied(world, *[crowd(number, ports=50) for number in range(10)]) < 4 * 1000
+    assert applied(world, crowd(3, "10.9.0.1", ports=50)) < 10 * 100
+    assert world.endpoints_of(WEB, Family.V4) == merge(world.slices_of(WEB), Family.V4)
+
+
+def test_a_large_service_that_is_among_its_own_endpoints() -> None:
+    def targets() -> Sequence[Target]:
+        return next(iter(desired(world, Settings(node_name="n"), Family.V4, [WEB]).values())).cluster
+
+    world, port = World(), ServicePort(name="p0", port=80)
+    web = Service(namespace="default", name="web", cluster_ips=("10.96.0.1",), ports=(port,))
+    world.apply_services({WEB: web})
+    applied(world, crowd(0, "10.96.0.1"), *[crowd(number) for number in range(1, 10)])
+    before = targets()
+    assert applied(world, crowd(3, "10.9.0.1")) < 10 * 100
+    after = targets()
+    gone, come = difference(before, after)
+    assert (set(gone), set(come)) == (set(), {"10.9.0.1:1000"})
+    assert isinstance(before, Runs)
+    assert isinstance(after, Runs)
+    assert len({*after.runs} - {*before.runs}) <= 2
+    assert len(after) == 1001
+    assert world.loops_of(WEB) == ("10.96.0.1",)
+    applied(world, crowd(0))
+    assert world.loops_of(WEB) == ()
+    assert len(targets()) == 1001

@@ -13,7 +13,7 @@ from kubeproxy.dataplane.nftables.pages import Pages
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.model.desired import ServiceState, Target
 from kubeproxy.model.ident import ServicePortName
-from kubeproxy.model.runs import Runs, difference
+from kubeproxy.model.runs import Runs, difference, in_runs
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class Slots:
                 self._orders.pop(which, None)
                 continue
             old, new = (before.local, after.local) if is_local else (before.cluster, after.cluster)
-            if isinstance(old, Runs) and isinstance(new, Runs):
+            if in_runs(old) and in_runs(new):
                 self._follow_many(which, old, new)
             elif old != new:
                 texts = [target.text for target in self._orders.get(which, old)]
@@ -111,7 +111,7 @@ class Slots:
 
 
 def _is_sticky_and_large(state: ServiceState) -> bool:
-    return state.affinity_seconds > 0 and isinstance(state.cluster, Runs)
+    return state.affinity_seconds > 0 and in_runs(state.cluster)
 
 
 def _turned(some: ServiceState, other: ServiceState) -> list[str]:
@@ -121,7 +121,7 @@ def _turned(some: ServiceState, other: ServiceState) -> list[str]:
 
 
 def _has(targets: Sequence[Target], text: str) -> bool:
-    if isinstance(targets, Runs):
+    if in_runs(targets):
         return targets.get(text) is not None
     return any(each.text == text for each in targets)
 
