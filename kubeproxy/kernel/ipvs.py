@@ -5,6 +5,7 @@
 
 import contextlib
 import errno
+import logging
 import socket
 import struct
 import threading
@@ -31,6 +32,8 @@ from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerK
 from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, NetlinkSocket
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
+
+log = logging.getLogger(__name__)
 
 PROBES = {
     Family.V4: ServerKey(Protocol.TCP, "198.51.100.0", 20000),
@@ -65,6 +68,8 @@ class Ipvs:
     def __init__(self) -> None:
         self._kept = KeptSocket(NETLINK_GENERIC, _RECEIVE_BYTES)
         self._number = 0
+        self._is_countless = False
+        """Whether the kernel refused to count when it was last asked."""
 
     def available(self) -> bool:
         """See `VirtualServers`."""
@@ -99,11 +104,20 @@ class Ipvs:
         if family is not Family.V4:
             return None
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
+            # Any socket of the family will do; a raw one would ask for CAP_NET_RAW.
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
                 _, _, count = _INFO.unpack(asked.getsockopt(socket.IPPROTO_IP, _SO_GET_INFO, _INFO.size))
-                return int(count)
-        except OSError:
+        except OSError as refused:
+            if not self._is_countless:
+                log.warning(
+                    "IPVS does not say how many virtual servers there are (%s): those that somebody else adds or "
+                    "deletes are found later, when they are listed",
+                    refused,
+                )
+            self._is_countless = True
             return None
+        self._is_countless = False
+        return int(count)
 
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         """See `VirtualServers`."""

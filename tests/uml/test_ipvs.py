@@ -1,6 +1,8 @@
 """IPVS in the kernel: what it answers is what the model (`kernel/fake_ipvs.py`) says that it answers."""
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -33,6 +35,28 @@ def test_random_histories(namespace: LoneNamespace, seeds: range) -> None:
     real = Ipvs()
     for seed in seeds:
         assert namespace.run(lambda seed=seed: differences(seed, real)) == [], f"history {seed}"
+
+
+COUNT_ONE = """
+import socket
+from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.kernel.ipvs_types import Command, Server, ServerKey, Verb
+from kubeproxy.model.addresses import Family
+from kubeproxy.model.objects import Protocol
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+except PermissionError:
+    ipvs = Ipvs()
+    print(ipvs.count(Family.V4))
+    ipvs.run([Command(Verb.ADD_SERVER, Server(ServerKey(Protocol.TCP, "10.96.0.1", 80)))])
+    print(ipvs.count(Family.V4))
+"""
+
+
+def test_servers_are_counted_for_who_may_open_no_raw_sockets(namespace: LoneNamespace) -> None:
+    argv = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", sys.executable, "-c", COUNT_ONE]
+    told = namespace.run(lambda: subprocess.run(argv, check=True, capture_output=True, text=True)).stdout
+    assert told.split() == ["0", "1"]
 
 
 def test_ten_thousand_servers_are_written_read_and_changed(namespace: LoneNamespace) -> None:

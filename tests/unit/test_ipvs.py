@@ -1,6 +1,8 @@
 """What `Ipvs` makes of a kernel's answers: a socket that plays them stands in for the kernel."""
 
 import errno
+import socket
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -164,3 +166,25 @@ def test_a_family_that_cannot_be_asked_for_is_an_error(kernel: Kernel) -> None:
     kernel.answers.append([errno.EPERM])
     with pytest.raises(NetlinkError, match="IPv6: Operation not permitted"):
         Ipvs().serves(Family.V6)
+
+
+def test_a_kernel_that_does_not_count_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts: list[int | None] = [None, None, 7, None]
+
+    def answer(asked: socket.socket, level: int, option: int, size: int) -> bytes:
+        count = counts.pop(0)
+        if count is None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return struct.pack("=III", 0x010201, 4096, count)
+
+    monkeypatch.setattr(socket.socket, "getsockopt", answer)
+    ipvs = Ipvs()
+    assert [ipvs.count(Family.V4) for _ in range(2)] == [None, None]
+    assert len(caplog.records) == 1
+    assert "found later" in caplog.text
+    assert [ipvs.count(Family.V4) for _ in range(2)] == [7, None]
+    assert len(caplog.records) == 2
+    assert ipvs.count(Family.V6) is None
+    assert len(caplog.records) == 2
