@@ -37,7 +37,9 @@ after 90. What they do not commit in time is brought in by the next start."""
 def main(argv: Sequence[str]) -> int:
     """Run the agent until SIGTERM or SIGINT, or until its configuration file changes; return the exit status.
 
-    It ends when what a program is writing is in; after `ENDING_SECONDS` or a second signal it waits for none.
+    It ends when what a program is writing is in; after `ENDING_SECONDS` or a second signal it waits for none,
+    but for a commit that the kernel is at: no signal reaches a program in there (iptables-legacy's replacement of
+    a table). A signal that comes when it is ending already, because the file has changed, is the second.
     """
     options = parse(argv)
     if options.version:
