@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.element_messages import encode_elements
 from kubeproxy.kernel.nf_tables.fake import FakeTable
 from kubeproxy.kernel.nf_tables.model import Contents
-from kubeproxy.kernel.nf_tables.types import Change, Element
+from kubeproxy.kernel.nf_tables.object_messages import encode_chain
+from kubeproxy.kernel.nf_tables.types import Chain, Change, Element
 from kubeproxy.kernel.notice_messages import TableNotice
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import EndpointSlice, Service
@@ -36,6 +39,17 @@ class ToldNode(Node):
         """Let somebody else change the table; the kernel tells of it."""
         for each in self.table.tampered(steps):
             self.journal.note(each)
+        self.journal.ended(self.table.generation())
+
+    def rename(self, old: str, new: str) -> None:
+        """Let somebody else rename a chain that nothing leads to; of that the kernel tells the new name alone."""
+        assert self.table.contents is not None
+        contents = self.table.kernel.tables[Family.V4, NAME] = self.table.contents.copy()
+        contents.chains[new] = msgspec.structs.replace(contents.chains.pop(old), name=new)
+        contents.rules[new] = [msgspec.structs.replace(rule, chain=new) for rule in contents.rules.pop(old)]
+        contents.handles[new] = contents.handles.pop(old)
+        self.table.kernel.disturbed()
+        self.journal.note(_chain(contents.chains[new]))
         self.journal.ended(self.table.generation())
 
     def is_put_right(self, *, whole: bool = False) -> bool:
@@ -73,7 +87,7 @@ def notices(before: Contents | None, after: Contents | None) -> Iterator[TableNo
         if was.handles.get(name, []) != now.handles.get(name, []):
             yield _notice("rule", name=name)
         if was.chains.get(name) != now.chains.get(name):
-            yield _notice("chain", name=name, is_gone=name not in now.chains)
+            yield _chain(was.chains[name], is_gone=True) if name not in now.chains else _chain(now.chains[name])
     for name in was.sets.keys() ^ now.sets.keys():
         yield _notice("set", name=name, is_gone=name in was.sets)
     if after is not None:
@@ -84,6 +98,10 @@ def notices(before: Contents | None, after: Contents | None) -> Iterator[TableNo
                     yield _element(name, old[key], is_gone=True)
                 if key in new and old.get(key) != new[key]:
                     yield _element(name, new[key], is_gone=False)
+
+
+def _chain(chain: Chain, *, is_gone: bool = False) -> TableNotice:
+    return _notice("chain", name=chain.name, is_gone=is_gone, body=encode_chain(Family.V4, NAME, chain))
 
 
 def _element(name: str, element: Element, *, is_gone: bool) -> TableNotice:

@@ -79,6 +79,8 @@ class _Listener:
         self._writers = writers
         self._lost = lost
         self._socket: socket.socket | None = None
+        self._is_losing = False
+        """Whether something was lost, and more may be: see `read`."""
 
     def open(self) -> int:
         """See `HintSource.open`."""
@@ -94,7 +96,7 @@ class _Listener:
         except OSError:
             opened.close()
             raise
-        self._socket = opened
+        self._socket, self._is_losing = opened, False
         return opened.fileno()
 
     def close(self) -> None:
@@ -104,19 +106,25 @@ class _Listener:
             self._socket = None
 
     def read(self) -> Hint | None:
-        """See `HintSource.read`."""
+        """See `HintSource.read`.
+
+        The kernel says once that there is no room, and then drops without a word until all that lies there has
+        been read: so the loss is told when it is heard of, and again when it is over.
+        """
         ended = self._writers.ended()
         datagrams, is_lossy, is_all = self._take_in()
         ours = self._writers.ours()  # Asked now: a port that began meanwhile may have told of itself already.
         if is_all:
             self._writers.forget(ended)
         hint = self._judge(datagrams, ours)
-        if is_lossy:
+        is_over = self._is_losing and is_all
+        if is_lossy or self._is_losing:
             self._missed()
             hint = hint or self._unfinished()
+        self._is_losing = (is_lossy or self._is_losing) and not is_all
         if hint is not None and hint.is_certain:
             return hint
-        return self._lost if is_lossy else hint
+        return self._lost if is_lossy or is_over else hint
 
     def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
         """Return what of the datagrams concerns us; what came from ports of ``ours`` does not."""
@@ -157,6 +165,10 @@ class Journal(Protocol):
         """Note that what happens from now on will be told, and nothing of before."""
         ...
 
+    def closed(self) -> None:
+        """Note that nothing will be told any more."""
+        ...
+
     def lost(self) -> None:
         """Note that something was not told."""
         ...
@@ -170,8 +182,11 @@ class Journal(Protocol):
         """Whether nothing of what is told is noted any more."""
         ...
 
-    def ended(self, generation: int) -> None:
-        """Note the end of a transaction, anybody's and about whatever: all that was in it has been noted."""
+    def ended(self, generation: int) -> bool:
+        """Note the end of a transaction, anybody's and about whatever: all that was in it has been noted.
+
+        Return whether the one before it was told too.
+        """
         ...
 
 
@@ -210,6 +225,12 @@ class TableNotices(_Listener):
             self._journal.opened()
         return opened
 
+    def close(self) -> None:
+        """See `HintSource.close`."""
+        super().close()
+        if self._journal is not None:
+            self._journal.closed()
+
     def _missed(self) -> None:
         if self._journal is not None:
             self._journal.lost()
@@ -220,6 +241,7 @@ class TableNotices(_Listener):
 
     def _judge(self, datagrams: Sequence[bytes], ours: Container[int]) -> Hint | None:
         (text, culprit), program, is_over = self._begun, "", self._journal is None
+        has_gap = False
         self._begun = _NOTHING
         for datagram in datagrams:
             is_ours = port_of(datagram) in ours  # as all of it is: it is of one transaction
@@ -229,7 +251,7 @@ class TableNotices(_Listener):
             for each in table_notices(datagram, self._family):
                 if isinstance(each, Transaction):
                     if self._journal is not None:
-                        self._journal.ended(each.generation)
+                        has_gap |= not self._journal.ended(each.generation)
                     if text and each.port == culprit:
                         program, is_over = f" ({each.program})", True
                 elif not is_ours:
@@ -239,8 +261,10 @@ class TableNotices(_Listener):
                         culprit = each.port
         if text and not is_over and self._journal is not None and not self._journal.is_full:
             self._begun = text, culprit
-            return None
-        return Hint(f"{text} by somebody{program}", is_certain=True) if text else None
+            return self._lost if has_gap else None
+        if text:
+            return Hint(f"{text} by somebody{program}", is_certain=True)
+        return self._lost if has_gap else None
 
 
 class AddressNotices(_Listener):

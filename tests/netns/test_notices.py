@@ -7,6 +7,7 @@ import select
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,7 @@ def test_what_somebody_removes_or_edits_is_written_again(
         "nft add element ip kube-proxy cluster-ips { 192.0.2.1 }",
         "nft add chain ip kube-proxy CHAIN { policy drop; }",
         "nft delete chain ip kube-proxy CHAIN",
+        "nft rename chain ip kube-proxy CHAIN somebodys",
         "nft add set ip kube-proxy theirs { type ipv4_addr; }",
         "nft add table ip kube-proxy { flags dormant; }",
     ],
@@ -302,6 +304,38 @@ def test_a_rule_that_is_changed_among_a_crowd_of_changes_is_put_right_at_once(
         assert await rules_of(table, chain) == before
 
     with_node(alone, way, story)
+
+
+def test_what_is_dropped_without_a_word_behind_a_loss_is_found(
+    alone: LoneNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One transaction fills the room, and while that is read somebody edits a rule right behind our look."""
+    monkeypatch.setattr("kubeproxy.kernel.notices.ROOM_BYTES", 1 << 20)
+    large = tmp_path / "large.nft"
+    elements = ",".join(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(16_000))
+    large.write_text(f"table ip somebody {{ set theirs {{ type ipv4_addr; elements = {{ {elements} }}; }}; }}")
+
+    async def story(node: Node) -> None:
+        before = await rules_of("kube-proxy", "services")
+        observe, looked = node.backend.observe, asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def edited_behind() -> str:
+            found = observe()
+            if not looked.is_set():
+                run("nft insert rule ip kube-proxy services return")
+                loop.call_soon_threadsafe(looked.set)
+            return found
+
+        await asyncio.to_thread(observe)
+        node.backend.observe = edited_behind  # type: ignore[method-assign]
+        run(f"nft -f {large}")
+        async with asyncio.timeout(30):
+            await looked.wait()
+        await node.until(lambda status: status.drifts >= 1 and status.queued_since is None)
+        assert await rules_of("kube-proxy", "services") == before
+
+    with_node(alone, NFTABLES, story)
 
 
 async def rules_of(table: str, chain: str) -> str:

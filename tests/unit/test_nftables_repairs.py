@@ -107,7 +107,6 @@ EDITS: dict[str, Callable[[ToldNode], list[Change]]] = {
         AddRule(Rule("services", (jump("somebodys"),))),
         AddElements("picks", [Element(number(0x6B012345), go("somebodys"))]),
     ],
-    "a base chain added": lambda node: [AddChain(Chain("theirs", Base("filter", Hook.INPUT, 0)))],
     "a base chain deleted": lambda node: [FlushChain("nat-prerouting"), DeleteChain("nat-prerouting")],
     "a set added": lambda node: [AddSet(SetSpec(name="theirs", key=(Field.ADDRESS,)))],
 }
@@ -144,6 +143,65 @@ def test_a_table_that_is_gone_is_written_from_what_is_known(steps: list[Change])
     assert state(node) == before
     assert node.backend.observe() == ""
     assert not node.backend.needs_full
+
+
+def test_a_base_chain_that_came_may_be_ours_by_another_name() -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    node.rename("nat-output", "theirs")
+    assert not node.is_put_right()
+    assert node.is_put_right(whole=True)
+    assert state(node) == before
+    node.tamper(AddChain(Chain("theirs", Base("filter", Hook.INPUT, 0))))
+    assert not node.is_put_right()
+    assert node.is_put_right(whole=True)
+    assert state(node) == before
+    assert node.backend.observe() == ""
+
+
+@pytest.mark.parametrize("last", ["observe", "take"])
+def test_what_was_dropped_behind_a_loss_is_found_by_the_number_of_the_next_that_is_told(last: str) -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    node.journal.lost()
+    assert node.backend.observe() == ""  # the look that a loss asks for
+    node.table.tampered([FlushChain("services")])  # not told: what was told before has not been read yet
+    if last == "take":
+        node.tamper(AddElements("cluster-ips", [STRANGER]))
+        assert not node.is_put_right()
+    else:
+        node.table.kernel.disturbed()
+        node.journal.ended(node.table.generation())
+        assert "services" in node.backend.observe()
+    assert node.is_put_right(whole=True)
+    assert state(node) == before
+
+
+def test_what_is_told_after_a_look_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ToldNode(*cluster())
+    node.journal.lost()
+    assert node.backend.observe() == ""
+    monkeypatch.setattr(node.table, "rules", None)  # which a look would ask for
+    node.table.kernel.disturbed()
+    node.journal.ended(node.table.generation())
+    assert node.backend.observe() == ""
+
+
+def test_edits_that_nobody_has_taken_do_not_silence_the_looks_when_nobody_listens_any_more() -> None:
+    node = ToldNode(*cluster())
+    node.tamper(AddElements("cluster-ips", [STRANGER]))
+    node.journal.closed()
+    node.full()
+    node.table.tampered([FlushSet("endpoints")])
+    assert "endpoints" in node.backend.observe()
+
+
+def test_a_full_sync_takes_what_was_noted_before_it() -> None:
+    node = ToldNode(*cluster())
+    node.tamper(AddElements("cluster-ips", [STRANGER]))
+    node.full()
+    assert not node.journal.has_edits
+    assert node.backend.observe() == ""
 
 
 def test_one_element_is_one_step() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kubeproxy.dataplane.iptables.edits import Edits
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, is_ours
+from kubeproxy.kernel import notices as notices_module
 from kubeproxy.kernel.netlink_messages import AF, HEADER, attribute, text_attribute
 from kubeproxy.kernel.notice_messages import (
     AddressNotice,
@@ -20,7 +21,7 @@ from kubeproxy.kernel.notice_messages import (
     route_notices,
     table_notices,
 )
-from kubeproxy.kernel.notices import Hint, TableNotices
+from kubeproxy.kernel.notices import LOST, Hint, TableNotices
 from kubeproxy.kernel.writers import Writers
 from kubeproxy.model.addresses import Family
 
@@ -196,11 +197,17 @@ class _Queue:
     def __init__(self) -> None:
         self.told: list[bytes | OSError] = []
 
+    def close(self) -> None:
+        pass
+
     def recv(self, size: int) -> bytes:
         found = self.told.pop(0) if self.told else BlockingIOError()
         if isinstance(found, OSError):
             raise found
         return found
+
+
+GAP = 99
 
 
 class _Notes:
@@ -220,8 +227,12 @@ class _Notes:
     def note(self, change: TableNotice) -> None:
         self.heard.append(change.name)
 
-    def ended(self, generation: int) -> None:
+    def closed(self) -> None:
+        self.heard.append("closed")
+
+    def ended(self, generation: int) -> bool:
         self.heard.append(generation)
+        return generation != GAP
 
 
 def end(generation: int, port: int = PORT) -> bytes:
@@ -272,6 +283,31 @@ def test_what_has_begun_is_certain_though_its_end_was_lost() -> None:
     queue.told = [OSError(errno.ENOBUFS, "")]
     assert notices.read() == Hint("x is by somebody", is_certain=True)
     assert notes.heard == ["x", "lost"]
+
+
+def test_a_loss_is_not_over_before_all_that_lay_there_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices_module, "MOST_A_READ", 2)
+    notices, queue, notes = journaling()
+    queue.told = [OSError(errno.ENOBUFS, ""), *(end(generation) for generation in range(1, 6))]
+    assert notices.read() == LOST
+    assert notices.read() is None  # a look is on its way
+    assert notices.read() == LOST
+    assert notes.heard == [1, 2, "lost", 3, 4, "lost", 5, "lost"]
+    queue.told = [end(8)]
+    assert notices.read() is None
+    assert notes.heard[-1] == 8
+
+
+def test_a_transaction_that_was_not_told_is_a_reason_to_look() -> None:
+    notices, queue, _ = journaling()
+    queue.told = [end(GAP)]
+    assert notices.read() == LOST
+
+
+def test_who_stops_listening_says_so() -> None:
+    notices, _, notes = journaling()
+    notices.close()
+    assert notes.heard == ["closed"]
 
 
 @given(st.lists(st.sampled_from([("a", "x"), ("a", "xy"), ("ab", "x"), ("", "")]), max_size=6), st.data())

@@ -4,7 +4,7 @@ As much is remembered as is undone sooner one by one than by comparing all that 
 """
 
 from kubeproxy.kernel.nf_tables.element_messages import decode_elements
-from kubeproxy.kernel.nf_tables.object_messages import Undecodable
+from kubeproxy.kernel.nf_tables.object_messages import Undecodable, decode_chain
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.kernel.notice_messages import TableNotice
 
@@ -17,6 +17,8 @@ class Edits:
     def __init__(self) -> None:
         self.chains: dict[str, bool] = {}
         """Chains that came, went or were altered, and whether they are there."""
+        self.base_chains: set[str] = set()
+        """Those of the chains that were told to be base chains."""
         self.sets: dict[str, bool] = {}
         """Sets that came or went, and whether they are there."""
         self.rules: set[str] = set()
@@ -38,7 +40,7 @@ class Edits:
             return
         match change.what:
             case "chain":
-                self.chains[change.name] = not change.is_gone
+                self._add_chain(change)
             case "set":
                 self.sets[change.name] = not change.is_gone
             case "rule":
@@ -47,6 +49,16 @@ class Edits:
                 self._add_elements(change)
             case _:
                 self.is_beyond = True
+
+    def _add_chain(self, change: TableNotice) -> None:
+        self.chains[change.name] = not change.is_gone
+        if change.is_gone:
+            return
+        try:
+            if decode_chain(change.body).base is not None:
+                self.base_chains.add(change.name)
+        except Undecodable:
+            self.is_beyond = True
 
     def _add_elements(self, change: TableNotice) -> None:
         known = self.elements.setdefault(change.name, {})

@@ -12,14 +12,27 @@ from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.notice_messages import TableNotice
 
 
+class Heard(NamedTuple):
+    """The generations of the first and the last transaction that were told since something was missed.
+
+    Between them none is missing. Both 0 when none was told.
+    """
+
+    first: int = 0
+    last: int = 0
+
+    def goes_on_from(self, generation: int) -> bool:
+        """Return whether no transaction is missing after that one, as far as was heard."""
+        return self.first <= generation + 1
+
+
 class Taken(NamedTuple):
     """What `Journal.take` returns."""
 
     edits: Edits
     hearing: int
     """Since when nothing was missed (see `Journal.hearing`)."""
-    until: int
-    """The generation up to which all of it was told, 0 when no transaction was."""
+    heard: Heard
 
 
 class Journal:
@@ -27,23 +40,31 @@ class Journal:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hearing = self._until = 0
+        self._misses = 0
+        self._is_open = False
+        self._heard = Heard()
         self._edits = Edits()
 
     @property
     def hearing(self) -> int:
-        """Since when nothing was missed: another number each time, 0 while nobody has listened."""
-        return self._hearing
+        """Since when nothing was missed: another number each time, 0 while nobody listens."""
+        return self._misses if self._is_open else 0
 
     def opened(self) -> None:
         """See `kernel.notices.Journal.opened`."""
+        self.lost()
+        self._is_open = True
+
+    def closed(self) -> None:
+        """See `kernel.notices.Journal.closed`; nobody will be asked to undo what was noted until then."""
+        self._is_open = False
         self.lost()
 
     def lost(self) -> None:
         """See `kernel.notices.Journal.lost`."""
         with self._lock:
-            self._hearing += 1
-            self._until = 0
+            self._misses += 1
+            self._heard = Heard()
             self._edits = Edits()
 
     def note(self, change: TableNotice) -> None:
@@ -52,12 +73,14 @@ class Journal:
             with self._lock:
                 self._edits.add(change)
 
-    def ended(self, generation: int) -> None:
+    def ended(self, generation: int) -> bool:
         """See `kernel.notices.Journal.ended`."""
-        if self._until and generation != self._until + 1:
+        is_next = self._heard.last in (0, generation - 1)
+        if not is_next:
             self.lost()  # or the number began anew: it has 32 bits
         with self._lock:
-            self._until = generation
+            self._heard = Heard(self._heard.first or generation, generation)
+        return is_next
 
     @property
     def is_full(self) -> bool:
@@ -72,11 +95,11 @@ class Journal:
     def take(self) -> Taken:
         """Return what was noted, and forget it."""
         with self._lock:
-            taken = Taken(self._edits, self._hearing, self._until)
+            taken = Taken(self._edits, self.hearing, self._heard)
             self._edits = Edits()
             return taken
 
-    def is_quiet(self, generation: int) -> bool:
-        """Return whether all transactions up to that one were heard, and nothing was noted."""
+    def is_quiet(self, after: int, until: int) -> bool:
+        """Return whether all transactions after one, and until another, were heard, and nothing was noted."""
         with self._lock:
-            return self._until >= generation and not self._edits
+            return self._heard.goes_on_from(after) and self._heard.last >= until and not self._edits

@@ -29,8 +29,14 @@ _NODE_PORT_BYTES = 8
 
 
 def can_be_undone(edits: Edits, books: Books, unneeded: Collection[str]) -> bool:
-    """Return whether that can be told without a look; ``unneeded``: chains that are still to be deleted."""
+    """Return whether that can be told without a look; ``unneeded``: chains that are still to be deleted.
+
+    A base chain that came may be one of ours: of one that is renamed the kernel tells the new name alone. Of other
+    chains it does not matter, as something leads to ours, and it refuses to delete what something leads to.
+    """
     if edits.is_beyond or not books.set_names().isdisjoint(edits.sets):
+        return False
+    if not edits.base_chains <= books.chain_names():
         return False
     chains = edits.rules | edits.chains.keys()
     came = edits.chains.keys() - books.chain_names()

@@ -73,6 +73,7 @@ class Watch:
 
     def begin(self) -> None:
         """Note that all is as it should be: call it before the table is read or written as a whole."""
+        self._journal.take()  # the kernel tells of what is done already: it will be read
         self._well = self._now()
         self._until_listing = 0
 
@@ -101,7 +102,9 @@ class Watch:
         self._well = self._undone = None
         if well is None or not taken.hearing or taken.hearing != well.hearing:
             return None
-        until = max(well.generation, taken.until)
+        if not taken.heard.goes_on_from(well.generation):
+            return None
+        until = max(well.generation, taken.heard.last)
         self._undone = now if until >= now.generation else now._replace(generation=until, others=None)
         return taken.edits
 
@@ -116,7 +119,7 @@ class Watch:
         if well.others is not None and well.others == now.others:
             return True
         is_heard = now.hearing and now.hearing == well.hearing
-        return bool(is_heard) and self._journal.is_quiet(now.generation)
+        return bool(is_heard) and self._journal.is_quiet(well.generation, now.generation)
 
     def _look(self, books: Books, states: Iterable[ServiceState], now: _Moment) -> str:
         drift = self._in_structure(books) or self._in_rules(books)
