@@ -6,6 +6,7 @@ flows stay due, and are looked at again after the next sync or after a while.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Collection
 
 from kubeproxy.clock import Clock
@@ -42,7 +43,7 @@ class FlowStatus(Record, frozen=True, kw_only=True):
 
 
 class FlowReconciler:
-    """Ends one family's stale UDP flows. Belongs to the worker thread of its syncer."""
+    """Ends one family's stale UDP flows. One thread at a time does; others wait for it."""
 
     def __init__(
         self,
@@ -57,10 +58,15 @@ class FlowReconciler:
         self._services = UdpServices(settings, family)
         self._family = family
         self._clock = clock
+        # A repair looks at flows too: it must not see half of what a sync takes in, nor forget what that made due.
+        self._lock = threading.Lock()
         self.status = FlowStatus()
 
     def has_work(self, world: World, scope: Collection[Key] | None) -> bool:
-        """Return whether `reconcile` would do anything: cheap, for any thread while that does not run."""
+        """Return whether `reconcile` would do anything: cheap, for any thread while that does not run.
+
+        `look_at_all` may run meanwhile: what it has not done yet counts.
+        """
         return scope is None or bool(self.status.error) or self._services.concerns(world, scope)
 
     def reconcile(
@@ -78,16 +84,17 @@ class FlowReconciler:
         return self._look(self._services.distrust)
 
     def _look(self, prepare: Callable[[], None]) -> FlowStatus:
-        try:
-            prepare()
-            match = self._services.due()
-            if match is not None:
-                self._run(match)
-        except Exception as bug:
-            # A mistake of ours must not undo what the sync has done for everybody.
-            log.exception("looking for stale UDP flows ran into an error of kubeproxy's own")
-            self._ended(0, f"kubeproxy's own error: {bug!r}", 0.0)
-        return self.status
+        with self._lock:
+            try:
+                prepare()
+                match = self._services.due()
+                if match is not None:
+                    self._run(match)
+            except Exception as bug:
+                # A mistake of ours must not undo what the sync has done for everybody.
+                log.exception("looking for stale UDP flows ran into an error of kubeproxy's own")
+                self._ended(0, f"kubeproxy's own error: {bug!r}", 0.0)
+            return self.status
 
     def _run(self, match: FlowMatch) -> None:
         started = self._clock.now()

@@ -1,4 +1,6 @@
 import logging
+import threading
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -9,13 +11,14 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.fake_conntrack import FakeConntrack
 from kubeproxy.kernel.netlink import NetlinkError
 from kubeproxy.model.addresses import Family
-from kubeproxy.model.flows import Flow
+from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.model.ident import Key
 from kubeproxy.model.node import node_state
 from kubeproxy.model.objects import EndpointSlice, Protocol
 from kubeproxy.model.settings import Settings
 from kubeproxy.sync.flows import READINGS, FlowReconciler, FlowStatus
 from kubeproxy.testing.build import endpoint_slice, service, world
+from tests.waiting import until
 
 pytestmark = pytest.mark.unit
 
@@ -185,3 +188,50 @@ def test_a_mistake_of_ours_is_a_state(rig: Rig, caplog: pytest.LogCaptureFixture
 def test_a_full_sync_looks_at_everything_again(rig: Rig) -> None:
     rig.conntrack.track(msgspec.structs.replace(flow(20), answerer="10.244.0.50"))
     assert rig.sync().deleted == 1
+
+
+class Turns:
+    """A lock that tells who has asked for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.asked: list[threading.Thread] = []
+
+    def __enter__(self) -> None:
+        self.asked.append(threading.current_thread())
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class ReadSlowly(FakeConntrack):
+    """Somebody does something while the table's first reading ends."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def flows(self, match: FlowMatch) -> Iterator[Flow]:
+        yield from super().flows(match)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_a_repair_that_looks_at_flows_forgets_nothing_of_a_sync_that_comes_meanwhile() -> None:
+    rig = Rig()
+    rig.conntrack = rig.flows._conntrack = conntrack = ReadSlowly(*(flow(port, POD1) for port in range(5)))
+    rig.sync()
+    turns = rig.flows._lock = Turns()  # type: ignore[assignment]
+    sync = threading.Thread(target=rig.put, args=[MOVED], daemon=True)
+
+    def begin() -> None:
+        # The kernel refuses the sync's reading, which is due still then; the repair's has met nothing stale.
+        conntrack.failures = [NetlinkError(1, "conntrack")]
+        sync.start()
+        until(lambda: sync in turns.asked or not sync.is_alive(), "the sync waits for its turn, or had it")
+
+    conntrack.meanwhile = begin
+    rig.flows.look_at_all()
+    sync.join(30)
+    assert rig.flows.status.error == str(NetlinkError(1, "conntrack"))
+    assert rig.sync(set()).deleted == 5
