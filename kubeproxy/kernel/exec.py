@@ -2,10 +2,17 @@
 
 Blocking by design: callers are worker threads (a sync must not share a thread with the event loop). A
 program's failure is a `CommandFailed` with its first line of complaint, so that nobody above parses stderr.
+
+Each program has a session of its own, so that it is killed with its children: a wrapper that does not `exec`
+what it wraps would leave that writing, and our pipes open. So what a terminal sends to the foreground does not
+reach it. It is killed when Ctrl-C interrupts the thread that waits for it; a process with signal handlers passes
+the signal on (`Programs.signal`), or ends them in its own time (`Programs.end`).
 """
 
 import contextlib
 import fcntl
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Sequence
@@ -81,6 +88,7 @@ class Programs:
                     stderr=subprocess.PIPE,
                     encoding="utf-8",
                     errors="surrogateescape",
+                    start_new_session=True,
                 )
             except FileNotFoundError:
                 raise CommandMissing(f"{argv[0]}: not installed") from None
@@ -93,17 +101,32 @@ class Programs:
             self._running.discard(process)
 
     def end(self) -> list[str]:
-        """Kill all that run, and let none begin any more; return what they are called.
+        """Kill all that run, with their children, and let none begin any more; return what they are called.
 
         A restore that is killed before it commits a table has changed nothing of it, and a commit is the kernel's
         work, which is finished whatever becomes of the program.
         """
         with self._lock:
             self._is_ending = True
-            running = [process for process in self._running if process.poll() is None]
+        return sorted(str(process.args[0]) for process in self.signal(signal.SIGKILL))  # type: ignore[index]
+
+    def signal(self, number: int) -> list[subprocess.Popen[str]]:
+        """Send a signal to all that run, and to their children; return them."""
+        with self._lock:
+            running = [process for process in self._running if process.returncode is None]
         for process in running:
-            process.kill()
-        return sorted(str(process.args[0]) for process in running)  # type: ignore[index]
+            _signal(process, number)
+        return running
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal to a program and its children, unless nobody is left.
+
+    Nothing here may poll(): one that was not waited for keeps its number, which would be somebody else's in time.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
 
 
 PROGRAMS = Programs()
@@ -153,9 +176,11 @@ class SystemExec:
         try:
             stdout, stderr = process.communicate(stdin if isinstance(stdin, str) else None, timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _kill(process)
             raise CommandFailed(argv, -1, f"did not end within {timeout:g} s") from None
+        except BaseException:  # KeyboardInterrupt, above all
+            _kill(process)
+            raise
         finally:
             if feeder is not None:
                 feeder.join()
@@ -164,6 +189,12 @@ class SystemExec:
         if check and process.returncode:
             raise CommandFailed(argv, process.returncode, stderr)
         return Result(status=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill a program with its children; wait for itself alone: one that left the session may hold the pipes."""
+    with process:
+        _signal(process, signal.SIGKILL)
 
 
 class _Feeder(threading.Thread):

@@ -17,7 +17,7 @@ from kubeproxy.config.types import METRICS_PORT
 from kubeproxy.flags import CommandLine, Flag, FlagError, boolean
 from kubeproxy.health.http import WHERE_TO_LOOK, AddressError, parse_address
 from kubeproxy.kernel.conntrack import KernelConntrack
-from kubeproxy.kernel.exec import KernelError, SystemExec
+from kubeproxy.kernel.exec import PROGRAMS, KernelError, SystemExec
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.model.addresses import Family, family_of, host_port
@@ -121,9 +121,15 @@ def _request(values: dict[str, Any]) -> Request:
 async def _run(request: Request, console: Console) -> int:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+
+    def end(number: int) -> None:
         # What --live set up is removed by its thread, which is waited for.
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        task.cancel()
+        if number != signal.SIGTERM:  # a terminal sends it to everybody in the foreground
+            PROGRAMS.signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     if request.source is None:
         whole = await _ask(request, {"service": _key(request.destination)}, ServiceAnswer)
         pods = await _pods(request, whole.service)
