@@ -59,13 +59,14 @@ class Node:
         self.watches = threading.Event()
         """Cleared, repairs wait."""
         self.watches.set()
-        repair = self.backend.repair
+        if (repairer := self.backend.repairer) is not None:
+            repair = repairer.repair
 
-        def delayed(*, whole: bool) -> bool:
-            assert self.watches.wait(10)
-            return repair(whole=whole)
+            def delayed(*, whole: bool) -> bool:
+                assert self.watches.wait(10)
+                return repair(whole=whole)
 
-        self.backend.repair = delayed  # type: ignore[method-assign]
+            repairer.repair = delayed  # type: ignore[method-assign]
         self.syncer = Syncer(
             self.world,
             self.backend,
