@@ -4,7 +4,7 @@ from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -31,6 +31,7 @@ ENDPOINTS = st.builds(
     address=st.sampled_from([f"10.0.0.{i}" for i in range(9)]),
     conditions=st.builds(Conditions, ready=st.booleans(), terminating=st.booleans()),
 )
+PORT_LISTS = st.lists(st.sampled_from(PORTS), max_size=2, unique=True).map(tuple)
 SLICES = st.builds(
     EndpointSlice,
     namespace=st.just("default"),
@@ -38,20 +39,55 @@ SLICES = st.builds(
     service=st.sampled_from(("web", "web", "web", "other")),
     address_type=st.sampled_from(("IPv4", "IPv4", "IPv6")),
     headless=st.sampled_from((False, False, True)),
-    ports=st.lists(st.sampled_from(PORTS), max_size=2, unique=True).map(tuple),
+    ports=PORT_LISTS,
     endpoints=st.lists(ENDPOINTS, max_size=6).map(tuple),
 )
-BATCHES = st.dictionaries(st.sampled_from("abcd"), st.none() | SLICES, min_size=1, max_size=3)
+Change = EndpointSlice | Endpoint | int | tuple[SlicePort, ...] | None
+"""A slice in place of another, an endpoint more, the place of one that goes, other ports, or none any more."""
+CHANGES = st.dictionaries(
+    st.sampled_from("abcd"),
+    SLICES | ENDPOINTS | ENDPOINTS | st.integers(0, 5) | PORT_LISTS | st.none(),
+    min_size=1,
+    max_size=2,
+)
+
+
+def changed(name: str, before: EndpointSlice | None, change: Change) -> EndpointSlice | None:
+    """Return what a slice is after a change."""
+    if isinstance(change, EndpointSlice):
+        return replace(change, name=name)
+    if before is None or change is None:
+        return None
+    if isinstance(change, Endpoint):
+        return replace(before, endpoints=(*before.endpoints, change))
+    if isinstance(change, int):
+        return replace(before, endpoints=before.endpoints[:change] + before.endpoints[change + 1 :])
+    return replace(before, ports=change)
+
+
+POD = Endpoint(address="10.0.0.1")
+ONE = EndpointSlice(namespace="default", name="", service="web", ports=PORTS[:1], endpoints=(POD,))
 
 
 @runs(MANY)
-@given(st.lists(BATCHES, max_size=8), st.sampled_from((1, 4, 8)))
-def test_endpoints_are_those_of_a_merge(history: list[dict[str, EndpointSlice | None]], limit: int) -> None:
+# A slice comes to name an address twice, and the entry that is there already is the one that counts.
+@example([ONE], [{"a": replace(POD, conditions=Conditions(ready=False, terminating=True))}], 1)
+@given(
+    st.lists(SLICES, min_size=3, max_size=4),
+    st.lists(CHANGES, max_size=12),
+    st.sampled_from((1, 4, 8)),
+)
+def test_endpoints_are_those_of_a_merge(
+    first: list[EndpointSlice], history: list[dict[str, Change]], limit: int
+) -> None:
     with treated_as_large(limit):
         world = World()
-        for batch in history:
+        for batch in (dict(zip("abcd", first, strict=False)), *history):
             world.apply_slices(
-                {("default", name): piece and replace(piece, name=name) for name, piece in batch.items()}
+                {
+                    ("default", name): changed(name, world.slices.get(("default", name)), change)
+                    for name, change in batch.items()
+                }
             )
             for family in Family:
                 kept = world.endpoints_of(OWNER, family)
