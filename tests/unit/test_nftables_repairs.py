@@ -187,6 +187,38 @@ def test_what_is_told_after_a_look_is_not_looked_at_again(monkeypatch: pytest.Mo
     assert node.backend.observe() == ""
 
 
+def test_a_busy_neighbour_whose_last_changes_are_not_told_yet_is_no_reason_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = ToldNode(*cluster())
+    monkeypatch.setattr(node.table, "rules", None)  # which a look would ask for
+    for _ in range(5):
+        node.journal.ended(node.table.generation())
+        node.table.kernel.disturbed()
+        assert node.backend.observe() == ""
+
+
+def test_what_is_never_told_is_found_by_the_next_look_but_one() -> None:
+    node = ToldNode(*cluster())
+    node.table.tampered([FlushChain("services")])
+    assert node.backend.observe() == ""
+    assert "services" in node.backend.observe()
+
+
+def test_what_nobody_needs_is_not_swept_while_somebodys_edits_wait() -> None:
+    node = ToldNode(*cluster())
+    after = state(ToldNode(*(each for each in cluster() if each.name != "db")))
+    node.remove("db")
+    class_chain = next(name for name in node.table.chains() if name.startswith("cluster-sticky"))
+    leads = [each for each in node.table.elements("picks") if getattr(each.data, "chain", "") == class_chain]
+    node.tamper(DeleteElements("picks", leads))
+    assert node.backend.observe() == ""
+    assert not node.backend.needs_full
+    assert node.is_put_right()
+    assert node.backend.observe() == ""
+    assert set(state(node)[0]) == set(after[0])  # type: ignore[index]
+
+
 def test_edits_that_nobody_has_taken_do_not_silence_the_looks_when_nobody_listens_any_more() -> None:
     node = ToldNode(*cluster())
     node.tamper(AddElements("cluster-ips", [STRANGER]))

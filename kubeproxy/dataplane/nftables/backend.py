@@ -124,7 +124,7 @@ class NftablesBackend:
             return ""
         try:
             drift = self._watch.drift(self._books, self._standing())
-            if not drift:
+            if not drift and not self._watch.has_edits:  # else what it deletes may be gone already
                 self._sweep(self._books)
         except (KernelError, OSError) as error:
             drift = f"table could not be looked at: {error}"

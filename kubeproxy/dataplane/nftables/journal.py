@@ -102,4 +102,4 @@ class Journal:
     def is_quiet(self, after: int, until: int) -> bool:
         """Return whether all transactions after one, and until another, were heard, and nothing was noted."""
         with self._lock:
-            return self._heard.goes_on_from(after) and self._heard.last >= until and not self._edits
+            return self._heard.goes_on_from(after) and max(self._heard.last, after) >= until and not self._edits

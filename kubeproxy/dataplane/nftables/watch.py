@@ -67,6 +67,8 @@ class Watch:
         """When all was as it should be, None when that is not known."""
         self._undone: _Moment | None = None
         """Until when all will be well once what was taken is undone."""
+        self._seen = 0
+        """The generation at the last look: up to there all has been told by the next, if nothing was lost."""
         self._has_waited = False
         """Whether the last look left it to others to undo what was heard."""
         self._until_listing = 0
@@ -80,9 +82,12 @@ class Watch:
     def drift(self, books: Books, states: Iterable[ServiceState]) -> str:
         """Return how the table differs from the books, "" when nothing shows; ``states``: all that stand."""
         now = self._now()
+        seen, self._seen = self._seen, now.generation
         if self._is_well(now):
             self._well = now
             return ""
+        if self._is_heard(now, seen):
+            return ""  # What others do just now will be told; `_well` stays where that is known.
         if self._journal.has_edits and not self._has_waited:
             self._has_waited = True
             return ""  # They are on their way to whoever undoes them, unless their end is never told.
@@ -112,14 +117,25 @@ class Watch:
         """Note that what was taken last has been undone."""
         self._well = self._undone
 
+    @property
+    def has_edits(self) -> bool:
+        """Return whether something of others' waits to be undone."""
+        return self._journal.has_edits
+
     def _is_well(self, now: _Moment) -> bool:
         well = self._well
         if well is None:
             return False
         if well.others is not None and well.others == now.others:
             return True
-        is_heard = now.hearing and now.hearing == well.hearing
-        return bool(is_heard) and self._journal.is_quiet(well.generation, now.generation)
+        return self._is_heard(now, now.generation)
+
+    def _is_heard(self, now: _Moment, until: int) -> bool:
+        """Return whether nothing was missed since all was well, and all until a generation was told and well."""
+        well = self._well
+        if well is None or not now.hearing or now.hearing != well.hearing:
+            return False
+        return self._journal.is_quiet(well.generation, until)
 
     def _look(self, books: Books, states: Iterable[ServiceState], now: _Moment) -> str:
         drift = self._in_structure(books) or self._in_rules(books)
