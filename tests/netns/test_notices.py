@@ -152,11 +152,13 @@ def test_what_somebody_removes_or_edits_is_written_again(
     with_node(alone, flavour, story)
 
 
+WHOLE_TABLE_EDITS = ["nft flush ruleset", "nft delete table ip kube-proxy"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        "nft flush ruleset",
-        "nft delete table ip kube-proxy",
+        *WHOLE_TABLE_EDITS,
         "nft flush map ip kube-proxy MAP",
         "nft flush chain ip kube-proxy CHAIN",
         "nft add rule ip kube-proxy CHAIN counter",
@@ -167,11 +169,18 @@ def test_what_somebody_removes_or_edits_is_written_again(
         "nft rename chain ip kube-proxy CHAIN somebodys",
         "nft add set ip kube-proxy theirs { type ipv4_addr; }",
         "nft add table ip kube-proxy { flags dormant; }",
+        "nft add chain ip kube-proxy theirs { type filter hook input priority 0; }",
+        "nft add rule ip kube-proxy services ip saddr { 192.0.2.1, 192.0.2.2 } drop",
+        "nft add rule ip kube-proxy services meta mark vmap { 1 : drop, 2 : return }",
+        "nft add chain ip kube-proxy theirs ; add map ip kube-proxy m "
+        "{ type ipv4_addr : verdict; elements = { 192.0.2.1 : jump theirs }; }",
+        "nft add chain ip kube-proxy theirs ; add rule ip kube-proxy services ip saddr vmap "
+        "{ 192.0.2.1 : jump theirs }",
     ],
 )
 def test_what_somebody_does_to_our_table_is_put_right(alone: LoneNamespace, line: str) -> None:
     async def story(node: Node) -> None:
-        before = listed()
+        before, table = listed(), handle()
         chain = re.search(r"chain (\S+) {\n\t\ttype nat", before)
         filled = re.search(r"map (\S+) {(?:(?!\n\t}).)*elements", before, re.DOTALL)
         assert chain is not None
@@ -181,8 +190,15 @@ def test_what_somebody_does_to_our_table_is_put_right(alone: LoneNamespace, line
         await node.until(lambda status: status.drifts == 1 and status.queued_since is None)
         assert sorted(listed().splitlines()) == sorted(before.splitlines())
         assert node.syncer.status.full_syncs == 1
+        assert handle() == table or line in WHOLE_TABLE_EDITS  # as clients are remembered there
 
     with_node(alone, NFTABLES, story)
+
+
+def handle() -> str:
+    """Return the kernel's number of our table: another when it was replaced."""
+    tables = subprocess.run(["nft", "-a", "list", "tables", "ip"], check=True, capture_output=True, text=True)
+    return next(line for line in tables.stdout.splitlines() if "kube-proxy" in line)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,15 @@ from kubeproxy.dataplane.nftables import edits
 from kubeproxy.dataplane.nftables.layout import CHAINS
 from kubeproxy.dataplane.nftables.phrases import ACCEPT, go, jump
 from kubeproxy.dataplane.nftables.sets import SPECS
-from kubeproxy.kernel.nf_tables.base import Refused
-from kubeproxy.kernel.nf_tables.fields import number
+from kubeproxy.kernel.nf_tables.attributes import u32
+from kubeproxy.kernel.nf_tables.base import NAME, Refused
+from kubeproxy.kernel.nf_tables.expressions import LoadMeta, Lookup, Meta
+from kubeproxy.kernel.nf_tables.fields import data_bytes, fields_bytes, number
+from kubeproxy.kernel.nf_tables.numbers import Set as SetAttribute
+from kubeproxy.kernel.nf_tables.numbers import SetFlag
+from kubeproxy.kernel.nf_tables.object_messages import encode_set_name
 from kubeproxy.kernel.nf_tables.types import (
+    VERDICTS,
     AddChain,
     AddElements,
     AddRule,
@@ -36,6 +42,8 @@ from kubeproxy.kernel.nf_tables.types import (
     Rule,
     SetSpec,
 )
+from kubeproxy.kernel.notice_messages import TableNotice
+from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import EndpointSlice, Service, ServiceType, TrafficPolicy
 from tests.nftables_node import sizes, web, web_slice
 from tests.nftables_told import ToldNode
@@ -108,6 +116,12 @@ EDITS: dict[str, Callable[[ToldNode], list[Change]]] = {
         AddElements("picks", [Element(number(0x6B012345), go("somebodys"))]),
     ],
     "a base chain deleted": lambda node: [FlushChain("nat-prerouting"), DeleteChain("nat-prerouting")],
+    "a map added, a chain that it leads to and a rule that asks it": lambda node: [
+        AddChain(Chain("somebodys")),
+        AddSet(SetSpec(name="theirs", key=(Field.ADDRESS,), data=VERDICTS)),
+        AddElements("theirs", [Element(bytes((192, 0, 2, 1)), go("somebodys"))]),
+        AddRule(Rule("services", (LoadMeta(Meta.MARK, 1), Lookup("theirs", 1, verdicts=True)))),
+    ],
     "a set added": lambda node: [AddSet(SetSpec(name="theirs", key=(Field.ADDRESS,)))],
 }
 
@@ -234,6 +248,34 @@ def test_a_full_sync_takes_what_was_noted_before_it() -> None:
     node.full()
     assert not node.journal.has_edits
     assert node.backend.observe() == ""
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_what_was_not_told_is_put_right_and_no_client_is_forgotten(what: str) -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    key = bytes(fields_bytes(SPECS["affinity"].key, Family.V4))
+    node.table.learn("affinity", Element(key, bytes(data_bytes(SPECS["affinity"], Family.V4)), timeout=1000))
+    node.table.tampered(EDITS[what](node))
+    node.journal.lost()
+    assert node.backend.observe() != ""
+    assert node.is_put_right(whole=True)
+    assert state(node) == before
+    assert [each.key for each in node.table.elements("affinity")] == [key]
+    assert node.backend.observe() == ""
+
+
+def test_a_set_that_is_part_of_a_rule_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    anonymous = encode_set_name(Family.V4, NAME, "__map0") + u32(SetAttribute.FLAGS, SetFlag.ANONYMOUS)
+    node.journal.note(TableNotice(1, "set", is_gone=False, table=NAME, name="__map0", body=anonymous))
+    node.journal.note(TableNotice(1, "element", is_gone=False, table=NAME, name="__map0", body=b"?"))
+    node.tamper(AddRule(Rule("services", (ACCEPT,))))
+    read = reads(node, monkeypatch)
+    assert node.is_put_right()
+    assert state(node) == before
+    assert read == []
 
 
 def test_one_element_is_one_step() -> None:

@@ -19,9 +19,9 @@ from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.limits import Limits
-from kubeproxy.dataplane.nftables.reading import survey_to_correct
+from kubeproxy.dataplane.nftables.reading import survey_beside, survey_to_correct
 from kubeproxy.dataplane.nftables.render import Unrenderable
-from kubeproxy.dataplane.nftables.repairs import asking, can_be_undone, undoing
+from kubeproxy.dataplane.nftables.repairs import asking, can_be_undone, rebuilding, undoing
 from kubeproxy.dataplane.nftables.sheet import Sheet
 from kubeproxy.dataplane.nftables.survey import Correction, Survey, skeleton
 from kubeproxy.dataplane.nftables.watch import Commits, Watch
@@ -181,8 +181,9 @@ class NftablesBackend:
 
     def _rebuild(self, books: Books) -> bool:
         """Make the table what the books say that it is."""
-        found = self._read()
-        self._commit(list(books.rebuilding(found, self._standing())))
+        self._watch.begin()
+        found, besides = survey_beside(self._table)
+        self._commit(list(rebuilding(found, besides, books, self._standing())))
         self._stale_chains = set(found.class_chains())
         return True
 

@@ -3,8 +3,9 @@
 As much is remembered as is undone sooner one by one than by comparing all that is there with all that should be.
 """
 
+from kubeproxy.dataplane.nftables.sets import spec_named
 from kubeproxy.kernel.nf_tables.element_messages import decode_elements
-from kubeproxy.kernel.nf_tables.object_messages import Undecodable, decode_chain
+from kubeproxy.kernel.nf_tables.object_messages import Undecodable, decode_chain, is_anonymous
 from kubeproxy.kernel.nf_tables.types import Element
 from kubeproxy.kernel.notice_messages import TableNotice
 
@@ -20,11 +21,11 @@ class Edits:
         self.base_chains: set[str] = set()
         """Those of the chains that were told to be base chains."""
         self.sets: dict[str, bool] = {}
-        """Sets that came or went, and whether they are there."""
+        """Sets that came or went, and whether they are there; none that is part of a rule."""
         self.rules: set[str] = set()
         """Chains whose rules are not what they were."""
         self.elements: dict[str, dict[bytes, Element | None]] = {}
-        """Elements that came or went, by set and key; None for one that is not there."""
+        """Elements of sets of ours that came or went, by set and key; None for one that is not there."""
         self.is_beyond = False
         """Whether there is more: too much, or of the table itself, or what cannot be read."""
         self._count = 0
@@ -38,32 +39,32 @@ class Edits:
         self.is_beyond |= self._count > MOST_EDITS
         if self.is_beyond:
             return
+        try:
+            self._add(change)
+        except Undecodable:
+            self.is_beyond = True
+
+    def _add(self, change: TableNotice) -> None:
         match change.what:
             case "chain":
                 self._add_chain(change)
             case "set":
-                self.sets[change.name] = not change.is_gone
+                if change.is_gone or not is_anonymous(change.body):
+                    self.sets[change.name] = not change.is_gone
             case "rule":
                 self.rules.add(change.name)
             case "element":
-                self._add_elements(change)
+                if spec_named(change.name) is not None:
+                    self._add_elements(change)
             case _:
                 self.is_beyond = True
 
     def _add_chain(self, change: TableNotice) -> None:
         self.chains[change.name] = not change.is_gone
-        if change.is_gone:
-            return
-        try:
-            if decode_chain(change.body).base is not None:
-                self.base_chains.add(change.name)
-        except Undecodable:
-            self.is_beyond = True
+        if not change.is_gone and decode_chain(change.body).base is not None:
+            self.base_chains.add(change.name)
 
     def _add_elements(self, change: TableNotice) -> None:
         known = self.elements.setdefault(change.name, {})
-        try:
-            for element in decode_elements(change.body):
-                known[element.key] = None if change.is_gone else element
-        except Undecodable:
-            self.is_beyond = True
+        for element in decode_elements(change.body):
+            known[element.key] = None if change.is_gone else element

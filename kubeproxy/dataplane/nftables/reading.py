@@ -1,11 +1,12 @@
 """Reads what the kernel holds of the table."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from kubeproxy.dataplane.nftables.sets import DYNAMIC
-from kubeproxy.dataplane.nftables.survey import Survey, strange
+from kubeproxy.dataplane.nftables.layout import CHAINS
+from kubeproxy.dataplane.nftables.sets import DYNAMIC, spec_named
+from kubeproxy.dataplane.nftables.survey import Strangers, Survey, strange
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Element, Rule
@@ -16,12 +17,30 @@ PATIENCE = 8
 """How often a dump is begun anew because others have changed something meanwhile."""
 
 
-def survey(table: NfTable, *, deep: bool = True) -> Survey:
-    """Read the table; ``deep``: with its elements. Raises KernelError, OSError."""
+def survey_beside(table: NfTable) -> tuple[Survey, Strangers]:
+    """Read the table without what strangers have put beside ours, and return what that is.
+
+    Raises the same as `survey`, which takes such a table for somebody else's.
+    """
+    chains, sets = _patiently(table.chains), _patiently(table.sets)
+    beside = frozenset(name for name in sets if spec_named(name) is None)
+    strangers = Strangers(
+        frozenset(name for name, chain in chains.items() if name not in CHAINS and strange({name: chain}, {})),
+        frozenset(name for name in beside if not sets[name].anonymous),
+    )
+    found = survey(table, without=strangers.chains | beside)
+    return found, Strangers() if found.strange or not found.stands else strangers
+
+
+def survey(table: NfTable, *, deep: bool = True, without: Collection[str] = ()) -> Survey:
+    """Read the table; ``deep``: with its elements; ``without``: chains and sets to pass over.
+
+    Raises KernelError, OSError.
+    """
     if not table.exists():
         return Survey(stands=False)
     try:
-        return _looked_into(table, deep)
+        return _looked_into(table, deep, without)
     except Refused as refused:
         if refused.code != errno.EBADMSG:
             raise
@@ -37,8 +56,9 @@ def survey_to_correct(table: NfTable) -> Survey:
         return Survey(stands=True, strange="others leave no time to read it")
 
 
-def _looked_into(table: NfTable, deep: bool) -> Survey:
-    chains, sets = _patiently(table.chains), _patiently(table.sets)
+def _looked_into(table: NfTable, deep: bool, without: Collection[str]) -> Survey:
+    chains = {name: chain for name, chain in _patiently(table.chains).items() if name not in without}
+    sets = {name: spec for name, spec in _patiently(table.sets).items() if name not in without}
     why = strange(chains, sets)
     if why:
         return Survey(stands=True, strange=why)

@@ -6,12 +6,12 @@ refuses a step (what is to go is not there, what is to come is there and another
 
 from collections.abc import Collection, Iterable, Iterator
 
-from kubeproxy.dataplane.nftables.books import Books, without_chains
+from kubeproxy.dataplane.nftables.books import Books
 from kubeproxy.dataplane.nftables.edits import Edits
 from kubeproxy.dataplane.nftables.layout import CHAINS
 from kubeproxy.dataplane.nftables.sets import spec_named
 from kubeproxy.dataplane.nftables.sheet import Sheet
-from kubeproxy.dataplane.nftables.survey import Correction, Survey
+from kubeproxy.dataplane.nftables.survey import Correction, Strangers, Survey
 from kubeproxy.kernel.netlink_messages import address_text
 from kubeproxy.kernel.nf_tables.fields import node_port
 from kubeproxy.kernel.nf_tables.types import (
@@ -19,6 +19,7 @@ from kubeproxy.kernel.nf_tables.types import (
     AddRule,
     Chain,
     Change,
+    DeleteChain,
     DeleteSet,
     Field,
     FlushChain,
@@ -78,12 +79,25 @@ def undoing(edits: Edits, books: Books, asking: Iterable[ServiceState]) -> Itera
     """Yield the steps; ``asking``: the states that ask for what was changed, whoever else among them."""
     yield from _chains(edits, books)
     yield from _elements(edits, books, asking)
-    yield from without_chains(
-        name for name, stands in edits.chains.items() if stands and name not in books.chain_names()
-    )
-    for name, stands in edits.sets.items():
-        if stands:
-            yield DeleteSet(name)
+    chains = [name for name, stands in edits.chains.items() if stands and name not in books.chain_names()]
+    yield from map(FlushChain, chains)
+    yield from _without(chains, [name for name, stands in edits.sets.items() if stands])
+
+
+def rebuilding(
+    found: Survey, besides: Strangers, books: Books, states: Iterable[ServiceState]
+) -> Iterator[Change]:
+    """Yield the steps from all that is in the table to what should be; ``states``: those of all ports."""
+    # Their rules first: sets of ours that nobody needs may be asked there.
+    yield from map(FlushChain, sorted(besides.chains | found.chains - books.chain_names()))
+    yield from books.rebuilding(found, states)
+    yield from _without(sorted(besides.chains), sorted(besides.sets))
+
+
+def _without(chains: Iterable[str], sets: Iterable[str]) -> Iterator[Change]:
+    """Delete chains that are empty and sets that no rule asks: sets first, as some lead to chains."""
+    yield from map(DeleteSet, sets)
+    yield from map(DeleteChain, chains)
 
 
 def _chains(edits: Edits, books: Books) -> Iterator[Change]:

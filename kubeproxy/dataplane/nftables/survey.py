@@ -85,6 +85,14 @@ def _shape(spec: SetSpec) -> SetSpec:
     return msgspec.structs.replace(spec, comment="", key=plain(spec.key))
 
 
+class Strangers(Record, frozen=True):
+    """What is in the table beside what is ours, by names that we never give."""
+
+    chains: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    """None that is part of a rule, and goes with it."""
+
+
 class Correction:
     """The difference between what a survey found and what is asked for, piece by piece."""
 

@@ -158,6 +158,14 @@ def decode_set(body: bytes, family: Family) -> SetSpec:
         raise Undecodable(f"a set without {error}") from error
 
 
+def is_anonymous(body: bytes) -> bool:
+    """Return whether a set is part of a rule, and goes with it. Raises Undecodable."""
+    try:
+        return bool(Attributes(body[HEAD_BYTES:]).number(n.Set.FLAGS, 0) & n.SetFlag.ANONYMOUS)
+    except ValueError as error:
+        raise Undecodable(f"a set with flags that are {error}") from error
+
+
 _OURS = n.SetFlag.MAP | n.SetFlag.INTERVAL | n.SetFlag.CONCATENATION | n.SetFlag.DYNAMIC | n.SetFlag.TIMEOUT
 
 
@@ -178,6 +186,7 @@ def _decode_set(found: Attributes, family: Family) -> SetSpec:
         dynamic=bool(flags & n.SetFlag.DYNAMIC),
         size=description.number(n.Set.DESCRIPTION_SIZE, 0),
         comment=userdata.decode_set_comment(kept),
+        anonymous=bool(flags & n.SetFlag.ANONYMOUS),
     )
     lengths = found.number(n.Set.KEY_LENGTH), found.number(n.Set.DATA_LENGTH, 0)
     return (

@@ -84,6 +84,8 @@ class SetSpec(Record, frozen=True, kw_only=True):
     size: int = 0
     """Most elements, 0 without limit."""
     comment: str = ""
+    anonymous: bool = False
+    """Read from the kernel: whether it is part of a rule, and goes with it."""
     otherwise: bool = False
     """Read from the kernel: whether it has what none of our sets has (no name, expressions, ...)."""
 
