@@ -2,6 +2,7 @@
 
 from kubeproxy.dataplane.base import Applied
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
+from kubeproxy.dataplane.nftables.names import VERDICT_MAPS
 from kubeproxy.kernel.nf_tables.expressions import Decide
 from kubeproxy.kernel.nf_tables.fake import FakeTable
 from kubeproxy.kernel.nf_tables.fields import text
@@ -44,7 +45,7 @@ class Node(BackendNode):
         spec = contents.sets[name]
         picks = {
             each.key: each.data.chain
-            for which in ("picks", "short-circuit-picks", "choosers")
+            for which in VERDICT_MAPS
             for each in contents.elements[which].values()
             if isinstance(each.data, Decide)
         }

@@ -1,16 +1,32 @@
 """Classes of nftables mode: which numbers they have, and when the chains that serve them come and go."""
 
 import errno
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
 from sys import byteorder
 
 import msgspec
 import pytest
 
+from kubeproxy.dataplane.nftables.layout import CHAINS
 from kubeproxy.dataplane.nftables.names import FIRST_CLASS, FIRST_ENDPOINT
+from kubeproxy.dataplane.nftables.phrases import by_class, go
 from kubeproxy.kernel.nf_tables.expressions import Decide, VerdictWord
 from kubeproxy.kernel.nf_tables.fields import number
-from kubeproxy.kernel.nf_tables.types import AddElements, DeleteChain, DeleteElements
-from kubeproxy.model.objects import TrafficPolicy
+from kubeproxy.kernel.nf_tables.model import Contents
+from kubeproxy.kernel.nf_tables.types import (
+    AddChain,
+    AddElements,
+    AddRule,
+    Base,
+    Chain,
+    DeleteChain,
+    DeleteElements,
+    Element,
+    Rule,
+)
+from kubeproxy.model.objects import EndpointSlice, Service, ServiceType, TrafficPolicy
 from tests.nftables_node import Node, web, web_slice
 
 pytestmark = pytest.mark.unit
@@ -146,3 +162,74 @@ def test_the_chains_of_affinity_stay_as_long_as_some_service_needs_them() -> Non
     assert node.backend.observe() == ""
     assert not node.chains() & {"choose-1", "cluster-sticky-60"}
     assert node.held("choosers") == {}
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_the_kernel_meets_each_class_few_times_when_it_follows_all_paths(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Before it takes a class in; a kernel that forgets what it has followed goes every path anew (6.1 does)."""
+    node = Node(*_of_all_kinds(count))
+    node.full()
+    assert node.table.contents is not None
+    met: Counter[str] = Counter()
+    follow = Contents._follow
+
+    def counted(self: Contents, name: str, base: Base, depth: int) -> None:
+        met[name] += 1
+        follow(self, name, base, depth)
+
+    monkeypatch.setattr(Contents, "_follow", counted)
+    node.table.contents.validate()
+    lists = {name for name in met if "choose-" in name}
+    places = met.keys() - CHAINS.keys() - lists
+    assert len(places) > 6 * count
+    # From two hooks; those behind `short-circuit-picks` by the rule for pods and the one for the node itself.
+    assert max(met[name] for name in places) <= 4
+    # Each from all times of its own list, and of no other.
+    times = Counter("local" in name for name in places if "sticky" in name for _ in range(met[name]))
+    assert all(met[name] <= times["local" in name] for name in lists)
+
+
+def _of_all_kinds(count: int) -> Iterator[Service | EndpointSlice]:
+    """Yield Services under either policy, with affinity and without; each number and each time is another one."""
+    for kind, (policy, is_sticky) in enumerate(product(TrafficPolicy, (False, True))):
+        for n in range(count):
+            name, seconds = f"web-{kind}-{n}", 10 + n if is_sticky else 0
+            yield web(
+                name,
+                f"10.96.{kind}.{n}",
+                type=ServiceType.LOAD_BALANCER,
+                load_balancer_ips=(f"203.0.{kind}.{n}",),
+                external_policy=policy,
+                session_affinity=is_sticky,
+                affinity_seconds=seconds,
+            )
+            yield web_slice(*(f"10.244.1.{i}@node1" for i in range(1 + n)), name=name)
+
+
+def test_chains_that_earlier_versions_had_go_and_clients_stay_remembered() -> None:
+    """Theirs had policy Local's exceptions in a chain of its own, to which the chains of classes led."""
+    service = web(
+        external_ips=("203.0.113.1",),
+        external_policy=TrafficPolicy.LOCAL,
+        session_affinity=True,
+        affinity_seconds=60,
+    )
+    node = Node(service, web_slice())
+    node.full()
+    assert node.table.contents is not None
+    client = Element(bytes((198, 51, 100, 7)) + bytes(12), number(FIRST_ENDPOINT), timeout=60000)
+    node.table.contents.learn("affinity", client)
+    node.tamper(
+        AddChain(Chain("short-circuit")),
+        AddRule(Rule("short-circuit", by_class("short-circuit-picks"))),
+        AddChain(Chain("local-1-sticky-60")),
+        AddRule(Rule("local-1-sticky-60", (go("short-circuit"),))),
+        AddElements("picks", [Element(number(FIRST_ENDPOINT - 1), go("local-1-sticky-60"))]),
+    )
+    node.restart()
+    node.full()
+    assert node.backend.observe() == ""
+    assert not node.chains() & {"short-circuit", "local-1-sticky-60"}
+    assert list(node.table.elements("affinity")) == [client]

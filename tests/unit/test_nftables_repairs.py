@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kubeproxy.dataplane.base import SyncFailed
 from kubeproxy.dataplane.nftables import edits
 from kubeproxy.dataplane.nftables.layout import CHAINS
+from kubeproxy.dataplane.nftables.names import VERDICT_MAPS
 from kubeproxy.dataplane.nftables.phrases import ACCEPT, go, jump
 from kubeproxy.dataplane.nftables.sets import SPECS
 from kubeproxy.kernel.nf_tables.attributes import u32
@@ -470,7 +471,7 @@ def edit(draw: st.DrawFn, node: ToldNode) -> Change | None:
     match kind:
         case "delete" | "flush set" if elements:
             return DeleteElements(name, [draw(st.sampled_from(elements))]) if kind == "delete" else FlushSet(name)
-        case "add" if elements and name not in ("picks", "short-circuit-picks", "choosers"):
+        case "add" if elements and name not in VERDICT_MAPS:
             like = draw(st.sampled_from(elements))
             key = bytes(draw(st.lists(st.integers(0, 255), min_size=4, max_size=4))) + like.key[4:]
             return AddElements(name, [msgspec.structs.replace(like, key=key)])

@@ -35,6 +35,7 @@ from tests.trace_bed import (
 pytestmark = pytest.mark.unit
 
 PLACE = "ip daddr . meta l4proto . th dport"
+OUR_CODE = "meta priority & ff00:0 == 6b00:0"
 
 
 def explainer(*objects: Service | EndpointSlice) -> Explainer:
@@ -83,7 +84,7 @@ def test_under_policy_local_pods_and_the_node_are_cut_short() -> None:
     assert found["endpoints"] == f"pick-2 dnat ip to {PLACE} . numgen random mod 2 map @endpoints"
     assert "masquerade" not in found
     found = rules(NODE_IP, EXTERNAL, 80, LOCAL, BOTH)
-    assert found["masquerade"].startswith("local-1 fib saddr type local meta mark set")
+    assert found["masquerade"].startswith(f"services {OUR_CODE} fib saddr type local meta mark set")
     found = rules(OUTSIDE, EXTERNAL, 80, LOCAL, BOTH)
     assert found["endpoints"] == f"local-1 dnat ip to {PLACE} . numgen random mod 1 map @local-endpoints"
 
@@ -126,7 +127,7 @@ def test_everything_about_a_service() -> None:
         "map nodeport-classes: tcp . 30080 → nodeport-local-1",
         f"set guarded-ips: {BALANCER} . tcp . 80",
         f"set firewall-sources-24: {BALANCER} . tcp . 80 . 192.168.56.0",
-        "local-1 ip saddr 10.244.0.0/16 goto short-circuit",
+        f"local-1 dnat ip to {PLACE} . numgen random mod 1 map @local-endpoints",
     } <= set(port.objects)
     assert not any("10.244.0.11" in each for each in port.objects)
 

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from sys import byteorder
 
 from kubeproxy.dataplane.nftables.names import (
-    CHOOSERS,
     FIRST_CLASS,
     FIRST_ENDPOINT,
     MAX_CLASSES,
-    PICKS,
-    SHORT_CIRCUIT_PICKS,
     VERDICT_MAPS,
     Class,
     Kind,
@@ -86,8 +83,9 @@ def _is_for_classes(code: bytes) -> bool:
 def _lead(which: Class) -> Lead:
     """Return where a class's code has to lead."""
     if which.kind in (Kind.CHOOSE, Kind.CHOOSE_LOCAL):
-        return CHOOSERS, VerdictWord.JUMP, which.chain
-    return SHORT_CIRCUIT_PICKS if which.kind is Kind.PICK else PICKS, VerdictWord.GOTO, which.chain
+        return which.maps.choosers, VerdictWord.JUMP, which.chain
+    own = which.way.value
+    return own.short_circuit_picks if which.kind is Kind.PICK else own.picks, VerdictWord.GOTO, which.chain
 
 
 def lead_of(which: Class, code: bytes) -> tuple[str, Element]:

@@ -53,7 +53,6 @@ CHAINS: dict[str, Chain] = {
         Chain(names.CLUSTER_IPS_CHECK),
         Chain(names.FIREWALL_CHECK),
         Chain(names.FIREWALL_SOURCES),
-        *(Chain(way.value.short_circuit) for way in Way),
     )
 }
 """Every chain that is always there, by name."""
@@ -108,16 +107,27 @@ class Layout:
             yield Rule(chain, (*NEW, jump(names.CLUSTER_IPS_CHECK)))
 
     def _services(self) -> Iterator[Rule]:
-        words = self._words
-        yield Rule(names.SERVICES, words.find_class(Way.ADDRESS, Way.ADDRESS.value.services))
-        yield Rule(names.SERVICES, by_class(names.PICKS))
+        yield from self._find_class(Way.ADDRESS)
         for match in self._answering():
             yield Rule(names.SERVICES, (*TO_HERE, *match, go(names.NODEPORTS)))
-        yield Rule(names.NODEPORTS, words.find_class(Way.NODE_PORT, Way.NODE_PORT.value.services))
-        yield Rule(names.NODEPORTS, by_class(names.PICKS))
-        for way in Way:
-            yield Rule(way.value.short_circuit, words.find_class(way, way.value.short_circuits))
-            yield Rule(way.value.short_circuit, by_class(names.SHORT_CIRCUIT_PICKS))
+        yield from self._find_class(Way.NODE_PORT)
+
+    def _find_class(self, way: Way) -> Iterator[Rule]:
+        """Yield the rules from which packets go to their class, and do not come back.
+
+        They alone lead to the chains of classes, and those to no other place's: whenever a class comes, older
+        kernels follow every path from the base chains, so a class must be on few of them.
+        """
+        own, words = way.value, self._words
+        # Pods, and the node itself, are no traffic from outside: for them policy Local is Cluster.
+        yield Rule(own.finds, words.find_class(way, own.short_circuits))
+        if self._pods is not None:
+            yield Rule(own.finds, (*self._pods, *by_class(own.short_circuit_picks)))
+        # Whose address it is costs another look-up, so where policy Local does not matter nobody asks.
+        from_node = (*HAS_OUR_CODE, *FROM_HERE)
+        yield Rule(own.finds, (*from_node, *self._mark, *by_class(own.short_circuit_picks)))
+        yield Rule(own.finds, words.find_class(way, own.services))
+        yield Rule(own.finds, by_class(own.picks))
 
     def _answering(self) -> Iterator[Phrase]:
         """Yield the matches for where node ports answer, beside "a local address"; a packet passes one of them."""
@@ -165,11 +175,6 @@ class Layout:
             yield (*self._masqueraded, *self._mark)
         if kind is Kind.MASQUERADE:
             yield self._mark
-        if kind is Kind.LOCAL:
-            # Pods, and the node itself, are no traffic from outside: for them the policy is Cluster.
-            if self._pods is not None:
-                yield (*self._pods, go(way.value.short_circuit))
-            yield (*FROM_HERE, *self._mark, go(way.value.short_circuit))
         yield from self._choose(which)
 
     def _choose(self, which: Class) -> Iterator[Phrase]:
@@ -177,7 +182,7 @@ class Layout:
         if which.seconds:
             yield from words.remembered(which.way, which.maps, which.seconds)
             yield words.find_class(which.way, which.maps.sizes)
-            yield by_class(names.CHOOSERS)
+            yield by_class(which.maps.choosers)
             yield from words.remembering(which.way, which.maps, which.seconds)
         elif not which.size:
             yield (ACCEPT,)

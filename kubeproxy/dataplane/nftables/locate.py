@@ -71,7 +71,7 @@ class NftablesLocator:
             case Subject.AFFINITY:
                 return port.rule(which, f"@{own.affinity}")
             case Subject.MASQUERADE if cut_short:
-                return port.rule(port.class_at(own.services, place), _FROM_NODE)
+                return _first(Layout(node).rules(), node.family, _FROM_NODE, own.finds)
             case Subject.MASQUERADE:
                 return port.rule(which, _MARKS)
             case Subject.REFUSAL:

@@ -12,11 +12,7 @@ from kubeproxy.model.objects import Record
 
 COMMENT = "rules for kube-proxy"
 
-# Sets and maps that both ways of addressing a Service share.
-PICKS = "picks"  # class → goto the chain that serves it
-SHORT_CIRCUIT_PICKS = "short-circuit-picks"  # the same for whom policy Local does not bind
-CHOOSERS = "choosers"  # class of a list under affinity → jump to what chooses from it
-VERDICT_MAPS = (PICKS, SHORT_CIRCUIT_PICKS, CHOOSERS)
+# Sets that all Services share.
 CLUSTER_IPS = "cluster-ips"
 HAIRPIN = "hairpin-connections"
 GUARDED_IPS = "guarded-ips"
@@ -45,6 +41,8 @@ class ListMaps(Record, frozen=True):
 
     endpoints: str
     """Map of place and slot: address and port."""
+    choosers: str
+    """With affinity: map of the class of how many endpoints: jump to the chain that chooses."""
     sizes: str
     """With affinity: map of place: class of how many endpoints the list has."""
     slots: str
@@ -54,7 +52,7 @@ class ListMaps(Record, frozen=True):
 
 
 def _lists(prefix: str) -> ListMaps:
-    kinds = ("endpoints", "sticky-sizes", "sticky-slots", "sticky-endpoints")
+    kinds = ("endpoints", "choosers", "sticky-sizes", "sticky-slots", "sticky-endpoints")
     return ListMaps(*(f"{prefix}{kind}" for kind in kinds))
 
 
@@ -63,6 +61,12 @@ class WayNames(Record, frozen=True, kw_only=True):
 
     prefix: str
     """Of the chains of its classes."""
+    finds: str
+    """The chain that finds the class of a packet's place."""
+    picks: str
+    """Map of class: goto the chain that serves it."""
+    short_circuit_picks: str
+    """The same for whom policy Local does not bind."""
     services: str
     """Map of place: class."""
     cluster: ListMaps
@@ -71,8 +75,6 @@ class WayNames(Record, frozen=True, kw_only=True):
     """This node's endpoints, of places under externalTrafficPolicy Local."""
     short_circuits: str
     """Map of place: class for whom policy Local does not bind."""
-    short_circuit: str
-    """The chain that looks there."""
     affinity: str
     """Dynamic map of client and place: the endpoint's number."""
     no_endpoints: str
@@ -84,22 +86,26 @@ class Way(Enum):
 
     ADDRESS = WayNames(
         prefix="",
+        finds=SERVICES,
+        picks="picks",
+        short_circuit_picks="short-circuit-picks",
         services="service-classes",
         cluster=_lists(""),
         local=_lists("local-"),
         short_circuits="short-circuit-ips",
-        short_circuit="short-circuit",
         affinity="affinity",
         no_endpoints="rejected-services",
         no_local="dropped-services",
     )
     NODE_PORT = WayNames(
         prefix="nodeport-",
+        finds=NODEPORTS,
+        picks="nodeport-picks",
+        short_circuit_picks="nodeport-short-circuit-picks",
         services="nodeport-classes",
         cluster=_lists("nodeport-"),
         local=_lists("nodeport-local-"),
         short_circuits="short-circuit-nodeports",
-        short_circuit="nodeport-short-circuit",
         affinity="nodeport-affinity",
         no_endpoints="rejected-nodeports",
         no_local="dropped-nodeports",
@@ -107,6 +113,14 @@ class Way(Enum):
 
     __hash__ = object.__hash__
     """An Enum's own is Python code, and ways are part of keys."""
+
+
+VERDICT_MAPS = tuple(
+    name
+    for own in (way.value for way in Way)
+    for name in (own.picks, own.short_circuit_picks, own.cluster.choosers, own.local.choosers)
+)
+"""Each has only the classes that a packet may meet where it is asked: the kernel follows all that it leads to."""
 
 
 class Kind(StrEnum):
@@ -119,7 +133,7 @@ class Kind(StrEnum):
     MASQUERADE = "masquerade"
     """Everybody is: external addresses under policy Cluster."""
     LOCAL = "local"
-    """Policy Local: this node's endpoints; pods and the node itself are sent to the cluster's."""
+    """Policy Local: this node's endpoints; pods and the node itself, which get the cluster's, do not come here."""
     UNTRANSLATED = "untranslated"
     """No endpoint, and no later rule may have it either: the address comes before a node port of that number."""
     CHOOSE = "choose"

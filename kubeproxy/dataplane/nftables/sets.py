@@ -19,16 +19,6 @@ _AT = {Way.ADDRESS: "addresses", Way.NODE_PORT: "node ports"}
 
 
 def _specs() -> Iterator[SetSpec]:
-    yield SetSpec(name=names.PICKS, key=_CLASS, data=VERDICTS, comment="class of a place: what becomes of it")
-    yield SetSpec(
-        name=names.SHORT_CIRCUIT_PICKS, key=_CLASS, data=VERDICTS, comment="the same for pods and the node itself"
-    )
-    yield SetSpec(
-        name=names.CHOOSERS,
-        key=_CLASS,
-        data=VERDICTS,
-        comment="class of a list: chooses for clients that are new",
-    )
     yield SetSpec(name=names.CLUSTER_IPS, key=_ADDRESS, comment="Active ClusterIPs")
     yield SetSpec(
         name=names.HAIRPIN, key=(Field.SOURCE, *_PLACE[Way.ADDRESS]), comment="service hairpin connections"
@@ -41,6 +31,10 @@ def _specs() -> Iterator[SetSpec]:
 
 def _of(way: Way) -> Iterator[SetSpec]:
     place, own = _PLACE[way], way.value
+    yield SetSpec(name=own.picks, key=_CLASS, data=VERDICTS, comment="class of a place: what becomes of it")
+    yield SetSpec(
+        name=own.short_circuit_picks, key=_CLASS, data=VERDICTS, comment="the same for pods and the node itself"
+    )
     yield SetSpec(name=own.services, key=place, data=_CLASS, comment=f"class of Services' {_AT[way]}")
     yield SetSpec(
         name=own.short_circuits, key=place, data=_CLASS, comment="class for whom policy Local does not bind"
@@ -61,6 +55,9 @@ def _of(way: Way) -> Iterator[SetSpec]:
 
 def _of_list(place: tuple[Field, ...], maps: ListMaps, what: str) -> Iterator[SetSpec]:
     yield SetSpec(name=maps.endpoints, key=(*place, Field.SLOT), data=_ENDPOINT, comment=what)
+    yield SetSpec(
+        name=maps.choosers, key=_CLASS, data=VERDICTS, comment="class of a list: chooses for clients that are new"
+    )
     yield SetSpec(name=maps.sizes, key=place, data=_CLASS, comment=f"with affinity: class of a list of {what}")
     yield SetSpec(name=maps.slots, key=(*place, Field.SLOT), data=_CLASS, comment=f"numbers of {what}")
     yield SetSpec(name=maps.sticky, key=(*place, Field.CLASS), data=_ENDPOINT, comment=f"{what}, by number")

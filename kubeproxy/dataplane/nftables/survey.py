@@ -35,7 +35,10 @@ from kubeproxy.model.objects import Record
 
 _PREFIXES = "|".join(way.value.prefix for way in Way)
 _KINDS = "|".join(kind for kind in Kind if kind is not Kind.UNTRANSLATED)
-_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-(?:sticky-)?\d+|{Kind.UNTRANSLATED}")
+_CLASS = re.compile(rf"(?:{_PREFIXES})(?:{_KINDS})-(?:(?:\d+-)?sticky-)?\d+|{Kind.UNTRANSLATED}")
+"""Chains of classes; earlier versions had one for each pair of a number and a time."""
+_EARLIER = frozenset(("short-circuit", "nodeport-short-circuit"))
+"""Other chains of theirs: after a full sync nothing leads there, and they go like those of unneeded classes."""
 
 
 class Survey(Record, frozen=True, kw_only=True):
@@ -70,8 +73,8 @@ def strange(chains: Mapping[str, Chain], sets: Mapping[str, SetSpec]) -> str:
         if spec is None or _shape(spec) != _shape(found):
             return f"set {name} is not ours"
     for name, chain in chains.items():
-        known = CHAINS[name].base == chain.base if name in CHAINS else _CLASS.fullmatch(name) and not chain.base
-        if not known:
+        is_ours = name in CHAINS or name in _EARLIER or _CLASS.fullmatch(name)
+        if not is_ours or chain.base != (CHAINS[name].base if name in CHAINS else None):
             return f"chain {name} is not ours"
     return ""
 
