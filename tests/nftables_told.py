@@ -24,6 +24,8 @@ class ToldNode(Node):
     """See the module; it listens from its first full sync on, and looks then, as the agent does."""
 
     def __init__(self, *objects: Service | EndpointSlice, **settings: object) -> None:
+        self.is_deaf = False
+        """Whether nothing is told, own transactions neither."""
         super().__init__(*objects, **settings)
         self.full()
         self.journal.opened()
@@ -32,14 +34,12 @@ class ToldNode(Node):
     def restart(self) -> None:
         """See `Node.restart`."""
         self.journal = Journal()
-        self.table = _Telling(self.journal, self.table)
+        self.table = _Telling(self, self.table)
         self.backend = NftablesBackend(self.table, self.sysctls, Family.V4, journal=self.journal)
 
     def tamper(self, *steps: Change) -> None:
         """Let somebody else change the table; the kernel tells of it."""
-        for each in self.table.tampered(steps):
-            self.journal.note(each)
-        self.journal.ended(self.table.generation())
+        self._tell(self.table.tampered(steps))
 
     def rename(self, old: str, new: str) -> None:
         """Let somebody else rename a chain that nothing leads to; of that the kernel tells the new name alone."""
@@ -49,8 +49,13 @@ class ToldNode(Node):
         contents.rules[new] = [msgspec.structs.replace(rule, chain=new) for rule in contents.rules.pop(old)]
         contents.handles[new] = contents.handles.pop(old)
         self.table.kernel.disturbed()
-        self.journal.note(_chain(contents.chains[new]))
-        self.journal.ended(self.table.generation())
+        self._tell([_chain(contents.chains[new])])
+
+    def _tell(self, changes: Iterable[TableNotice]) -> None:
+        if not self.is_deaf:
+            for each in changes:
+                self.journal.note(each)
+            self.journal.ended(self.table.generation())
 
     def is_put_right(self, *, whole: bool = False) -> bool:
         """Return whether the backend says that it has undone what others did."""
@@ -60,14 +65,14 @@ class ToldNode(Node):
 class _Telling(FakeTable):
     """The table as our own socket: what goes through it is told as the end of a transaction only."""
 
-    def __init__(self, journal: Journal, table: FakeTable) -> None:
+    def __init__(self, node: ToldNode, table: FakeTable) -> None:
         super().__init__(kernel=table.kernel)
-        self._journal = journal
+        self._node, self._journal = node, node.journal
 
     def commit(self, changes: Iterable[Change], after: int | None = None) -> int:
         before = self.generation()
         done = super().commit(changes, after)
-        if self.generation() != before and self._journal.hearing:
+        if self.generation() != before and self._journal.hearing and not self._node.is_deaf:
             self._journal.ended(self.generation())
         return done
 
