@@ -174,52 +174,6 @@ def test_a_base_chain_that_came_may_be_ours_by_another_name() -> None:
     assert node.backend.observe() == ""
 
 
-@pytest.mark.parametrize("last", ["observe", "take"])
-def test_what_was_dropped_behind_a_loss_is_found_by_the_number_of_the_next_that_is_told(last: str) -> None:
-    node = ToldNode(*cluster())
-    before = state(node)
-    node.journal.lost()
-    assert node.backend.observe() == ""  # the look that a loss asks for
-    node.table.tampered([FlushChain("services")])  # not told: what was told before has not been read yet
-    if last == "take":
-        node.tamper(AddElements("cluster-ips", [STRANGER]))
-        assert not node.is_put_right()
-    else:
-        node.table.kernel.disturbed()
-        node.journal.ended(node.table.generation())
-        assert "services" in node.backend.observe()
-    assert node.is_put_right(whole=True)
-    assert state(node) == before
-
-
-def test_what_is_told_after_a_look_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = ToldNode(*cluster())
-    node.journal.lost()
-    assert node.backend.observe() == ""
-    monkeypatch.setattr(node.table, "rules", None)  # which a look would ask for
-    node.table.kernel.disturbed()
-    node.journal.ended(node.table.generation())
-    assert node.backend.observe() == ""
-
-
-def test_a_busy_neighbour_whose_last_changes_are_not_told_yet_is_no_reason_to_look(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    node = ToldNode(*cluster())
-    monkeypatch.setattr(node.table, "rules", None)  # which a look would ask for
-    for _ in range(5):
-        node.journal.ended(node.table.generation())
-        node.table.kernel.disturbed()
-        assert node.backend.observe() == ""
-
-
-def test_what_is_never_told_is_found_by_the_next_look_but_one() -> None:
-    node = ToldNode(*cluster())
-    node.table.tampered([FlushChain("services")])
-    assert node.backend.observe() == ""
-    assert "services" in node.backend.observe()
-
-
 def test_what_nobody_needs_is_not_swept_while_somebodys_edits_wait() -> None:
     node = ToldNode(*cluster())
     after = state(ToldNode(*(each for each in cluster() if each.name != "db")))
@@ -232,23 +186,6 @@ def test_what_nobody_needs_is_not_swept_while_somebodys_edits_wait() -> None:
     assert node.is_put_right()
     assert node.backend.observe() == ""
     assert set(state(node)[0]) == set(after[0])  # type: ignore[index]
-
-
-def test_edits_that_nobody_has_taken_do_not_silence_the_looks_when_nobody_listens_any_more() -> None:
-    node = ToldNode(*cluster())
-    node.tamper(AddElements("cluster-ips", [STRANGER]))
-    node.journal.closed()
-    node.full()
-    node.table.tampered([FlushSet("endpoints")])
-    assert "endpoints" in node.backend.observe()
-
-
-def test_a_full_sync_takes_what_was_noted_before_it() -> None:
-    node = ToldNode(*cluster())
-    node.tamper(AddElements("cluster-ips", [STRANGER]))
-    node.full()
-    assert not node.journal.has_edits
-    assert node.backend.observe() == ""
 
 
 @pytest.mark.parametrize("what", EDITS)
@@ -299,40 +236,6 @@ def test_much_at_once_is_found_by_comparing(monkeypatch: pytest.MonkeyPatch) -> 
     before = state(node)
     node.tamper(FlushSet("endpoints"))
     assert node.journal.is_full
-    assert not node.is_put_right()
-    assert node.is_put_right(whole=True)
-    assert state(node) == before
-
-
-def test_what_was_lost_is_found_by_comparing() -> None:
-    node = ToldNode(*cluster())
-    before = state(node)
-    node.table.tampered([FlushSet("endpoints")])
-    node.journal.lost()
-    node.tamper(AddElements("cluster-ips", [STRANGER]))
-    assert not node.is_put_right()
-    assert state(node) != before
-    assert node.is_put_right(whole=True)
-    assert state(node) == before
-
-
-def test_a_number_that_is_missing_is_a_loss_too() -> None:
-    node = ToldNode(*cluster())
-    before = state(node)
-    node.tamper(AddElements("cluster-ips", [STRANGER]))
-    node.table.tampered([FlushSet("endpoints")])
-    node.tamper(AddElements("cluster-ips", [Element(bytes((192, 0, 2, 2)))]))
-    assert not node.is_put_right()
-    assert node.is_put_right(whole=True)
-    assert state(node) == before
-
-
-def test_what_happened_while_nobody_listened_is_not_passed_over() -> None:
-    node = ToldNode(*cluster())
-    before = state(node)
-    node.table.tampered([FlushSet("endpoints")])
-    node.journal.opened()
-    node.tamper(AddElements("cluster-ips", [STRANGER]))
     assert not node.is_put_right()
     assert node.is_put_right(whole=True)
     assert state(node) == before
@@ -441,18 +344,6 @@ def test_chains_that_wait_to_be_deleted_are_looked_at() -> None:
     assert not node.is_put_right() or node.backend.observe() == ""
     assert node.backend.observe() == ""
     assert node.backend.observe() == ""
-
-
-def test_others_transactions_are_nothing_to_look_at_while_they_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = ToldNode(*cluster())
-    read = reads(node, monkeypatch)
-    for _ in range(10):
-        node.table.kernel.disturbed()
-        node.journal.ended(node.table.generation())
-        assert node.backend.observe() == ""
-    monkeypatch.setattr(node.table, "rules", None)  # which a look would ask for
-    assert node.backend.observe() == ""
-    assert read == []
 
 
 CHAIN_NAMES = [*CHAINS, "cluster-2", "untranslated", "theirs"]
