@@ -1,7 +1,10 @@
 """What was not heard of others' changes is found all the same, and while all is heard nothing is read."""
 
+from collections.abc import Callable
+
 import pytest
 
+from kubeproxy.dataplane.nftables import watch
 from kubeproxy.kernel.nf_tables.types import AddElements, Element, FlushChain, FlushSet
 from tests.nftables_told import ToldNode
 from tests.unit.test_nftables_repairs import STRANGER, cluster, reads, state
@@ -53,6 +56,55 @@ def test_what_is_never_told_is_found_by_the_next_look_but_one() -> None:
     node.table.tampered([FlushChain("services")])
     assert node.backend.observe() == ""
     assert "services" in node.backend.observe()
+
+
+def _told_with_a_gap(node: ToldNode) -> None:
+    node.table.kernel.disturbed()
+    node.journal.ended(node.table.generation())
+
+
+def _deaf_for_a_while(node: ToldNode) -> None:
+    node.journal.closed()
+    node.journal.opened()
+
+
+def _never_told(node: ToldNode) -> None:
+    assert node.backend.observe() == ""
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    "missing", [lambda node: node.journal.lost(), _told_with_a_gap, _deaf_for_a_while, _never_told]
+)
+def test_the_first_look_after_something_was_missed_lists_the_elements_of_a_large_table(
+    missing: Callable[[ToldNode], None], monkeypatch: pytest.MonkeyPatch, *, is_first: bool
+) -> None:
+    monkeypatch.setattr(watch, "ELEMENTS_A_LOOK", 1)
+    node = ToldNode(*cluster())
+    read = reads(node, monkeypatch)
+    node.table.kernel.disturbed()
+    node.journal.lost()
+    assert node.backend.observe() == ""
+    assert "endpoints" in read  # after which others' turn would come first, were nothing missed
+    if not is_first:
+        _told_with_a_gap(node)  # of nothing: it is the next
+    node.table.tampered([FlushSet("endpoints")])
+    missing(node)
+    assert "endpoints" in node.backend.observe()
+
+
+def test_listings_of_a_large_table_are_rare_while_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "ELEMENTS_A_LOOK", 10)
+    node = ToldNode(*cluster())
+    node.journal.closed()
+    node.full()
+    node.table.kernel.disturbed()
+    assert node.backend.observe() == ""  # with a listing
+    assert node.table.contents is not None
+    every = sum(map(len, node.table.contents.elements.values())) // 10
+    assert every > 1
+    node.table.tampered([FlushSet("endpoints")])
+    assert [bool(node.backend.observe()) for _ in range(every + 1)] == [False] * every + [True]
 
 
 def test_edits_that_nobody_has_taken_do_not_silence_the_looks_when_nobody_listens_any_more() -> None:
