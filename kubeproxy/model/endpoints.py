@@ -49,14 +49,9 @@ def put_in_order(entries: list[PortEndpoint]) -> None:
 
 def entries_of(slices: Collection[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
     """Return what slices say of every port of one family; the same endpoint as often as they name it."""
-    label = family.label
-    usable = [piece for piece in slices if piece.address_type == label and not piece.headless]
-    if len(usable) > 1:
-        # Which duplicate wins must not depend on the order in which slices arrived.
-        usable.sort(key=lambda piece: piece.name)
     found: dict[PortKey, list[PortEndpoint]] = {}
     is_v4 = family is Family.V4
-    for piece in usable:
+    for piece in usable(slices, family):
         for port in piece.ports:
             number = port.port
             before, behind = ("", f":{number}") if is_v4 else ("[", f"]:{number}")
@@ -66,6 +61,16 @@ def entries_of(slices: Collection[EndpointSlice], family: Family) -> dict[PortKe
                 found[key] += entries
             else:
                 found[key] = entries
+    return found
+
+
+def usable(slices: Iterable[EndpointSlice], family: Family) -> list[EndpointSlice]:
+    """Return those of one family whose Service has a virtual address."""
+    label = family.label
+    found = [piece for piece in slices if piece.address_type == label and not piece.headless]
+    if len(found) > 1:
+        # Which duplicate wins must not depend on the order in which slices arrived.
+        found.sort(key=lambda piece: piece.name)
     return found
 
 

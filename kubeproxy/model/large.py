@@ -58,9 +58,14 @@ class LargeServices:
 
     def merged(self, key: Key, slices: Slices, family: Family) -> Merged:
         """Return what `merge` would, of a Service that has these slices."""
+        kept = self.kept(key, family)
+        return kept if kept is not None else merge(slices, family)
+
+    def kept(self, key: Key, family: Family) -> Merged | None:
+        """Return the same of a Service whose endpoints are kept, None of any other."""
         kept = self._ports.get(key) if self._ports else None
         if kept is None:
-            return merge(slices, family)
+            return None
         return {port: entry.endpoints for port, entry in kept[family].items()}
 
     def part(self, keys: Iterable[Key] | None) -> "LargeServices":

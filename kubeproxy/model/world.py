@@ -81,6 +81,10 @@ class World:
         """Return the endpoints of each of a Service's ports in one family, see `endpoints.merge`."""
         return self._large.merged(service, self.slices_of(service), family)
 
+    def kept_endpoints_of(self, service: Key, family: Family) -> Merged | None:
+        """Return the same where nothing has to be merged for it, else None (see `large.py`)."""
+        return self._large.kept(service, family)
+
     def loops_of(self, service: Key) -> tuple[str, ...]:
         """Return the endpoint addresses of a Service that are its own: nobody is there."""
         return self._loops.get(service, ())

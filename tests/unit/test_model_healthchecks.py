@@ -1,6 +1,7 @@
 """Health check node ports: who has one and what counts (reference/kube-proxy.md §6.2 row 47, §6.3 row 73)."""
 
 import pytest
+from msgspec.structs import replace
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.healthchecks import HealthCheck, health_checks
@@ -48,6 +49,14 @@ def piece(*endpoints: Endpoint | str, ports: str = "http=8080", suffix: str = "a
         ([piece(local("10.0.0.1", PUBLISHED))], 1),
         ([piece(local("10.0.0.1", Conditions(ready=False, serving=False)))], 0),
         ([piece("fd00::9@node1")], 0),
+        # A slice without ports says nothing of any.
+        ([replace(piece("10.0.0.1@node1"), ports=())], 0),
+        # Of two entries the one that does not terminate counts, of two such the last by slices' names.
+        ([piece(local("10.0.0.1", TERMINATING)), piece("10.0.0.1@node1", suffix="b")], 1),
+        ([piece("10.0.0.1@node1"), piece(local("10.0.0.1", TERMINATING), suffix="b")], 1),
+        ([piece("10.0.0.1@node1", suffix="b"), piece("10.0.0.1@node2")], 1),
+        ([piece("10.0.0.1@node1"), piece("10.0.0.1@node2", suffix="b")], 0),
+        ([piece("10.0.0.1@node1"), piece("10.0.0.1@node2", ports="http=8081", suffix="b")], 1),
     ],
 )
 def test_ready_addresses_on_this_node_count_once(slices: list[EndpointSlice], count: int, large: int) -> None:

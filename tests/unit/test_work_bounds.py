@@ -15,13 +15,24 @@ from kubeproxy.dataplane.ipvs.part import Entry, Part, Virtual
 from kubeproxy.dataplane.ipvs.unions import Unions
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.kernel.ipvs_types import Destination, Found, Server, ServerKey
+from kubeproxy.model import healthchecks, large
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.admission import Rejection, admissible_service
 from kubeproxy.model.desired import ServiceState, Target, Wanted, desired
-from kubeproxy.model.endpoints import merge
+from kubeproxy.model.endpoints import PortEndpoint, PortKey, merge
+from kubeproxy.model.healthchecks import HealthCheck, health_checks
 from kubeproxy.model.ident import ServicePortName
 from kubeproxy.model.node import node_state
-from kubeproxy.model.objects import Endpoint, EndpointSlice, Protocol, Service, ServicePort, SlicePort
+from kubeproxy.model.objects import (
+    Endpoint,
+    EndpointSlice,
+    Protocol,
+    Service,
+    ServicePort,
+    ServiceType,
+    SlicePort,
+    TrafficPolicy,
+)
 from kubeproxy.model.runs import Runs, difference
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
@@ -255,6 +266,40 @@ def test_a_service_of_very_many_endpoints_and_ports_is_merged_for_whom_it_concer
     assert applied(world, *[crowd(number, ports=50) for number in range(10)]) < 4 * 1000
     assert applied(world, crowd(3, "10.9.0.1", ports=50)) < 10 * 100
     assert world.endpoints_of(WEB, Family.V4) == merge(world.slices_of(WEB), Family.V4)
+
+
+def test_a_health_check_of_a_service_of_very_many_endpoints_and_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop, where a merge would be all endpoints times all ports."""
+    web = Service(
+        namespace="default",
+        name="web",
+        type=ServiceType.LOAD_BALANCER,
+        cluster_ips=("10.96.0.1",),
+        external_policy=TrafficPolicy.LOCAL,
+        health_check_node_port=31000,
+    )
+    world, merged = World(), []
+
+    def counting(slices: Sequence[EndpointSlice], family: Family) -> dict[PortKey, list[PortEndpoint]]:
+        merged.extend([len(each.endpoints) for each in slices])
+        return merge(slices, family)
+
+    monkeypatch.setattr(healthchecks, "merge", counting)
+    monkeypatch.setattr(large, "merge", None)
+    world.apply_services({WEB: web})
+    # One moves to this node from another.
+    moving = EndpointSlice(
+        namespace="default",
+        name="z",
+        service="web",
+        ports=crowd(0, ports=50).ports,
+        endpoints=(Endpoint(address="10.0.3.1", node_name="n"), Endpoint(address="10.9.0.1", node_name="n")),
+    )
+    applied(world, moving, *[crowd(number, ports=50) for number in range(10)])
+    Looks.count = 0
+    assert health_checks(world, "n", Family.V4, [WEB]) == {WEB: HealthCheck(port=31000, endpoints=2)}
+    assert Looks.count <= 3 * 1000
+    assert sum(merged) == 2  # both entries of the one
 
 
 def test_a_large_service_that_is_among_its_own_endpoints() -> None:
