@@ -174,6 +174,7 @@ EDITS = (
     "insert rule ip kube-proxy cluster-2 return",
     "add chain ip kube-proxy debugging",
     "add set ip kube-proxy debugging {{ type ipv4_addr; }}",
+    "add rule ip kube-proxy services ip saddr 192.0.2.1 jump {{ tcp dport 1 drop; }}",
     "add element ip kube-proxy picks {{ 6b00:77 : continue }}",
 )
 
@@ -187,6 +188,20 @@ def test_an_administrators_slip_is_undone(namespace: LoneNamespace, edit: str) -
     node.nft(edit.format(cluster="10.96.0.1"))
     assert node.observe()
     node.full()
+    assert node.held() == before
+    assert node.observe() == ""
+
+
+@pytest.mark.parametrize("chain", ["services", "theirs"])
+def test_a_comparison_takes_out_a_chain_that_is_part_of_a_rule(namespace: LoneNamespace, chain: str) -> None:
+    node = _node(namespace, Family.V4)
+    node.full()
+    before = node.held()
+    node.nft(
+        f"add chain ip kube-proxy {chain}\n"
+        f"add rule ip kube-proxy {chain} ip saddr 192.0.2.1 jump {{ tcp dport {{ 1, 2 }} drop; }}"
+    )
+    assert namespace.run(lambda: node.backend.repair(whole=True))
     assert node.held() == before
     assert node.observe() == ""
 

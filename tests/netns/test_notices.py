@@ -172,6 +172,7 @@ WHOLE_TABLE_EDITS = ["nft flush ruleset", "nft delete table ip kube-proxy"]
         "nft add chain ip kube-proxy theirs { type filter hook input priority 0; }",
         "nft add rule ip kube-proxy services ip saddr { 192.0.2.1, 192.0.2.2 } drop",
         "nft add rule ip kube-proxy services meta mark vmap { 1 : drop, 2 : return }",
+        "nft add rule ip kube-proxy services ip saddr 192.0.2.1 jump { tcp dport 1 drop; }",
         "nft add chain ip kube-proxy theirs ; add map ip kube-proxy m "
         "{ type ipv4_addr : verdict; elements = { 192.0.2.1 : jump theirs }; }",
         "nft add chain ip kube-proxy theirs ; add rule ip kube-proxy services ip saddr vmap "

@@ -19,9 +19,10 @@ from kubeproxy.kernel.nf_tables.attributes import u32
 from kubeproxy.kernel.nf_tables.base import NAME, Refused
 from kubeproxy.kernel.nf_tables.expressions import LoadMeta, Lookup, Meta
 from kubeproxy.kernel.nf_tables.fields import data_bytes, fields_bytes, number
+from kubeproxy.kernel.nf_tables.numbers import Chain as ChainAttribute
+from kubeproxy.kernel.nf_tables.numbers import ChainFlag, SetFlag
 from kubeproxy.kernel.nf_tables.numbers import Set as SetAttribute
-from kubeproxy.kernel.nf_tables.numbers import SetFlag
-from kubeproxy.kernel.nf_tables.object_messages import encode_set_name
+from kubeproxy.kernel.nf_tables.object_messages import encode_chain_name, encode_set_name
 from kubeproxy.kernel.nf_tables.types import (
     VERDICTS,
     AddChain,
@@ -209,6 +210,19 @@ def test_a_set_that_is_part_of_a_rule_goes_with_it(monkeypatch: pytest.MonkeyPat
     anonymous = encode_set_name(Family.V4, NAME, "__map0") + u32(SetAttribute.FLAGS, SetFlag.ANONYMOUS)
     node.journal.note(TableNotice(1, "set", is_gone=False, table=NAME, name="__map0", body=anonymous))
     node.journal.note(TableNotice(1, "element", is_gone=False, table=NAME, name="__map0", body=b"?"))
+    node.tamper(AddRule(Rule("services", (ACCEPT,))))
+    read = reads(node, monkeypatch)
+    assert node.is_put_right()
+    assert state(node) == before
+    assert read == []
+
+
+def test_a_chain_that_is_part_of_a_rule_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    bound = encode_chain_name(Family.V4, NAME, "__chain0") + u32(ChainAttribute.FLAGS, ChainFlag.BINDING)
+    node.journal.note(TableNotice(1, "chain", is_gone=False, table=NAME, name="__chain0", body=bound))
+    node.journal.note(TableNotice(1, "rule", is_gone=False, table=NAME, name="__chain0", body=b"?"))
     node.tamper(AddRule(Rule("services", (ACCEPT,))))
     read = reads(node, monkeypatch)
     assert node.is_put_right()

@@ -17,7 +17,7 @@ class Edits:
 
     def __init__(self) -> None:
         self.chains: dict[str, bool] = {}
-        """Chains that came, went or were altered, and whether they are there."""
+        """Chains that came, went or were altered, and whether they are there; none that came as part of a rule."""
         self.base_chains: set[str] = set()
         """Those of the chains that were told to be base chains."""
         self.sets: dict[str, bool] = {}
@@ -26,6 +26,8 @@ class Edits:
         """Chains whose rules are not what they were."""
         self.elements: dict[str, dict[bytes, Element | None]] = {}
         """Elements of sets of ours that came or went, by set and key; None for one that is not there."""
+        self._bound_chains: set[str] = set()
+        """Those that did, with rules of their own."""
         self.is_beyond = False
         """Whether there is more: too much, or of the table itself, or what cannot be read."""
         self._count = 0
@@ -52,7 +54,8 @@ class Edits:
                 if change.is_gone or not is_anonymous(change.body):
                     self.sets[change.name] = not change.is_gone
             case "rule":
-                self.rules.add(change.name)
+                if change.name not in self._bound_chains:
+                    self.rules.add(change.name)
             case "element":
                 if spec_named(change.name) is not None:
                     self._add_elements(change)
@@ -60,8 +63,13 @@ class Edits:
                 self.is_beyond = True
 
     def _add_chain(self, change: TableNotice) -> None:
+        chain = None if change.is_gone else decode_chain(change.body)
+        if chain is not None and chain.bound:
+            self._bound_chains.add(change.name)
+        if change.name in self._bound_chains:
+            return
         self.chains[change.name] = not change.is_gone
-        if not change.is_gone and decode_chain(change.body).base is not None:
+        if chain is not None and chain.base is not None:
             self.base_chains.add(change.name)
 
     def _add_elements(self, change: TableNotice) -> None:

@@ -23,12 +23,13 @@ def survey_beside(table: NfTable) -> tuple[Survey, Strangers]:
     Raises the same as `survey`, which takes such a table for somebody else's.
     """
     chains, sets = _patiently(table.chains), _patiently(table.sets)
-    beside = frozenset(name for name in sets if spec_named(name) is None)
+    other_chains = {name for name, chain in chains.items() if name not in CHAINS and strange({name: chain}, {})}
+    other_sets = {name for name in sets if spec_named(name) is None}
     strangers = Strangers(
-        frozenset(name for name, chain in chains.items() if name not in CHAINS and strange({name: chain}, {})),
-        frozenset(name for name in beside if not sets[name].anonymous),
+        frozenset(name for name in other_chains if not chains[name].bound),
+        frozenset(name for name in other_sets if not sets[name].anonymous),
     )
-    found = survey(table, without=strangers.chains | beside)
+    found = survey(table, without=other_chains | other_sets)
     return found, Strangers() if found.strange or not found.stands else strangers
 
 

@@ -93,7 +93,7 @@ class Strangers(Record, frozen=True):
 
     chains: frozenset[str] = frozenset()
     sets: frozenset[str] = frozenset()
-    """None that is part of a rule, and goes with it."""
+    """Of both, none that is part of a rule, and goes with it."""
 
 
 class Correction:

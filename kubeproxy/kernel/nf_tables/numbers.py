@@ -47,9 +47,16 @@ class Chain(IntEnum):
     HOOK = 4
     POLICY = 5
     KIND = 7
+    FLAGS = 10
     USERDATA = 12
     HOOK_NUMBER = 1
     HOOK_PRIORITY = 2
+
+
+class ChainFlag(IntEnum):
+    """Flags of a chain."""
+
+    BINDING = 0x4
 
 
 class Rule(IntEnum):

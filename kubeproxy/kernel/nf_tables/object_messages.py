@@ -73,7 +73,8 @@ def decode_chain(body: bytes) -> Chain:
     try:
         base = _decode_base(found) if n.Chain.HOOK in found else None
         comment = decode_comment(found.raw(n.Chain.USERDATA, b""))
-        return Chain(found.text(n.Chain.NAME), base, comment)
+        bound = bool(found.number(n.Chain.FLAGS, 0) & n.ChainFlag.BINDING)
+        return Chain(found.text(n.Chain.NAME), base, comment, bound)
     except (KeyError, ValueError) as error:
         raise Undecodable(f"a chain without {error}") from error
 

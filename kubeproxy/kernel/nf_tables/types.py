@@ -38,6 +38,8 @@ class Chain(Record, frozen=True):
     name: str
     base: Base | None = None
     comment: str = ""
+    bound: bool = False
+    """Whether it is part of a rule (`jump { ... }`), and goes with it; never one of ours."""
 
 
 class Rule(Record, frozen=True):
