@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE, Set, set_name
-from kubeproxy.dataplane.ipvs.nft_rules import CHAINS, NftRules
+from kubeproxy.dataplane.ipvs.nft_rules import CHAINS, NftRules, guard
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
 from kubeproxy.dataplane.ipvs.set_kinds import KINDS
 from kubeproxy.dataplane.leftovers.machine import whole_kernel
@@ -191,22 +191,47 @@ def test_new_connections_are_the_next_modes_before_virtual_servers_go(alone: Lon
     alone.run(work)
 
 
-def test_virtual_servers_stay_ours_while_connections_end_when_the_table_is_gone(alone: LoneNamespace) -> None:
+def test_the_table_tells_and_guards_while_connections_end(alone: LoneNamespace) -> None:
     def work() -> None:
         node = Node(web(), web_slice())
         node.full()
         for each in node.servers.destinations(VIP):
             node.servers.set_connections(VIP, each.destination.address, each.destination.port, active=1)
         kernel = replace(whole_kernel(), servers=node.servers)
+        standing = set()
         for _ in range(2):
             removed = remove(kernel, [Family.V4], Kept(mode=Mode.NFTABLES))
+            assert removed.complaints == ()
             assert "2 connections (2 established)" in removed.waiting[0]
-            assert NFT_TABLE not in nft("list", "tables")
-            assert Ipset(Family.V4).members(set_name(Family.V4, Set.SERVERS)) == {("10.96.0.1", Protocol.TCP, 80)}
+            table = KernelTable(Family.V4, NFT_TABLE)
+            rules = [rule for chain in CHAINS for rule in table.rules(chain)]
+            assert rules == list(guard(Family.V4))
+            assert node.members(Set.SERVERS) == {("10.96.0.1", Protocol.TCP, 80)}
+            standing.add(tuple(handle for chain in CHAINS for handle, _ in table.numbered_rules(chain)))
+        assert len(standing) == 1  # the second time nothing was to do
         for each in node.servers.destinations(VIP):
             node.servers.set_connections(VIP, each.destination.address, each.destination.port)
         assert remove(kernel, [Family.V4], Kept(mode=Mode.NFTABLES)).waiting == ()
         assert node.weights() is None
+        assert NFT_TABLE not in nft("list", "tables")
+
+
+def test_ipvs_mode_comes_back_while_connections_end(alone: LoneNamespace) -> None:
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        before = contents(KernelTable(Family.V4, NFT_TABLE))
+        for each in node.servers.destinations(VIP):
+            node.servers.set_connections(VIP, each.destination.address, each.destination.port, active=1)
+        kernel = replace(whole_kernel(), servers=node.servers)
+        assert remove(kernel, [Family.V4], Kept(mode=Mode.NFTABLES)).waiting
+        assert set(node.weights(VIP).values()) == {0}
+        node.restart()
+        node.full()
+        assert node.weights(VIP) == {"10.244.0.2": 1, "10.244.1.2": 1}
+        assert contents(KernelTable(Family.V4, NFT_TABLE)) == before
+        assert remove(kernel, [Family.V4], Kept(mode=Mode.IPVS)).waiting == ()
+        assert node.backend.observe() == ""
 
     alone.run(work)
 

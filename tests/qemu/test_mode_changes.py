@@ -14,9 +14,11 @@ import pytest
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.model.addresses import Family
-from tests.netns.takeover_bed import NAMESPACES, Machine, kubelet, routes
+from kubeproxy.model.objects import Protocol
+from tests.netns.takeover_bed import NAMESPACES, VIP, Machine, kubelet, routes
 from tests.netns.traffic import traffic
 from tests.scenarios.lab import Lab
+from tests.scenarios.probes import REFUSED, probe
 from tests.uml.ipvs_bed import kube_proxy, local, on_node
 from tests.waiting import until
 
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.timeout(600)
 
 RATE = 200
 """New connections a second that are asked for; where this machine cannot, the traffic slows itself."""
+OWN_PORT = 9999
+"""Of a process of the node's that listens at every address."""
 MODES = ("iptables", "ipvs", "nftables", "iptables", "nftables", "ipvs", "iptables")
 """From each to each other one, once."""
 ENDS = (signal.SIGTERM, signal.SIGKILL)
@@ -95,13 +99,23 @@ def test_ipvs_mode_without_iptables_is_followed_by_nftables_mode(
 ) -> None:
     nothing = tmp_path / "no-programs"
     nothing.mkdir()
+    lab.listen("node", (OWN_PORT,))
     machine.agent("ipvs", programs=str(nothing))
     assert NFT_TABLE in on_node(lab, "nft", "list", "tables").split()
     with traffic(lab, NAMESPACES, routes(Family), RATE, held=1) as running:
         running.settle(0.5)
         machine.end(signal.SIGTERM)
         machine.agent("nftables", programs=str(nothing))
-        until(lambda: remains(lab, machine, Flavour.LEGACY) == {"nftables"}, "only nftables mode is left", 60)
+        until(lambda: bool(machine.told("waiting")), "connections through virtual servers are told of", 60)
+        # The table stays as long, for its sets and its guard: this node's own process is not heard at an address
+        # that connections keep local.
+        assert remains(lab, machine, Flavour.LEGACY) == {"nftables", "ipvs by nftables"}
+        for address in (VIP[family] for family in Family):
+            assert address in local(lab)
+            # Not from where the traffic comes: a refusal that is there before connect() lets go of its socket is
+            # lost, and asked for again after a second, which is counted there as a connection that was held up.
+            for client in ("be1", "node"):
+                assert probe(lab, client, Protocol.TCP, address, OWN_PORT) == REFUSED
         running.hold_more()
         running.settle(1)
         assert machine.told("leftovers") == []

@@ -10,6 +10,7 @@ import pytest
 from kubeproxy.clock import ManualClock, settle
 from kubeproxy.dataplane.iptables.localnet import MARK, ROUTE_LOCALNET
 from kubeproxy.dataplane.iptables.names import COUNTERS
+from kubeproxy.dataplane.ipvs.names import NFT_TABLE
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.guard import guard
 from kubeproxy.dataplane.leftovers.leaving import Left
@@ -31,6 +32,7 @@ from kubeproxy.kernel.genetlink_messages import decode_family, encode_family
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_messages import encode_flush
 from kubeproxy.kernel.netlink_messages import attribute
+from kubeproxy.kernel.nf_tables.fake import FakeNftables, FakeTable
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.sync.leftovers import RETRY_SECONDS, Sweeper
@@ -172,6 +174,7 @@ class Node:
         self.busy: set[str] = set()
         self.servers = FakeVirtualServers()
         self.device = FakeDevice()
+        self.nft = FakeNftables()
         self.nft_error: Exception | None = None
         self.sets = {family: LoggedSets(self.log, self.busy) for family in Family}
         self.sysctls = FakeSysctls({ROUTE_LOCALNET: "1"})
@@ -188,17 +191,14 @@ class Node:
             counters=self,
             sysctls=self.sysctls,
             local_addresses=lambda family: (),
+            nft_table=lambda family: FakeTable(family, NFT_TABLE, self.nft),
         )
 
     def delete_table(self, family: Family, name: str) -> bool:
         self.log.append(f"delete {family.label} {name}")
         if self.nft_error:
             raise self.nft_error
-        return True
-
-    def flush_chain(self, family: Family, table: str, chain: str) -> bool:
-        self.log.append(f"flush {family.label} {table} {chain}")
-        return True
+        return self.nft.tables.pop((family, name), None) is not None
 
     def delete(self, name: str) -> bool:
         self.log.append(f"delete {name}")

@@ -45,8 +45,6 @@ CHAINS: dict[str, Chain] = {
     )
 }
 """Base chains by name, and what each decides."""
-TRANSLATING = ("nat-prerouting", "nat-output")
-"""Those after which no other chain may translate a connection to one of our places."""
 
 _NONE = bytes(4)
 _ESTABLISHED = 6  # bits of ct state: established, related
@@ -87,6 +85,10 @@ class NftRules:
     def texts(self) -> Iterator[str]:
         """Yield them in nft's words, each with its chain before it."""
         return (f"{rule.chain} {rule_text(rule, self._node.family)}" for rule in self.rules())
+
+    def refusal(self) -> Phrase:
+        """Refuse new connections to virtual addresses."""
+        return *NEW, *self._virtual(), *REJECT
 
     def _set(self, which: Set) -> str:
         return set_name(self._node.family, which)
@@ -168,11 +170,11 @@ class NftRules:
         yield *self._is_marked(number(self._node.mark)), *self._at(Set.SERVERS), ACCEPT
         yield *_OF_CONNECTIONS, *self._at(Set.SERVERS), ACCEPT
         yield *self._at(Set.SERVERS), RETURN
-        yield *NEW, *self._virtual(), *REJECT
+        yield self.refusal()
 
     def _output(self) -> Iterator[Phrase]:
         # What is for a virtual server was sent on by IPVS before it gets here.
-        yield *NEW, *self._virtual(), *REJECT
+        yield self.refusal()
         yield from self._unallocated()
 
     def _forward(self) -> Iterator[Phrase]:
@@ -186,6 +188,15 @@ class NftRules:
     def _unallocated(self) -> Iterator[Phrase]:
         for cidr in self._node.service_cidrs:
             yield *NEW, *self._phrases.to_network(cidr), *DROP
+
+
+def guard(family: Family) -> Iterator[Rule]:
+    """Yield what stays while connections end under another mode.
+
+    The addresses are local yet: without a rule, this node's own processes would answer at their other ports.
+    """
+    rules = NftRules(NodeState(family=family, name=""))
+    yield from (Rule(chain, rules.refusal()) for chain in ("filter-input", "filter-output"))
 
 
 def steps_of(rules: NftRules) -> Iterator[Change]:

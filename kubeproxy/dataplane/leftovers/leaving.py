@@ -193,7 +193,7 @@ class Leaving:
         return frozenset(each for each in found if not is_within(each, self._excluded))
 
     def _enter(self, which: Set, kind: SetType, entries: Collection[Member]) -> None:
-        """Put entries into our own set, whatever another place's set of the name has: that one goes."""
+        """Put entries into our own set, whatever another place's set of the name has."""
         name = set_name(self._family, which)
         if not self._sets.create(name, kind):
             raise KernelError(

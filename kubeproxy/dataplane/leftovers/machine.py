@@ -12,11 +12,10 @@ from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour, Iptables
 from kubeproxy.kernel.ipvs import Ipvs
 from kubeproxy.kernel.local_addresses import local_addresses
+from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nfacct import Nfacct
-from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.nftables import Nftables
-from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import ProcSysctls
 from kubeproxy.kernel.virtual_addresses import VirtualAddresses
 from kubeproxy.kernel.writers import Writers
@@ -44,9 +43,9 @@ def whole_kernel(programs: Mapping[Family, Writers] | None = None) -> Kernel:
         counters=Nfacct(),
         sysctls=ProcSysctls(),
         local_addresses=local_addresses,
-        nft_sets=_nft_sets,
+        nft_table=_nft_table,
     )
 
 
-def _nft_sets(family: Family) -> Sets:
-    return NftSets(KernelTable(family, NFT_TABLE))
+def _nft_table(family: Family) -> NfTable:
+    return KernelTable(family, NFT_TABLE)

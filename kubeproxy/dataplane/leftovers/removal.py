@@ -14,16 +14,18 @@ from typing import Protocol
 
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.ipvs.names import ACCESS, NFT_TABLE, set_name
-from kubeproxy.dataplane.ipvs.nft_rules import TRANSLATING
 from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.dataplane.leftovers.chains import removal
 from kubeproxy.dataplane.leftovers.guard import GUARD, TABLE, guard
 from kubeproxy.dataplane.leftovers.leaving import NOTHING_LEFT, STAYING_SETS, Leaving, Left
+from kubeproxy.dataplane.leftovers.nft_table import hand_over, is_there
 from kubeproxy.dataplane.leftovers.upstream import BUT_IPTABLES, BUT_OUR_IPVS, EVERY_OWNED, Mode, Owned
 from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs_types import VirtualServers
+from kubeproxy.kernel.nf_tables.base import NfTable
+from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.tracing_nft import TABLE as TRACE_TABLE
@@ -53,10 +55,6 @@ class Nftables(Protocol):
 
     def delete_table(self, family: Family, name: str) -> bool:
         """Delete a table; return whether there was one."""
-        ...
-
-    def flush_chain(self, family: Family, table: str, chain: str) -> bool:
-        """Delete a chain's rules; return whether there was such a chain."""
         ...
 
 
@@ -90,8 +88,8 @@ class Kernel(Record, frozen=True, kw_only=True):
     sysctls: Sysctls
     local_addresses: Callable[[Family], Collection[str]]
     """This machine's."""
-    nft_sets: Callable[[Family], Sets] | None = None
-    """Those of ipvs mode on a node without iptables."""
+    nft_table: Callable[[Family], NfTable] | None = None
+    """That of ipvs mode on a node without iptables."""
 
 
 class Kept(Record, frozen=True, kw_only=True):
@@ -170,7 +168,8 @@ def _chains(
     owned = owned_in(flavour, kept)
     tables = kernel.tables(family, flavour)
     try:
-        if kept is not None and (left is None or left.waits) and _guards(kept, flavour, tables):
+        is_wanted = (left is None or left.waits) and _left_table(kernel, family) is None
+        if kept is not None and is_wanted and _guards(kept, flavour, tables):
             owned = owned.without(GUARD)
             if left is not None and (text := guard(family, tables.save(TABLE))):
                 tables.restore(text)
@@ -184,7 +183,10 @@ def _chains(
 
 
 def _guards(kept: Kept, flavour: Flavour, tables: Tables) -> bool:
-    """Return whether it is here that addresses are guarded while connections through virtual servers end."""
+    """Return whether it is here that addresses are guarded while connections through virtual servers end.
+
+    Where ipvs mode has left a table of its own, that one guards (`nft_table`).
+    """
     if kept.mode is not Mode.NFTABLES:
         return kept.flavour is flavour
     # It has no iptables of its own: where the ipvs mode had its rules they stand on.
@@ -240,22 +242,24 @@ def _nft(kernel: Kernel, family: Family, kept: Kept | None, left: Left | None) -
         kernel.nftables.delete_table(family, upstream.NFTABLES_TABLE)
     if kept is None:
         kernel.nftables.delete_table(family, TRACE_TABLE)  # a killed `trace --live` may have left it
-    # Its sets may be all that tells of virtual servers.
-    if left is not None and not _serves_by_nft(kept):
+    # Its sets tell of the virtual servers that stay, and its chains guard their addresses.
+    if left is not None and not left.waits and not _serves_by_nft(kept):
         kernel.nftables.delete_table(family, NFT_TABLE)
     yield from ()
 
 
 def _hand_over(kernel: Kernel, family: Family, kept: Kept | None) -> Iterator[str]:
-    """Let new connections pass by the rules that ipvs mode has without iptables.
-
-    These say of a connection to a virtual server that its destination is settled, before anybody else's rules:
-    while they stand, what serves now gets none, and virtual servers wait for their last connection for ever.
-    """
-    if not _serves_by_nft(kept):
-        for chain in TRANSLATING:
-            kernel.nftables.flush_chain(family, NFT_TABLE, chain)
+    """Let new connections pass by the rules that ipvs mode has without iptables."""
+    if kernel.nft_table is not None and not _serves_by_nft(kept):
+        # Ipvs mode by iptables has the same addresses, and connections to them that are to come to IPVS.
+        hand_over(kernel.nft_table(family), guarding=kept is not None and kept.mode is not Mode.IPVS)
     yield from ()
+
+
+def _left_table(kernel: Kernel, family: Family) -> NfTable | None:
+    """Return the table that ipvs mode has without iptables, None where there is none."""
+    table = None if kernel.nft_table is None else kernel.nft_table(family)
+    return table if table is not None and is_there(table) else None
 
 
 def _serves_by_nft(kept: Kept | None) -> bool:
@@ -273,7 +277,11 @@ def _leave(kernel: Kernel, family: Family, complaints: list[str], kept: Kept | N
         if text not in complaints:
             complaints.append(text)
     sets = kernel.sets(family)
-    seen = sets if kernel.nft_sets is None else AlsoRead(sets, kernel.nft_sets(family))
+    seen = None
+    if (table := _left_table(kernel, family)) is not None:
+        # There may be no ipsets on this kernel. Those of an ipvs mode before may be there yet.
+        past, sets = sets, NftSets(table)
+        seen = AlsoRead(sets, past)
     leaving = Leaving(
         family,
         sets,
