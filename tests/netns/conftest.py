@@ -1,10 +1,12 @@
 """Where kernel tests happen: a network namespace, or the scenarios' lab of several."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.netns.histories_bed import WORKERS
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 from tests.netns.takeover_bed import Machine
 from tests.scenarios.lab import Lab
@@ -37,6 +39,13 @@ def place() -> Iterator[Lab]:
     """Build it for all tests of a module."""
     with build_lab() as built:
         yield built
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[ThreadPoolExecutor]:
+    """Start threads that ask questions of a history side by side."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Histories in iptables mode, in each flavour, against the real kernel (`histories_bed.py`)."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -15,7 +14,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service
 from kubeproxy.trace.verdict import Outcome
 from tests.netns.drawn_packets import ask, questions
-from tests.netns.histories_bed import WORKERS, clean, compare, some_packets
+from tests.netns.histories_bed import clean, compare, some_packets
 from tests.netns.lone_namespace import LoneNamespace
 from tests.netns.real_kernel import RealKernel
 from tests.property.agent_bed import Agent, fresh, live
@@ -28,12 +27,6 @@ from tests.scenarios.lab import Lab
 pytestmark = [pytest.mark.netns, PATIENCE]
 
 SHRINK_SECONDS = 30
-
-
-@pytest.fixture(scope="module")
-def crowd() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(WORKERS) as pool:
-        yield pool
 
 
 @pytest.mark.parametrize("flavour", list(Flavour))

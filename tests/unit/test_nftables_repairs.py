@@ -204,25 +204,31 @@ def test_what_was_not_told_is_put_right_and_no_client_is_forgotten(what: str) ->
     assert node.backend.observe() == ""
 
 
-def test_a_set_that_is_part_of_a_rule_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("what", "name", "body", "content"),
+    [
+        (
+            "set",
+            "__map0",
+            encode_set_name(Family.V4, NAME, "__map0") + u32(SetAttribute.FLAGS, SetFlag.ANONYMOUS),
+            "element",
+        ),
+        (
+            "chain",
+            "__chain0",
+            encode_chain_name(Family.V4, NAME, "__chain0") + u32(ChainAttribute.FLAGS, ChainFlag.BINDING),
+            "rule",
+        ),
+    ],
+    ids=["set", "chain"],
+)
+def test_what_is_part_of_a_rule_goes_with_it(
+    monkeypatch: pytest.MonkeyPatch, what: str, name: str, body: bytes, content: str
+) -> None:
     node = ToldNode(*cluster())
     before = state(node)
-    anonymous = encode_set_name(Family.V4, NAME, "__map0") + u32(SetAttribute.FLAGS, SetFlag.ANONYMOUS)
-    node.journal.note(TableNotice(1, "set", is_gone=False, table=NAME, name="__map0", body=anonymous))
-    node.journal.note(TableNotice(1, "element", is_gone=False, table=NAME, name="__map0", body=b"?"))
-    node.tamper(AddRule(Rule("services", (ACCEPT,))))
-    read = reads(node, monkeypatch)
-    assert node.is_put_right()
-    assert state(node) == before
-    assert read == []
-
-
-def test_a_chain_that_is_part_of_a_rule_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = ToldNode(*cluster())
-    before = state(node)
-    bound = encode_chain_name(Family.V4, NAME, "__chain0") + u32(ChainAttribute.FLAGS, ChainFlag.BINDING)
-    node.journal.note(TableNotice(1, "chain", is_gone=False, table=NAME, name="__chain0", body=bound))
-    node.journal.note(TableNotice(1, "rule", is_gone=False, table=NAME, name="__chain0", body=b"?"))
+    node.journal.note(TableNotice(1, what, is_gone=False, table=NAME, name=name, body=body))
+    node.journal.note(TableNotice(1, content, is_gone=False, table=NAME, name=name, body=b"?"))
     node.tamper(AddRule(Rule("services", (ACCEPT,))))
     read = reads(node, monkeypatch)
     assert node.is_put_right()
