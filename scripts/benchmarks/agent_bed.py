@@ -7,7 +7,7 @@ that the kernel holds it: what a user waits for, less the network. No interval i
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import NamedTuple
 
 import cluster
@@ -19,7 +19,7 @@ from watched import Watched
 
 from kubeproxy.app import Agent
 from kubeproxy.clock import SystemClock
-from kubeproxy.dataplane.base import Change
+from kubeproxy.dataplane.base import Backend, Change
 from kubeproxy.kernel.families import HostFamilies
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import Key
@@ -41,8 +41,9 @@ class Event(NamedTuple):
 class AgentBed:
     """A running agent; see `running`."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, kernel: Backend, *, real: bool) -> None:
         self._feed = feed
+        self.backend = Watched(kernel, self._arrived, observable=real)
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[Key, tuple[str, asyncio.Future[float]]] = {}
         self.first_sync: asyncio.Future[float] = self._loop.create_future()
@@ -70,12 +71,21 @@ class AgentBed:
         told, arrival = self.tell(key, address, events)
         return await asyncio.wait_for(arrival, DEADLINE_SECONDS) - told
 
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Have nobody look at the kernel while others write there, and take back what they wrote."""
+        before, self.backend.observable = self.backend.observable, False
+        try:
+            yield
+        finally:
+            self.backend.observable = before
+
     def whole_again(self) -> asyncio.Future[float]:
         """Return when the kernel will next have been made to hold everything; by time.perf_counter."""
         self._whole = self._loop.create_future()
         return self._whole
 
-    def arrived(self, changes: list[Change] | None, at: float) -> None:
+    def _arrived(self, changes: list[Change] | None, at: float) -> None:
         """See `Watched`; called in the agent's worker thread."""
         self._loop.call_soon_threadsafe(self._note, changes, at)
 
@@ -106,7 +116,8 @@ def _come(before: ServiceState | None, after: ServiceState) -> set[str]:
 @contextlib.asynccontextmanager
 async def running(subject: Subject, size: Size, *, real: bool) -> AsyncIterator[AgentBed]:
     """Run an agent in this namespace, over its kernel or over none; yields once the whole cluster is in."""
-    bed = AgentBed(feed := Feed(size))
+    kernel = subject.parts.backend(FAMILY) if real else subject.null_backend()
+    bed = AgentBed(feed := Feed(size), kernel, real=real)
     mode = subject.parts.mode
     options = parse(
         [
@@ -117,10 +128,8 @@ async def running(subject: Subject, size: Size, *, real: bool) -> AsyncIterator[
             "--ipvs-min-sync-period=0s",
         ]
     )
-    inner = subject.parts.backend(FAMILY) if real else subject.null_backend()
-    backend = Watched(inner, bed.arrived, observable=real)
     hints = subject.parts.hints if real else lambda family: ()
-    parts = msgspec.structs.replace(subject.parts, backend=lambda family: backend, hints=hints)
+    parts = msgspec.structs.replace(subject.parts, backend=lambda family: bed.backend, hints=hints)
     agent = Agent(options, feed, parts, HostFamilies(served=(FAMILY,)), SystemClock())  # type: ignore[arg-type]
     task = asyncio.create_task(agent.run())
     try:

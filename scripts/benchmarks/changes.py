@@ -118,7 +118,8 @@ async def _agent(subject: Subject, size: Size, only: Collection[str], *, real: b
             found.seconds.extend(seconds)
             found.cpu.append(cpu)
             if real:
-                await asyncio.to_thread(_add_floors, subject, size, change != changes.moved, found.floors)
+                with bed.unwatched():
+                    await asyncio.to_thread(_add_floors, subject, size, change != changes.moved, found.floors)
                 await asyncio.sleep(DISTURBANCE_SECONDS)
             if time.monotonic() - began > MOST_SECONDS and len(found.seconds) >= FEWEST:
                 break

@@ -94,7 +94,8 @@ class IptablesSubject:
     def change_floors(self, size: Size, *, added: bool) -> Iterator[Floor]:
         text = "".join(self._tables.pieces)
         if "\n-D " not in text:  # when a branch of a shared chain came or went: that cannot be done again
-            yield Floor(f"{self._program} of the same text", lambda: self._restore(text), rounds=9)
+            twice = appended_again(text)
+            yield Floor(f"{self._program} of the same text", lambda: self._restored(text, twice), rounds=9)
 
     def edits(self, size: Size) -> Iterator[Edit]:
         return edits.in_iptables(self._flavour, size)
@@ -120,5 +121,27 @@ class IptablesSubject:
         # As one of the agent's own programs: it would take another's writing for a disturbance, and repair it.
         return timed(lambda: SystemExec(self._writers).run(argv, stdin=text, timeout=FLOOR_SECONDS))
 
+    def _restored(self, text: str, twice: str) -> float:
+        seconds = self._restore(text)
+        if twice:
+            self._restore(twice)
+        return seconds
+
     def _run(self, *argv: str) -> None:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+
+def appended_again(text: str) -> str:
+    """Return what takes back the rules that a text, restored once more, adds to chains it does not begin anew."""
+    lines: list[str] = []
+    begun: set[str] = set()
+    for line in text.splitlines():
+        verb, _, rest = line.partition(" ")
+        if verb.startswith(":"):
+            begun.add(verb[1:])
+        elif verb in ("-A", "-I") and rest.partition(" ")[0] not in begun:
+            lines.append(f"-D {rest}")
+        elif verb == "COMMIT" or verb.startswith("*"):
+            lines.append(line)
+            begun.clear()
+    return "".join(f"{line}\n" for line in lines) if any(line.startswith("-D") for line in lines) else ""

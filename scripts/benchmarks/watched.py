@@ -16,14 +16,14 @@ class Watched:
     """Passes everything on (`dataplane.base.Backend`).
 
     After each `apply` or `repair`, in the worker's thread, ``arrived`` gets the changes that are in the kernel now
-    (None: all that is wanted) and when, by time.perf_counter. A backend over no kernel is not ``observable``: it
-    would find that nothing stands.
+    (None: all that is wanted) and when, by time.perf_counter. Over no kernel a backend is not ``observable``: it
+    would find that nothing stands; nor need it be while others are let write.
     """
 
     def __init__(self, inner: Backend, arrived: Arrival, *, observable: bool = True) -> None:
         self._inner = inner
         self._arrived = arrived
-        self._observable = observable
+        self.observable = observable
         self._changes: list[Change] = []
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
@@ -48,10 +48,10 @@ class Watched:
         return self._inner.needs_full
 
     def observe(self) -> str:
-        return self._inner.observe() if self._observable else ""
+        return self._inner.observe() if self.observable else ""
 
     def glance(self) -> str:
-        return self._inner.glance() if self._observable else ""
+        return self._inner.glance() if self.observable else ""
 
     @property
     def repairer(self) -> Repairer | None:

@@ -17,6 +17,7 @@ import in_turn  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 from figures import Row, Size  # noqa: E402
+from subject_iptables import appended_again  # noqa: E402
 
 from kubeproxy.model.addresses import Family  # noqa: E402
 from kubeproxy.model.desired import desired  # noqa: E402
@@ -242,3 +243,16 @@ def test_no_two_services_share_an_address_at_the_largest_size() -> None:
     size = Size(30_000)
     ends = [cluster.endpoint(size, 29_999, 2), cluster.later_endpoint(100_000), cluster.cluster_ip(40_000)]
     assert ends == ["10.129.95.143", "10.249.134.160", "10.96.156.64"]
+
+
+def test_what_a_floor_appends_to_chains_that_stand_is_taken_back() -> None:
+    begun = ":KUBE-SVC-A - [0:0]\n-A KUBE-SVC-A -j RETURN\n"
+    shared = "-I KUBE-SERVICES -d 10.0.0.1/32 -j KUBE-SVC-A\n-A KUBE-NODEPORTS -p tcp --dport 1 -j KUBE-SVC-A\n"
+    taken = "-D KUBE-SERVICES -d 10.0.0.1/32 -j KUBE-SVC-A\n-D KUBE-NODEPORTS -p tcp --dport 1 -j KUBE-SVC-A\n"
+
+    assert appended_again(f"*nat\n{begun}{shared}COMMIT\n") == f"*nat\n{taken}COMMIT\n"
+    # A chain of the same name in another table is another chain.
+    assert appended_again("*nat\n:X - [0:0]\nCOMMIT\n*filter\n-A X -j RETURN\nCOMMIT\n") == (
+        "*nat\nCOMMIT\n*filter\n-D X -j RETURN\nCOMMIT\n"
+    )
+    assert appended_again(f"*nat\n{begun}COMMIT\n") == "", "nothing to run a program for"
