@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from kubeproxy.dataplane.iptables import choose, render
+from kubeproxy.dataplane.iptables import pages as iptables_pages
 from kubeproxy.dataplane.nftables import pages
 from kubeproxy.model import large, runs
 
@@ -27,6 +28,8 @@ def treated_as_large(limit: int = 1) -> Iterator[None]:
         patch.object(choose, "LINEAR_MAX", 2),
         patch.object(choose, "FAN_OUT", 2),
         patch.object(render, "LINEAR_MAX", 2),
+        patch.object(iptables_pages, "ROW", 2),
+        patch.object(iptables_pages, "FAN_OUT", 2),
     ):
         yield
 

@@ -13,6 +13,7 @@ from kubeproxy.model.objects import ServiceCIDR, TrafficPolicy, key_of, name_of
 from kubeproxy.model.settings import Settings
 from kubeproxy.testing.build import endpoint_slice, service
 from kubeproxy.trace.verdict import Outcome
+from tests.large_services import SIZES, treated_as_large
 from tests.netns.drawn_packets import ask, questions
 from tests.netns.histories_bed import clean, compare, some_packets
 from tests.netns.lone_namespace import LoneNamespace
@@ -36,20 +37,21 @@ def test_state_and_packets_are_those_of_the_last_world(
     node, scratch = RealKernel(partial(place.run, "node"), flavour), RealKernel(empty.run, flavour)
 
     @runs(HISTORIES if LONG else HISTORIES // len(Flavour))
-    @given(histories(steps=4), st.sampled_from(range(1000)))
+    @given(histories(steps=4), st.sampled_from(range(1000)), st.sampled_from(SIZES))
     @shrinks_for(SHRINK_SECONDS)
-    def check(history: History, seed: int) -> None:
-        compare(
-            history,
-            seed,
-            place=place,
-            crowd=crowd,
-            node=node,
-            scratch=scratch,
-            live=live,
-            fresh=fresh,
-            draw=some_packets,
-        )
+    def check(history: History, seed: int, large: int) -> None:
+        with treated_as_large(large):
+            compare(
+                history,
+                seed,
+                place=place,
+                crowd=crowd,
+                node=node,
+                scratch=scratch,
+                live=live,
+                fresh=fresh,
+                draw=some_packets,
+            )
 
     check()
 

@@ -22,6 +22,7 @@ from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
 from kubeproxy.sync.syncer import RESCUES
 from tests.property.saved_tables import Chains, normal_table, parse
+from tests.property.shares import folded
 from tests.property.strategies_histories import Batch, Cluster, History, Step, Turn
 
 T = TypeVar("T")
@@ -229,7 +230,7 @@ class Agent:
     def _state(self, family: Family) -> tuple[dict[str, Chains], dict[str, set[object]]]:
         saved = self.kernel.run(lambda: self.kernel.saved(family))
         sets = self.kernel.run(lambda: self.kernel.sets(family))
-        return {table: normal_table(chains) for table, chains in saved.items()}, sets
+        return {table: normal_table(folded(chains)) for table, chains in saved.items()}, sets
 
 
 def live(history: History, kernel: Kernel) -> tuple[Cluster, Agent]:

@@ -11,8 +11,10 @@ from hypothesis import given
 
 from kubeproxy.dataplane.iptables.census import rules_of_ours
 from kubeproxy.dataplane.iptables.names import port_hash
+from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import desired
+from kubeproxy.model.node import node_state
 from tests.large_services import SIZES, treated_as_large
 from tests.property.agent_bed import FOREIGN, Agent, FakeKernel, fresh, live
 from tests.property.changes_bed import hear_there_and_back, heard
@@ -46,9 +48,15 @@ def is_tallied(agent: Agent, family: Family) -> bool:
     return len(counts) == 2 and all(known == found for known, found in counts)
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs()
 @given(histories(steps=STEPS, crowds=True))
-def test_a_change_writes_only_chains_of_services_that_changed(history: History) -> None:
+def test_a_change_writes_only_chains_of_services_that_changed(large: int, history: History) -> None:
+    with treated_as_large(large):
+        writes_only_what_changed(history)
+
+
+def writes_only_what_changed(history: History) -> None:
     kernel = FakeKernel()
     agent = Agent(kernel, history.settings)
     for step in heard(history, agent):
@@ -63,18 +71,23 @@ def test_a_change_writes_only_chains_of_services_that_changed(history: History) 
             text = "".join(new)
             # A shared chain that branches, or need not any more, takes others' rules along.
             written = {line.split()[1] if line[0] == "-" else line for line in text.splitlines()}
-            ports = desired(agent.world, agent.settings, family).keys()
-            others = [port_hash(name) for name in ports - step.changed(family).keys()]
-            assert not [chain for chain in written if any(each in chain for each in others)]
+            ports = desired(agent.world, agent.settings, family)
+            others = ports.keys() - step.changed(family).keys()
+            hashes = [port_hash(name) for name in others]
+            assert not [chain for chain in written if any(each in chain for each in hashes)]
+            render = Renderer(node_state(agent.world, agent.settings, family)).render
+            assert not written & {chain for name in others for chain in render(ports[name]).every_chain}
             assert ":KUBE-SERVICES" not in text
 
 
+@pytest.mark.parametrize("large", SIZES)
 @runs(200 if LONG else 20)
 @given(histories(steps=2))
-def test_there_and_back_again_costs_nothing(history: History) -> None:
-    kernel = FakeKernel()
-    _, agent = live(history, kernel)
-    restored = [len(tables.restored) for tables in kernel.tables.values()]
-    hear_there_and_back(agent)
-    agent.sync()
-    assert [len(tables.restored) for tables in kernel.tables.values()] == restored
+def test_there_and_back_again_costs_nothing(large: int, history: History) -> None:
+    with treated_as_large(large):
+        kernel = FakeKernel()
+        _, agent = live(history, kernel)
+        restored = [len(tables.restored) for tables in kernel.tables.values()]
+        hear_there_and_back(agent)
+        agent.sync()
+        assert [len(tables.restored) for tables in kernel.tables.values()] == restored

@@ -49,6 +49,24 @@ def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> No
     assert applied_later.ports == 2
 
 
+def test_a_refused_line_of_a_large_service_puts_it_aside_until_it_changes() -> None:
+    pieces = [
+        endpoint_slice("large", "80", [f"10.244.{n}.{i}" for i in range(1, 101)], suffix=str(n)) for n in range(6)
+    ]
+    node = Node(web(), web_slice(), service("large", "10.96.6.6"), *pieces)
+    assert node.full().endpoints == 602
+    node.tables.refuse = "10.244.3.50:80"
+    node.backend.cleanup()
+    with pytest.raises(SyncFailed, match=r"default/large: .*10\.244\.3\.50") as caught:
+        node.full()
+    assert [str(each) for each in caught.value.culprits] == ["default/large"]
+    assert (node.full().ports, node.backend.needs_full) == (1, False)
+    applied = node.put(endpoint_slice("large", "80", ["10.244.9.1"], suffix="3"))
+    assert applied is not None
+    assert (applied.ports, applied.endpoints, applied.quarantined) == (2, 503, {})
+    assert sum("--to-destination" in rule for rules in node.tables.tables["nat"].values() for rule in rules) == 503
+
+
 def test_a_change_that_fails_because_of_a_flush_is_not_its_services_fault() -> None:
     node = Node(web(), web_slice())
     node.full()

@@ -1,7 +1,5 @@
 """What the text of one Service port says; what a packet then does is tests/scenarios/."""
 
-from fractions import Fraction
-
 import msgspec
 import pytest
 
@@ -16,6 +14,8 @@ from kubeproxy.model.node import LocalKind, LocalTraffic, node_state
 from kubeproxy.model.objects import Protocol
 from kubeproxy.model.settings import Settings
 from kubeproxy.model.world import World
+from tests.property.saved_tables import Chains, parse
+from tests.property.shares import PRECISION, shares
 
 pytestmark = pytest.mark.unit
 
@@ -298,47 +298,41 @@ def test_the_longest_names_fit_a_comment_and_stay_apart(endpoints: int) -> None:
     assert len(set(found)) == len(found)
 
 
-def shares(fragment: Fragment) -> dict[str, Fraction]:
-    """Evaluate the statistic rules: which share of connections each destination gets."""
-    rules: dict[str, list[list[str]]] = {}
-    for line in fragment.body.splitlines():
-        if line.startswith("-A ") and "KUBE-MARK-MASQ" not in line:
-            words = line.split()
-            rules.setdefault(words[1], []).append(words)
-    found: dict[str, Fraction] = {}
-
-    def walk(chain: str, share: Fraction) -> None:
-        for words in rules[chain]:
-            taken = share
-            if "--probability" in words:
-                taken *= Fraction(words[words.index("--probability") + 1])
-            if "DNAT" in words:
-                found[words[-1]] = taken
-            else:
-                walk(words[-1], taken)
-            share -= taken
-
-    walk(fragment.chains[0], Fraction(1))
-    return found
+def chains_of(fragment: Fragment) -> Chains:
+    chains = parse(fragment.text)
+    chains[SVC] = [rule for rule in chains[SVC] if "KUBE-MARK-MASQ" not in rule]
+    return chains
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 101, 250, 1000, 1601, 5000])
 def test_every_endpoint_gets_the_same_share(count: int) -> None:
-    found = shares(render(changed(cluster=targets(count))))
+    found = shares(chains_of(render(changed(cluster=targets(count)))), SVC)
     assert len(found) == count
-    assert all(abs(share * count - 1) < Fraction(1, 10**5) for share in found.values())
+    assert all(abs(share * count - 1) < PRECISION for share in found.values())
 
 
 @pytest.mark.parametrize("count", [101, 1000, 5000])
 def test_a_large_service_branches(count: int) -> None:
     fragment = render(changed(cluster=targets(count)))
     assert len(set(fragment.chains)) == len(fragment.chains) > 1
-    assert all(len(chain) <= names.MAX_CHAIN_NAME and names.varies("nat", chain) for chain in fragment.chains)
-    longest = max(fragment.body.count(f"-A {chain} ") for chain in fragment.chains)
-    assert longest <= 101
-    # A chain is declared before a rule leads to it.
-    for chain in fragment.chains[1:]:
-        assert fragment.body.index(f":{chain} ") < fragment.body.index(f"-j {chain}\n")
+    assert max(map(len, chains_of(fragment).values())) <= 101
+    assert_well_made(fragment)
+
+
+def assert_well_made(fragment: Fragment) -> None:
+    """Assert that chains have names of their own that the kernel takes, and stand before a rule leads to them."""
+    chains = fragment.every_chain
+    assert len(set(chains)) == len(chains)
+    assert all(len(chain) <= names.MAX_CHAIN_NAME and names.varies("nat", chain) for chain in chains)
+    declared = set()
+    for line in fragment.text.splitlines():
+        if line.startswith(":"):
+            declared.add(line[1:].partition(" ")[0])
+        else:
+            leads_to = line.rpartition("-j ")[2]
+            assert line.split()[1] in declared
+            assert leads_to in declared or leads_to.startswith(("DNAT", "SET", names.MARK_MASQ))
+    assert declared == set(chains)
 
 
 @pytest.mark.parametrize(

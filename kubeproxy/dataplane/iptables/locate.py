@@ -55,7 +55,7 @@ class IptablesLocator:
             fragment = Renderer(node).render(state)
         except Unrenderable as why:
             return [f"nothing: {why}"]
-        own = [line for line in fragment.body.splitlines() if line.startswith("-A") and _DNAT not in line]
+        own = [line for line in fragment.text.splitlines() if line.startswith("-A") and _DNAT not in line]
         found = [_rule("nat", str(rule)) for rule in fragment.nat_rules]
         found += [_rule("nat", line) for line in own if names.ENDPOINT_PREFIX not in line]
         found += [_rule("filter", str(rule)) for rule in fragment.filter_rules]
@@ -93,7 +93,7 @@ def _leading(rules: Iterable[str], state: ServiceState, spot: Spot) -> str:
 
 
 def _chain(fragment: Fragment, prefix: str) -> str:
-    found = [chain for chain in fragment.chains if chain.startswith(prefix)]
+    found = [chain for chain in fragment.every_chain if chain.startswith(prefix)]
     if not found:
         return ""
     return f"nat {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")

@@ -41,7 +41,7 @@ FILTER_CHAINS = (SERVICES, EXTERNAL_SERVICES, FORWARD, NODEPORTS, PROXY_FIREWALL
 MANGLE_CHAINS = (CANARY,)
 
 MAX_CHAIN_NAME = 28
-"""What xtables allows; a prefix and a hash take 25, so three characters are left for parts of a chain."""
+"""What xtables allows. A prefix and a hash take 25; a part of a Service's chain, and no other, has three more."""
 
 LOCAL_ENDPOINTS = {Family.V4: "KUBE-LOOP-BACK", Family.V6: "KUBE-6-LOOP-BACK"}
 """ipset of (endpoint, port, endpoint) for endpoints that may be clients of their own Service."""
@@ -86,6 +86,14 @@ def port_hash(name: ServicePortName) -> str:
 def endpoint_chain(name: ServicePortName, endpoint: str) -> str:
     """Return the chain of one endpoint, given as `ip:port`; the set of its clients has the same name."""
     return ENDPOINT_PREFIX + hash16(f"{name}{LOWER[name.protocol]}{endpoint}")
+
+
+def run_chain(chain: str, first: str) -> str:
+    """Return what the chains of a run of a Service chain's endpoints are called after; ``first`` is its first.
+
+    Only `part_chain` of it is a chain's name. It is no place in an order, so that it stays when other runs come.
+    """
+    return chain[: len(SERVICE_PREFIX)] + hash16(f"{chain} {first}")
 
 
 def part_chain(chain: str, index: int) -> str:

@@ -5,7 +5,9 @@ itself, endpoints get chains of their own only where affinity must remember them
 by one ipset for all, and a Service carries one comment, not one a rule. Which endpoints a client may have is
 decided in the model; here that becomes rules.
 
-Cost: 7 µs for a Service of three endpoints; to and fro with other work, half as much again.
+Cost: 7 µs for a Service of three endpoints; to and fro with other work, half as much again. Of a large Service,
+whose endpoints come in runs, only those runs cost more than a look that have changed (`pages.py`); with affinity
+all endpoints do.
 """
 
 import re
@@ -16,10 +18,12 @@ from kubeproxy.dataplane.iptables import dispatch, names
 from kubeproxy.dataplane.iptables.choose import CHANCES, LINEAR_MAX, choose
 from kubeproxy.dataplane.iptables.dispatch import Rule, Shared
 from kubeproxy.dataplane.iptables.matches import nodeport_matches, pod_matches
+from kubeproxy.dataplane.iptables.pages import Page, Way, spread
 from kubeproxy.dataplane.iptables.places import address_digits, port_digits
 from kubeproxy.model.desired import Refusal, ServiceState, Target
 from kubeproxy.model.node import NodeState
 from kubeproxy.model.objects import Protocol, Record
+from kubeproxy.model.runs import in_runs
 
 ENDPOINTS_MAX = 100_000
 """No cluster has that many; one hostile Service must fill neither the table nor `names.part_chain`'s numbers."""
@@ -45,9 +49,11 @@ class Fragment(Record, frozen=True, kw_only=True):
     """One Service port in iptables' words."""
 
     chains: tuple[str, ...]
-    """Its own chains in the nat table."""
+    """Its own chains in the nat table, but for those of pages."""
     body: str
     """The lines that make and fill them."""
+    pages: tuple[Page, ...] = ()
+    """The chains that choose among a large Service's endpoints. Others lead to them, so they are made first."""
     nat_rules: tuple[Rule, ...]
     """Rules that lead to them from shared chains."""
     filter_rules: tuple[Rule, ...]
@@ -57,6 +63,18 @@ class Fragment(Record, frozen=True, kw_only=True):
     def rules(self) -> tuple[Rule, ...]:
         """All that it has in shared chains."""
         return self.nat_rules + self.filter_rules
+
+    @property
+    def every_chain(self) -> tuple[str, ...]:
+        """Return all its own chains."""
+        return (
+            (*self.chains, *[each for page in self.pages for each in page.chains]) if self.pages else self.chains
+        )
+
+    @property
+    def text(self) -> str:
+        """Return the lines that make and fill all its own chains."""
+        return "".join([*[page.text for page in self.pages], self.body]) if self.pages else self.body
 
 
 NOTHING = Fragment(chains=(), body="", nat_rules=(), filter_rules=())
@@ -96,6 +114,7 @@ class Renderer:
         return Fragment(
             chains=tuple(port.chains),
             body="".join(port.lines),
+            pages=tuple(port.pages),
             nat_rules=tuple(port.nat_rules),
             filter_rules=tuple(port.filter_rules),
         )
@@ -233,6 +252,7 @@ class _Port:
         "label",
         "lines",
         "nat_rules",
+        "pages",
         "protocol",
         "state",
         "suffix",
@@ -244,6 +264,7 @@ class _Port:
         self._bits = bits
         self.chains: list[str] = []
         self.lines: list[str] = []
+        self.pages: list[Page] = []
         self.nat_rules: list[Rule] = []
         self.filter_rules: list[Rule] = []
 
@@ -275,8 +296,12 @@ class _Port:
         if self.state.affinity_seconds:
             self._remember(chain, targets)
             return
-        ends = [target.text for target in targets]
-        choose(chain, f"-p {self.protocol} ", _TRANSLATE, ends, self.chains, self.lines)
+        match = f"-p {self.protocol} "
+        if in_runs(targets) and len(targets) > LINEAR_MAX and len(targets.runs) > 1:
+            self.pages += spread(Way(chain, match, _TRANSLATE), targets, self.chains, self.lines)
+        else:
+            ends = [target.text for target in targets]
+            choose(chain, match, _TRANSLATE, ends, self.chains, self.lines)
 
     def _remember(self, chain: str, targets: Sequence[Target]) -> None:
         """Send a client to the endpoint that it had; a set an endpoint remembers (clients.py)."""

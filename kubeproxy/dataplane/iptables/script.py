@@ -22,7 +22,7 @@ from kubeproxy.dataplane.iptables.render import NOTHING as UNWRITTEN
 from kubeproxy.dataplane.iptables.render import Fragment, Renderer, Unrenderable
 from kubeproxy.dataplane.iptables.tables import JUMPS, Skeleton
 from kubeproxy.dataplane.iptables.tally import Tally
-from kubeproxy.dataplane.iptables.touched import touched
+from kubeproxy.dataplane.iptables.touched import given_up, touched
 from kubeproxy.model.desired import ServiceState
 from kubeproxy.model.ident import ServicePortName
 
@@ -143,20 +143,22 @@ class Script:
         yield _nobodys(self._ending("nat", written + edit.declared, gone + edit.gone))
 
     def _own(self, changes: list[Change], written: list[str], gone: list[str]) -> list[Part]:
-        """Return the ports' own chains that differ; add to the chains that are written, and to those that go."""
+        """Return the ports' own chains that differ; add to those that a full plan writes, and to those that go."""
         found = [self._rendered(change) for change in changes]
         self._on_batch(changes, [done for done, _, _ in found])
         self._moves += [(done.name, before.rules, after.rules) for done, before, after in found]
-        differ = [each for each in found if each[1].body != each[2].body]
-        bodies = [after.body for _, _, after in differ]
-        texts = None if self._plan.full else [_to_write(before, after) for _, before, after in differ]
-        self.tally.own([before.body for _, before, _ in differ], bodies, written=texts)
-        for _, before, after in found:
-            written += after.chains
-            if before.chains and before.chains != after.chains:
-                kept = frozenset(after.chains)
-                gone += [each for each in before.chains if each not in kept]
-        return [(done.name, text) for (done, _, _), text in zip(differ, texts or bodies, strict=True)]
+        if self._plan.full:
+            texts = [after.text for _, _, after in found]
+            self.tally.own(texts)
+            for _, _, after in found:
+                written += after.every_chain
+        else:
+            moves = [(before, after) for _, before, after in found]
+            texts = [touched(before, after) for before, after in moves]
+            self.tally.own(texts, moves)
+            for before, after in moves:
+                gone += given_up(before, after)
+        return [(done.name, text) for (done, _, _), text in zip(found, texts, strict=True) if text]
 
     def _shared(self, table: str, edit: Edit) -> Iterator[list[Part]]:
         """Yield how a table's shared chains change."""
@@ -202,11 +204,6 @@ class Script:
 
 def _nobodys(*texts: str) -> list[Part]:
     return [(None, text) for text in texts]
-
-
-def _to_write(before: Fragment, after: Fragment) -> str:
-    """Return what a partial text has of a port's own chains."""
-    return touched(before.body, after.body) if len(after.chains) > 1 and before.body else after.body
 
 
 def _written(change: Change, before: Fragment, after: Fragment) -> Change:

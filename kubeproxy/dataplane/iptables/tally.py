@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.iptables.dispatch import Edit
+from kubeproxy.dataplane.iptables.render import Fragment
 from kubeproxy.dataplane.iptables.tables import JUMPS
 
 _FIXED_JUMPS = {table: sum(jump.table == table for jump in JUMPS) for table in ("nat", "filter")}
@@ -27,11 +28,17 @@ class Tally:
         self._written[table] += _rules_in(lines)
         self._delta[table] += _rules_in(lines) + _FIXED_JUMPS[table]
 
-    def own(self, before: Iterable[str], after: Iterable[str], *, written: Iterable[str] | None = None) -> None:
-        """Count the rules of Service ports whose chains differ; ``written``: those that are written, None: all."""
-        rules = _appended_in(after)
-        self._written["nat"] += rules if written is None else _appended_in(written)
-        self._delta["nat"] += rules - _appended_in(before)
+    def own(self, written: Iterable[str], moves: Iterable[tuple[Fragment, Fragment]] = ()) -> None:
+        """Count the rules of Service ports' own chains: lines ``written``.
+
+        ``moves``: of a partial restore, what each port had and has; in a full one all that it has is written.
+        """
+        rules = _appended_in(written)
+        self._written["nat"] += rules
+        if self._full:
+            self._delta["nat"] += rules
+        else:
+            self._delta["nat"] += sum([_rules_of(after) - _rules_of(before) for before, after in moves])
 
     def shared(self, table: str, edit: Edit) -> None:
         """Count how a table's shared chains change."""
@@ -45,6 +52,11 @@ class Tally:
             RuleCount(table=table, standing=stood.get(table, 0) + change, written=self._written[table])
             for table, change in self._delta.items()
         )
+
+
+def _rules_of(fragment: Fragment) -> int:
+    """Count the rules in a Service port's own chains; a page knows how many it has."""
+    return _appended_in((fragment.body,)) + sum([page.rules for page in fragment.pages])
 
 
 def _appended_in(bodies: Iterable[str]) -> int:
