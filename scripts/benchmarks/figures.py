@@ -116,3 +116,16 @@ def encode(found: Iterable[Row]) -> bytes:
 def decode(data: bytes | str) -> list[Row]:
     """Read what `encode` wrote."""
     return msgspec.json.decode(data, type=list[Row])
+
+
+def latest(runs: Iterable[Iterable[Row]]) -> list[Row]:
+    """Return the rows of several runs, by what, mode and size; of what was measured again the last word counts."""
+    found: dict[tuple[str, str, int, int], list[Row]] = {}
+    for run in runs:
+        mine: dict[tuple[str, str, int, int], list[Row]] = {}
+        for row in run:
+            mine.setdefault((row.what, row.mode, row.endpoints, row.services), []).append(row)
+        found |= mine
+    whats, modes = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
+    ordered = sorted(found, key=lambda key: (whats.index(key[0]), modes.index(key[1]), *key[2:]))
+    return [row for key in ordered for row in found[key]]

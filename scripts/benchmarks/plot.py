@@ -1,6 +1,7 @@
 """Rows as a picture: for each thing that was measured, milliseconds over Services, a line for each mode.
 
-`plot.py PNG FILE...`, of scripts/bench --json, draws several runs in one.
+`plot.py PNG FILE...`, of scripts/bench --json, draws several runs in one; of what was measured again the last word
+counts.
 """
 
 import sys
@@ -86,4 +87,4 @@ def _has(rows: Sequence[Row], mode: str) -> bool:
 
 
 if __name__ == "__main__":
-    write([row for name in sys.argv[2:] for row in figures.decode(Path(name).read_bytes())], Path(sys.argv[1]))
+    write(figures.latest(figures.decode(Path(name).read_bytes()) for name in sys.argv[2:]), Path(sys.argv[1]))

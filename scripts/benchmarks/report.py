@@ -41,19 +41,6 @@ def markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def latest(runs: Iterable[Iterable[Row]]) -> list[Row]:
-    """Return the rows of several runs, by what, mode and size; of what was measured again the last word counts."""
-    found: dict[tuple[str, str, int, int], list[Row]] = {}
-    for run in runs:
-        mine: dict[tuple[str, str, int, int], list[Row]] = {}
-        for row in run:
-            mine.setdefault((row.what, row.mode, row.endpoints, row.services), []).append(row)
-        found |= mine
-    whats, modes = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
-    ordered = sorted(found, key=lambda key: (whats.index(key[0]), modes.index(key[1]), *key[2:]))
-    return [row for key in ordered for row in found[key]]
-
-
 def replaced(page: str, tables: str) -> str:
     """Return a page with other tables. Raises ValueError when it does not say where."""
     before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
@@ -115,7 +102,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, metavar="PAGE")
     parser.add_argument("runs", type=Path, nargs="+", metavar="FILE")
     given = parser.parse_args()
-    tables = markdown(latest(figures.decode(run.read_bytes()) for run in given.runs))
+    tables = markdown(figures.latest(figures.decode(run.read_bytes()) for run in given.runs))
     if given.into:
         given.into.write_text(replaced(given.into.read_text(), tables))
     else:

@@ -202,7 +202,7 @@ def test_of_several_runs_the_last_word_counts_and_sizes_are_in_order() -> None:
         row for n in (100, 10_000) for row in figures.rows("load", "m", Size(n), [1.0], {"a": [1.0], "b": [1.0]})
     ]
     second = [row for n in (1_000, 10_000) for row in figures.rows("load", "m", Size(n), [2.0], {"a": [1.0]})]
-    found = report.latest([first, second])
+    found = figures.latest([first, second])
     assert [(row.services, row.floor, row.seconds) for row in found] == [
         (100, "a", 1.0),
         (100, "b", 1.0),
