@@ -37,6 +37,7 @@ from tests.scenarios.asking import disagreement, question_of
 from tests.scenarios.history import Moment, moments
 from tests.scenarios.lab import Lab
 from tests.scenarios.modes import IPTABLES, MODES
+from tests.scenarios.rows_crowds import crowd
 from tests.scenarios.runner import Programmed
 from tests.scenarios.scene import Case
 from tests.scenarios.table import Row, eps, row, svc
@@ -187,6 +188,20 @@ def test_the_kernel_does_as_the_model_says_and_nothing_is_left_behind(scene: Sce
     assert "kptrace" not in left.stdout
     logger = scene.place.run("node", lambda: Path("/proc/thread-self/net/netfilter/nf_log").read_text())
     assert " 2 nfnetlink_log" not in logger
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_endpoint_of_a_large_service(place: Lab, name: str) -> None:
+    probes = "pod cluster:80 -> crowd same\noutside external:80 -> crowd masq"
+    large = row("large", [svc("80", WAYS), *crowd(1000)], probes, site="crowds")
+    with programmed(place, name, [large], "crowds") as scene:
+        assert len(scene.cases) == 4
+        for case in scene.cases:
+            answer, live = scene.answer(case), scene.live(case)
+            assert len([each for each in answer.endpoints if each.chance]) == 1000
+            assert (live.outcome, live.differences) == (answer.outcome, ()), f"{case}: {live}"
+            # The Service's own chain, a run's, and a row in it.
+            assert live.path.count("KUBE-SVC-") == (3 if name in IPTABLES else 0), live.path
 
 
 @pytest.mark.parametrize("name", HERE)
