@@ -32,6 +32,9 @@ LAST_LINES = 60
 IN_THERE = "KUBEPROXY_INSIDE"
 """The variable that says that this is a pytest inside, and names the file with the tests that it is wanted for."""
 
+UML_KERNEL = "KUBEPROXY_UML_KERNEL"
+"""The variable that names what scripts/build-uml-kernel made, to be run instead of Debian's kernel under QEMU."""
+
 
 class Kind(NamedTuple):
     """A kind of machine."""
@@ -53,9 +56,18 @@ class Kind(NamedTuple):
         return Spec(name="tests", kernel=self.kernel, boot_seconds=BOOT_SECONDS * self.slowness, **asked)
 
 
+def with_both(environ: Mapping[str, str]) -> Kind:
+    """Return the kind that has IPVS and nftables both.
+
+    Under QEMU the kernel is the one that scripts/setup has put beside the Python that runs the tests.
+    """
+    if own := environ.get(UML_KERNEL):
+        return Kind("qemu", memory="1G", slowness=UML.slowness, kernel=os.fspath(Path(own).resolve()))
+    return Kind("qemu", memory="1G", slowness=15, kernel=str(Path(sys.prefix, "kernel")))
+
+
 UML = Kind("uml", memory="768M", slowness=3)
-QEMU = Kind("qemu", memory="1G", slowness=15, kernel=str(Path(sys.prefix, "kernel")))
-"""The kernel is the one that scripts/setup has put beside the Python that runs the tests."""
+QEMU = with_both(os.environ)
 Boot = Callable[[Spec, str], Machine]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine_bed import UML_KERNEL
+
 NODE = "fit"
 
 
@@ -25,7 +27,10 @@ def node() -> Iterator[tuple[str, ...]]:
 
 def test_this_is_a_kernel_of_its_own_and_the_hosts_files() -> None:
     assert os.uname().nodename == "tests"
-    assert "QEMU" in Path("/sys/class/dmi/id/sys_vendor").read_text()
+    if os.environ.get(UML_KERNEL):
+        assert "User Mode Linux" in Path("/proc/cpuinfo").read_text()
+    else:
+        assert "QEMU" in Path("/sys/class/dmi/id/sys_vendor").read_text()
     assert "overlay / overlay" in Path("/proc/mounts").read_text()
 
 

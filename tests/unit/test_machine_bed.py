@@ -9,7 +9,7 @@ import pytest
 
 from kubeproxy.lab.machine.client import Completed
 from kubeproxy.lab.machine.spec import MachineError, Spec
-from tests.machine_bed import QEMU, UML, Inside
+from tests.machine_bed import UML, UML_KERNEL, Inside, with_both
 
 pytestmark = pytest.mark.unit
 
@@ -123,6 +123,12 @@ def test_the_marker_says_which_machine(items: list[pytest.Item]) -> None:
     items[0].add_marker(pytest.mark.uml(memory="1G"))
     assert UML.spec_for(items[0]) == Spec(name="tests", memory="1G")
     assert UML.spec_for(items[1]) == Spec(name="tests", memory="768M")
-    assert QEMU.spec_for(items[1]).boot_seconds > UML.spec_for(items[1]).boot_seconds
-    assert QEMU.spec_for(items[0]).memory == QEMU.memory
-    assert Path(QEMU.spec_for(items[0]).kernel).name == "kernel"
+    qemu = with_both({})
+    assert qemu.spec_for(items[1]).boot_seconds > UML.spec_for(items[1]).boot_seconds
+    assert qemu.spec_for(items[0]).memory == qemu.memory
+    assert Path(qemu.spec_for(items[0]).kernel).name == "kernel"
+
+
+def test_a_kernel_of_ones_own_takes_the_place_of_the_one_under_qemu() -> None:
+    kind = with_both({UML_KERNEL: "built"})
+    assert (kind.marker, kind.slowness, kind.kernel) == ("qemu", UML.slowness, str(Path("built").resolve()))

@@ -1,8 +1,10 @@
 """What a machine shall be, and what its kernel is told."""
 
+from pathlib import Path
+
 import pytest
 
-from kubeproxy.lab.machine import initrd, qemu, uml
+from kubeproxy.lab.machine import initrd, kernels, qemu, uml
 from kubeproxy.lab.machine.spec import MachineError, Nic, Spec, explain_console, last_lines
 
 pytestmark = pytest.mark.unit
@@ -36,7 +38,6 @@ def test_one_without_a_network_enters_none() -> None:
         ({"nics": (Nic("t1,init=/bin/sh", MAC),)}, "is no TAP,MAC"),
         ({"nics": (Nic("t1", "zz"),)}, "is no TAP,MAC"),
         ({"shared": ("here",)}, "give an absolute path"),
-        ({"kernel": "/k", "nics": (Nic("t1", MAC),)}, "under QEMU has no network"),
     ],
 )
 def test_what_would_be_another_word_of_the_kernel_line_is_refused(wrong: dict[str, object], why: str) -> None:
@@ -51,6 +52,25 @@ def test_one_under_qemu_has_its_memory_and_nothing_of_the_host_to_write_to() -> 
     assert " -m 1G " in line
     assert " socket,id=line,fd=5 " in line
     assert "path=/,security_model=none,readonly=on" in line
+
+
+@pytest.mark.parametrize("more", [{"nics": (Nic("t1", MAC),)}, {"shared": ("/srv",)}])
+def test_one_under_qemu_is_refused_what_it_cannot_have(more: dict[str, object]) -> None:
+    with pytest.raises(MachineError, match="under QEMU has no network"):
+        qemu.command(Spec(kernel="/k", **more), image="/k/boot/vmlinuz", initrd="/m/initrd", line=5)  # type: ignore[arg-type]
+
+
+def test_what_a_kernels_directory_has_says_how_it_is_run(tmp_path: Path) -> None:
+    """One that scripts/build-uml-kernel made runs with its own modules; of none at all is told how to get one."""
+    own, nothing = tmp_path / "own", tmp_path / "nothing"
+    for each in (own, nothing):
+        each.mkdir()
+    (own / "linux.uml").touch()
+    line = " ".join(kernels.command(Spec(kernel=str(own)), tmp_path, 5))
+    assert f" {own}/linux.uml umid=machine " in line
+    assert f" KUBEPROXY_MODULES={own}/lib/modules " in line
+    with pytest.raises(MachineError, match=r"there is no kernel in .*nothing"):
+        kernels.command(Spec(kernel=str(nothing)), tmp_path, 5)
 
 
 def test_modules_are_inserted_after_those_they_need() -> None:

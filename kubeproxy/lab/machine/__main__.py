@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     boot.add_argument("--directory", required=True, type=Path, help="for its console's log and its socket")
     boot.add_argument("--name", default="machine")
     boot.add_argument("--memory", default="256M")
-    boot.add_argument("--kernel", default="", metavar="DIRECTORY", help="one of Debian's, to run under QEMU")
+    boot.add_argument(
+        "--kernel", default="", metavar="DIRECTORY", help="one for User-Mode Linux, or Debian's for QEMU"
+    )
     boot.add_argument("--nic", action="append", default=[], type=_nic, metavar="TAP,MAC")
     boot.add_argument("--netns", default="", metavar="PATH", help="the network namespace that the taps are in")
     boot.add_argument("--share", action="append", default=[], metavar="DIRECTORY", help="written through")

@@ -17,22 +17,30 @@ def command(spec: Spec, directory: Path, line: int) -> tuple[str, ...]:
 
     ``directory`` is the machine's own, for what the kernel needs meanwhile. Raises MachineError.
     """
-    _require(*((qemu.PROGRAM, qemu.PACKAGE) if spec.kernel else (uml.PROGRAM, uml.PACKAGE)))
-    if not spec.kernel:
-        return uml.command(
-            spec,
-            directory=os.fspath(directory.resolve()),
-            line=line,
-            python=_python(),
-            root=os.geteuid() == 0,
-            package_root=PACKAGE_ROOT,
-        )
-    own = directory / KERNEL_DIRECTORY
-    own.mkdir(exist_ok=True)
-    start = own / "initrd"
+    own = Path(spec.kernel).resolve() if spec.kernel else None
+    if own and not (own / uml.PROGRAM).exists():
+        return _qemu(spec, own, directory, line)
+    program = os.fspath(own / uml.PROGRAM) if own else _require(uml.PROGRAM, uml.PACKAGE)
+    return uml.command(
+        spec,
+        directory=os.fspath(directory.resolve()),
+        line=line,
+        python=_python(),
+        root=os.geteuid() == 0,
+        package_root=PACKAGE_ROOT,
+        program=program,
+        modules=os.fspath(own / "lib/modules") if own else uml.MODULES,
+    )
+
+
+def _qemu(spec: Spec, kernel: Path, directory: Path, line: int) -> tuple[str, ...]:
+    _require(qemu.PROGRAM, qemu.PACKAGE)
+    place = directory / KERNEL_DIRECTORY
+    place.mkdir(exist_ok=True)
+    start = place / "initrd"
     try:
-        image = next(Path(spec.kernel, "boot").glob("vmlinuz-*"))
-        start.write_bytes(_initrd(Path(spec.kernel).resolve(), image.name.removeprefix("vmlinuz-")))
+        image = next((kernel / "boot").glob("vmlinuz-*"))
+        start.write_bytes(_initrd(kernel, image.name.removeprefix("vmlinuz-")))
     except (StopIteration, OSError) as error:
         raise MachineError(
             f"there is no kernel in {spec.kernel} ({error}); scripts/setup test fetches one"

@@ -5,7 +5,7 @@ are translated (TCG), ten times as slow and more. KVM is not asked for: a /dev/k
 guest, as on a virtual machine without nested virtualization.
 """
 
-from kubeproxy.lab.machine.spec import Spec
+from kubeproxy.lab.machine.spec import MachineError, Spec
 
 PROGRAM, PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
 ROOT_TAG = "root"
@@ -26,7 +26,10 @@ def command(spec: Spec, *, image: str, initrd: str, line: int) -> tuple[str, ...
     """Return what to execute: the kernel ``image``, with serial line 0 on the descriptor ``line``.
 
     The console is serial line 1, on standard output; the host's root can be had by 9p, to read only.
+    Raises MachineError.
     """
+    if spec.nics or spec.shared:
+        raise MachineError("a machine under QEMU has no network devices or shared directories")
     return (
         PROGRAM,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),

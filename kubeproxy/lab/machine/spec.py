@@ -35,7 +35,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     memory: str = "256M"
     """What the kernel may use; the host gives it as it is touched (User-Mode Linux: out of /dev/shm)."""
     kernel: str = ""
-    """A directory with a Debian kernel unpacked in it, to run under QEMU; "" for User-Mode Linux."""
+    """A directory with a User-Mode Linux kernel (scripts/build-uml-kernel), or with Debian's own, to run under
+    QEMU (scripts/fetch-kernel); "" for Debian's User-Mode Linux."""
     nics: tuple[Nic, ...] = ()
     netns: str = ""
     """Path of the network namespace that the taps are in; "" for the caller's."""
@@ -56,8 +57,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         for path in self.shared:
             if not path.startswith("/") or "," in path:
                 raise MachineError(f'"{path}" cannot be shared: give an absolute path without a comma')
-        if self.kernel and (self.nics or self.shared):
-            raise MachineError("a machine under QEMU has no network devices or shared directories")
 
 
 def setup(spec: Spec) -> Mapping[str, object]:
