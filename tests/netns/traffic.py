@@ -78,6 +78,7 @@ class Traffic:
         self.slowest = 0.0
         self.began = time.monotonic()
         self._syn_retransmissions = self._retransmissions()
+        self._parted: tuple[float, dict[str, float]] = (0.0, {})
 
     def __enter__(self) -> "Traffic":
         self._open_held()
@@ -114,10 +115,21 @@ class Traffic:
 
     def verdict(self) -> dict[str, float]:
         """Return what happened to the connections so far."""
+        return {**self._counted(), "slowest": round(self.slowest, 3)}
+
+    def part(self) -> dict[str, float]:
+        """Return what happened since the last part, with its seconds and the connections opened in each."""
+        seconds, counted = self.elapsed, self._counted()
+        since, before = self._parted
+        self._parted = seconds, counted
+        figures = {key: value - before.get(key, 0.0) for key, value in counted.items()}
+        rate = figures["opened"] / (seconds - since)
+        return {**figures, "seconds": round(seconds - since, 2), "a second": round(rate, 1)}
+
+    def _counted(self) -> dict[str, float]:
         keys = ("held", "opened", "answered", "refused", "lost", "broken", "misled", "words")
         figures = {key: float(self.figures[key]) for key in keys}
-        figures["resent"] = self._retransmissions() - self._syn_retransmissions
-        return {**figures, "slowest": round(self.slowest, 3)}
+        return {**figures, "resent": self._retransmissions() - self._syn_retransmissions}
 
     def _listen(self, who: str) -> socket.socket:
         listener = self._lab.socket(who, socket.AF_INET6, socket.SOCK_STREAM)

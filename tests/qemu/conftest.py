@@ -1,18 +1,22 @@
-"""Tests on Debian's own kernel under QEMU, which has IPVS and nftables both; see `tests.machine_tests`.
+"""Tests on a kernel that has IPVS and nftables both: Debian's own under QEMU; see `tests.machine_tests`.
 
-Everything in there takes ten times as long and more: what another kernel can show is not shown here.
+Everything in there takes ten times as long and more: what another kernel can show is not shown here. With a kernel
+of one's own, in User-Mode Linux (`UML_KERNEL`), there is more.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.machine_bed import QEMU
+from tests.machine_bed import QEMU, UML_KERNEL
 from tests.machine_tests import MachineTests
 from tests.netns.takeover_bed import Machine
 from tests.scenarios.lab import Lab
 from tests.uml.conftest import lab  # noqa: F401  (a fixture)
+
+collect_ignore = [] if UML_KERNEL in os.environ else ["test_scenarios.py", "test_takeover_from_upstream.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -56,13 +56,14 @@ def test_a_node_changes_among_all_modes(
     lab: Lab, machine: Machine, flavour: Flavour, record_property: Record
 ) -> None:
     kubelet(lab, flavour)
-    took = {"iptables at first": machine.agent(MODES[0])}
+    machine.agent(MODES[0])
+    changes: dict[str, object] = {}
     with traffic(lab, NAMESPACES, routes(Family), RATE, held=1) as running:
         for (before, mode), end in zip(itertools.pairwise(MODES), itertools.cycle(ENDS), strict=False):
             running.settle(0.5)
             print(f"{running.elapsed:.2f} {before} ends by {end.name}")
             machine.end(end)
-            took[f"{before} to {mode}"] = machine.agent(mode)
+            took = machine.agent(mode)
             print(f"{running.elapsed:.2f} {mode} serves")
             until(
                 lambda mode=mode: remains(lab, machine, flavour) == {mode}, f"nothing but {mode} mode is left", 60
@@ -71,10 +72,10 @@ def test_a_node_changes_among_all_modes(
             running.hold_more()
             assert machine.told("leftovers") == []
             assert bool(local(lab)) is (mode == "ipvs" or bool(machine.told("waiting")))
+            changes[f"{before} to {mode}"] = {"taken over after": round(took, 1), **running.part()}
         running.settle(0.5)
-    found = running.verdict()
-    record_property("traffic", found)
-    record_property("seconds until taken over", {change: round(each, 1) for change, each in took.items()})
+    record_property("traffic", running.verdict())
+    record_property("changes", changes)
 
 
 def test_auto_takes_over_from_kube_proxys_ipvs_mode(lab: Lab, machine: Machine, record_property: Record) -> None:
@@ -90,7 +91,7 @@ def test_auto_takes_over_from_kube_proxys_ipvs_mode(lab: Lab, machine: Machine, 
         until(lambda: bool(machine.told("waiting")), "connections through virtual servers are told of", 60)
         assert machine.told("leftovers") == []
         running.settle(1)
-    record_property("traffic", running.verdict())
+    record_property("traffic", {**running.verdict(), **running.part()})
     record_property("seconds until taken over", round(took, 1))
 
 
@@ -119,4 +120,4 @@ def test_ipvs_mode_without_iptables_is_followed_by_nftables_mode(
         running.hold_more()
         running.settle(1)
         assert machine.told("leftovers") == []
-    record_property("traffic", running.verdict())
+    record_property("traffic", {**running.verdict(), **running.part()})

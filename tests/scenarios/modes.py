@@ -55,8 +55,8 @@ def _closed(flavour: Flavour) -> Callable[[Family], None]:
     return close
 
 
-def _ipvs(family: Family) -> Backend:
-    return ipvs_backend(family, Flavour.LEGACY, IpvsSettings())
+def _ipvs(flavour: Flavour | None) -> Callable[[Family], Backend]:
+    return lambda family: ipvs_backend(family, flavour, IpvsSettings())
 
 
 def _has(flavour: Flavour) -> bool:
@@ -86,6 +86,20 @@ def _has_nf_tables() -> bool:
     return True
 
 
-IPVS = Mode(word="ipvs", backend=_ipvs, close=_closed(Flavour.LEGACY), exists=lambda: Ipvs().available())
+def _has_both() -> bool:
+    return Ipvs().available() and _has_nf_tables()
+
+
+IPVS = Mode(
+    word="ipvs", backend=_ipvs(Flavour.LEGACY), close=_closed(Flavour.LEGACY), exists=lambda: Ipvs().available()
+)
 NFTABLES = Mode(word="nftables", backend=_nftables, close=_closed(Flavour.LEGACY), exists=_has_nf_tables)
 MODES = IPTABLES | {"ipvs": IPVS, "nftables": NFTABLES}
+ON_BOTH = {
+    "ipvs-nft": Mode(word="ipvs", backend=_ipvs(Flavour.NFT), close=_closed(Flavour.NFT), exists=_has_both),
+    "ipvs-without-iptables": Mode(
+        word="ipvs", backend=_ipvs(None), close=_closed(Flavour.LEGACY), exists=_has_both
+    ),
+}
+"""Ways of ipvs mode that a kernel with nftables has too."""
+ALL = MODES | ON_BOTH

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.scenarios.modes import MODES
+from tests.scenarios.modes import ALL
 from tests.scenarios.rows import ROWS
 from tests.scenarios.runner import run
 
@@ -26,7 +26,7 @@ class Results:
         """Return what was wrong with a row."""
         if mode not in self._found:
             found: dict[str, list[str]] = {}
-            for each in run(ROWS, MODES[mode], only=lambda row: row.name in self._selected[mode]):
+            for each in run(ROWS, ALL[mode], only=lambda row: row.name in self._selected[mode]):
                 found.setdefault(each.case.row, []).extend([f"{each.case}: {each.wrong}"] if each.wrong else [])
             self._found[mode] = found
         return self._found[mode][name]
