@@ -24,7 +24,7 @@ READ_PAUSE_SECONDS = 0.05
 LEAST_PAUSE_SECONDS = 0.1
 """From the end of a look or a repair to whatever is next."""
 REST_AFTER_LOOK = 20
-"""Looks take one part in so many of the time at most; hints that need no look do not wait for that."""
+"""Looks that find nothing take one part in so many of the time at most; hints that need no look do not wait."""
 LOOKS_AT_ONCE_SECONDS = 1.0
 """So much of looks may come before the rest that they ask for: somebody's first changes are seen at once."""
 FIRST_PATIENCE_SECONDS, MOST_PATIENCE_SECONDS = 1.0, 30.0
@@ -203,7 +203,8 @@ class Watcher:
     async def _find(self) -> str:
         """Look; return what is wrong."""
         drift, seconds = await self._look()
-        self._rested = max(self._rested, self._clock.now()) + REST_AFTER_LOOK * seconds
+        if not drift:  # else it was not in vain, and how often that may be is up to patience
+            self._rested = max(self._rested, self._clock.now()) + REST_AFTER_LOOK * seconds
         return drift
 
     async def _be_patient(self) -> bool:

@@ -218,6 +218,16 @@ async def test_after_a_long_look_what_is_certain_is_heard_all_the_same() -> None
         assert it.events[2:] == [("look", 22)]  # 2 s have had their part of the time, but for a second's worth
 
 
+async def test_a_look_that_found_something_is_no_reason_to_look_later_for_the_next_edit() -> None:
+    async with watching() as it:
+        it.look_takes, it.drift = 2, "somebody flushed it"
+        it.sources[0].tell(PERHAPS)
+        await it.step(4)
+        it.sources[0].tell(PERHAPS)
+        await it.step(2.5)
+        assert it.events == [("look", 0), (it.drift, 2), ("look", 4), (it.drift, 6)]
+
+
 async def test_who_undoes_what_looks_repair_is_answered_ever_more_slowly_too() -> None:
     async with watching(every=0.75, sources=0) as it:
         it.drift = "somebody flushed it"
