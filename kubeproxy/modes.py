@@ -12,7 +12,7 @@ from kubeproxy.config.validation import AUTO
 from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.locate import IptablesLocator
-from kubeproxy.dataplane.iptables.machine import iptables_backend, iptables_hints
+from kubeproxy.dataplane.iptables.machine import iptables_backend, iptables_hints, others_changes
 from kubeproxy.dataplane.ipvs import needs
 from kubeproxy.dataplane.ipvs.locate import IpvsLocator
 from kubeproxy.dataplane.ipvs.machine import Writing, ipvs_backend, ipvs_hints
@@ -223,11 +223,12 @@ def parts_of(options: Options, flavour: Flavour | None) -> Parts:
             excluded=excluded_cidrs(options),
         )
     assert flavour is not None, "iptables mode without iptables"
+    told = {family: others_changes() for family in Family}
     return Parts(
         mode=Mode.IPTABLES,
         flavour=flavour,
-        backend=lambda family: iptables_backend(family, flavour, writers[family]),
-        hints=lambda family: iptables_hints(family, flavour, writers[family]),
+        backend=lambda family: iptables_backend(family, flavour, writers[family], told[family]),
+        hints=lambda family: iptables_hints(family, flavour, writers[family], told[family]),
         programs=writers if flavour is Flavour.NFT else {},
         glance_every=GLANCE_SECONDS if flavour is Flavour.LEGACY else SETS_GLANCE_SECONDS,
         locator=IptablesLocator(),

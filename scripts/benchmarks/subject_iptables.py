@@ -17,7 +17,7 @@ from kubeproxy.dataplane.base import Backend
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.backend import IptablesBackend
 from kubeproxy.dataplane.iptables.localnet import ROUTE_LOCALNET
-from kubeproxy.dataplane.iptables.machine import iptables_hints
+from kubeproxy.dataplane.iptables.machine import iptables_hints, others_changes
 from kubeproxy.kernel.exec import SystemExec
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipset_messages import SetType
@@ -60,20 +60,20 @@ class IptablesSubject:
         self._flavour = flavour
         self._slow = slow
         self._writers = Writers()
+        self._told = others_changes()
         self._tables = Recording(SystemExec(self._writers), FAMILY, flavour)
 
     @cached_property
     def parts(self) -> Parts:
         parts = parts_of(parse(["--mode=iptables"]), self._flavour)
-        hints = iptables_hints(FAMILY, self._flavour, self._writers)
+        hints = iptables_hints(FAMILY, self._flavour, self._writers, self._told)
         return msgspec.structs.replace(parts, backend=lambda family: self.backend(), hints=lambda family: hints)
 
     def backend(self) -> Backend:
         # As on a node where it is set already: remembering that it was not is one more restore, once.
         ProcSysctls().ensure(ROUTE_LOCALNET, "1")
-        return IptablesBackend(
-            self._tables, Ipset(FAMILY), ProcSysctls(), FAMILY, Nfacct(), is_told=self._flavour is Flavour.NFT
-        )
+        told = self._told if self._flavour is Flavour.NFT else None
+        return IptablesBackend(self._tables, Ipset(FAMILY), ProcSysctls(), FAMILY, Nfacct(), told)
 
     def null_backend(self) -> Backend:
         tables, sets = null_kernel.NullTables(), null_kernel.NullSets()

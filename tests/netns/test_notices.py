@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kubeproxy.clock import SystemClock
-from kubeproxy.dataplane.iptables.machine import iptables_hints
+from kubeproxy.dataplane.iptables.machine import iptables_hints, others_changes
 from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.machine import nftables_hints
 from kubeproxy.kernel.exec import SystemExec
@@ -119,35 +119,47 @@ def service_chain(node: Node) -> str:
     )
 
 
-EDITS = [
+FLUSHES = [
     "iptables-{} -t nat -F",
     "iptables-{} -t filter -F",
     "iptables-{} -t mangle -F KUBE-PROXY-CANARY",
+]
+NFT_FLUSHES = ["nft flush ruleset", "nft delete table ip mangle"]
+EDITS = [
     "iptables-{} -t nat -F CHAIN",
     "iptables-{} -t nat -D CHAIN 1",
     "iptables-{} -t nat -I CHAIN -s 192.0.2.1 -j RETURN",
+    "iptables-{} -t nat -F KUBE-SERVICES",
+    "iptables-{} -t nat -D KUBE-SERVICES 1",
+    "iptables-{} -t nat -I KUBE-SERVICES -s 192.0.2.1 -j RETURN",
+    "iptables-{} -t nat -A KUBE-NODEPORTS -s 192.0.2.1 -j RETURN",
     "iptables-{} -t nat -F PREROUTING",
+    "iptables-{} -t filter -F FORWARD",
     "iptables-{} -t filter -D KUBE-FORWARD 1",
+    "iptables-{} -t filter -F KUBE-SERVICES",
 ]
-NFT_EDITS = ["nft flush ruleset", "nft delete table ip mangle"]
+NFT_EDITS = ["iptables-nft -t nat -R CHAIN 1 -s 192.0.2.1 -j RETURN", "nft flush chain ip nat KUBE-POSTROUTING"]
 
 
 @pytest.mark.parametrize(
-    ("flavour", "line"),
+    ("flavour", "line", "is_full"),
     [
-        *((flavour, line.format(flavour)) for flavour in Flavour for line in EDITS),
-        *((Flavour.NFT, line) for line in NFT_EDITS),
+        *((flavour, line.format(flavour), True) for flavour in Flavour for line in FLUSHES),
+        *((flavour, line.format(flavour), False) for flavour in Flavour for line in EDITS),
+        *((Flavour.NFT, line, True) for line in NFT_FLUSHES),
+        *((Flavour.NFT, line, False) for line in NFT_EDITS),
     ],
 )
 def test_what_somebody_removes_or_edits_is_written_again(
-    alone: LoneNamespace, flavour: Flavour, line: str
+    alone: LoneNamespace, flavour: Flavour, line: str, is_full: bool
 ) -> None:
     async def story(node: Node) -> None:
         before = node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle")
         await execute(line.replace("CHAIN", service_chain(node)) if " CHAIN" in line else line)
-        await node.until(lambda status: status.drifts == 1 and status.full_syncs == 2)
+        await node.until(lambda status: status.drifts == 1 and status.queued_since is None)
         after = node.tables.save("nat"), node.tables.save("filter"), node.tables.save("mangle")
         assert [rules(text) for text in after] == [rules(text) for text in before]
+        assert node.syncer.status.full_syncs == 1 + is_full
 
     with_node(alone, flavour, story)
 
@@ -202,18 +214,30 @@ def handle() -> str:
     return next(line for line in tables.stdout.splitlines() if "kube-proxy" in line)
 
 
+CUT_OFF = [
+    "iptables-{} -t nat -F CHAIN",
+    "iptables-{} -t nat -D CHAIN 2",
+    "iptables-{} -t nat -I CHAIN -j ACCEPT",
+    "iptables-{} -t nat -F KUBE-SERVICES",
+    "iptables-{} -t nat -I KUBE-SERVICES -j ACCEPT",
+    "iptables-{} -t nat -F OUTPUT",
+    "iptables-{} -t filter -I KUBE-SERVICES -j DROP",
+]
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("way", "line"),
     [
-        "nft delete table ip kube-proxy",
-        "nft flush map ip kube-proxy service-classes",
-        "nft delete element ip kube-proxy endpoints { 10.96.0.10 . tcp . 80 . 0 }",
-        "nft flush chain ip kube-proxy services",
-        "nft insert rule ip kube-proxy services accept",
-        "nft delete chain ip kube-proxy nat-output",
+        *((flavour, line.format(flavour)) for flavour in Flavour for line in CUT_OFF),
+        (NFTABLES, "nft delete table ip kube-proxy"),
+        (NFTABLES, "nft flush map ip kube-proxy service-classes"),
+        (NFTABLES, "nft delete element ip kube-proxy endpoints { 10.96.0.10 . tcp . 80 . 0 }"),
+        (NFTABLES, "nft flush chain ip kube-proxy services"),
+        (NFTABLES, "nft insert rule ip kube-proxy services accept"),
+        (NFTABLES, "nft delete chain ip kube-proxy nat-output"),
     ],
 )
-def test_who_is_cut_off_by_somebody_is_served_again(alone: LoneNamespace, line: str) -> None:
+def test_who_is_cut_off_by_somebody_is_served_again(alone: LoneNamespace, way: str, line: str) -> None:
     alone.ip("addr add 10.244.0.1/32 dev lo", "route add 10.96.0.0/16 dev lo")
 
     async def story(node: Node) -> None:
@@ -221,14 +245,16 @@ def test_who_is_cut_off_by_somebody_is_served_again(alone: LoneNamespace, line: 
         assert await is_served()
         node.watches.clear()  # nobody undoes it for the moment
         command, _, braces = line.partition(" {")
+        command = command.replace("CHAIN", service_chain(node)) if " CHAIN" in command else command
         await execute(command, *([f"{{{braces}"] if braces else []))
         assert not await is_served()
         node.watches.set()
         await node.until(lambda status: status.drifts == 1 and status.queued_since is None)
         assert await is_served()
+        assert node.syncer.status.full_syncs == 1
         server.close()
 
-    with_node(alone, NFTABLES, story)
+    with_node(alone, way, story)
 
 
 async def is_served() -> bool:
@@ -292,7 +318,7 @@ def test_a_crowd_of_others_changes_is_told_as_lost_and_certain_where_no_look_sho
         if way == NFTABLES:
             (source,) = nftables_hints(Family.V4, writers, Journal())
         else:
-            (source,) = iptables_hints(Family.V4, Flavour.NFT, writers)
+            (source,) = iptables_hints(Family.V4, Flavour.NFT, writers, others_changes())
         source.open()
         subprocess.run(["iptables-nft-restore", "-n"], input=crowd(), text=True, check=True)
         return source.read()

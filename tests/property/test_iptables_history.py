@@ -9,7 +9,7 @@ empty one.
 import pytest
 from hypothesis import given
 
-from kubeproxy.dataplane.iptables.census import rules_of_ours
+from kubeproxy.dataplane.iptables.census import census
 from kubeproxy.dataplane.iptables.names import port_hash
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.model.addresses import Family
@@ -44,7 +44,7 @@ def test_any_history_leads_where_a_fresh_start_leads(large: int, history: Histor
 def is_tallied(agent: Agent, family: Family) -> bool:
     """Return whether the backend knows how many rules of its own there are in each table."""
     backend, tables = agent.backends[family], agent.kernel.tables[family]  # type: ignore[attr-defined]
-    counts = [(each.standing, rules_of_ours(each.table, tables.save(each.table))) for each in backend._rules]  # type: ignore[attr-defined]
+    counts = [(each.standing, census(each.table, tables.save(each.table)).total) for each in backend._rules]  # type: ignore[attr-defined]
     return len(counts) == 2 and all(known == found for known, found in counts)
 
 

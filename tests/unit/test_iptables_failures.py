@@ -246,6 +246,21 @@ def test_a_change_by_others_between_our_write_and_our_look_at_its_size_is_found_
         assert [node.backend.observe() for _ in range(3)] == ["", "", ""]
 
 
+@pytest.mark.parametrize("is_beside_others", [False, True])
+def test_who_makes_a_table_what_it_was_before_our_change_is_found_out(is_beside_others: bool) -> None:
+    """As who restores what he saved before."""
+    node = Node(web())
+    node.full()
+    assert [node.backend.observe() for _ in range(2)] == ["", ""]
+    saved = {chain: list(rules) for chain, rules in node.tables.tables["nat"].items()}
+    if is_beside_others:
+        node.tables.tables["mangle"]["PREROUTING"].append("-s 192.0.2.1/32 -j ACCEPT")
+    node.put(web_slice("10.244.0.2"))
+    node.tables.tables["nat"] = saved
+    assert node.backend.glance()
+    assert "rules of ours instead of" in node.backend.observe()
+
+
 def test_rules_of_others_beside_ours_are_no_drift() -> None:
     node = Node(web(), web_slice())
     node.full()

@@ -10,24 +10,26 @@ whole table each time: 15 ms at 1,000 Services, 200 ms at 10,000).
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, Self
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.collector import collect_new, collector_paused
 from kubeproxy.dataplane.iptables import localnet, names
 from kubeproxy.dataplane.iptables.canary import Canary
-from kubeproxy.dataplane.iptables.census import amiss
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.dispatch import Dispatch
-from kubeproxy.dataplane.iptables.jumps import NOTHING, Saved
+from kubeproxy.dataplane.iptables.jumps import Saved
+from kubeproxy.dataplane.iptables.mender import Mender
+from kubeproxy.dataplane.iptables.observer import Observer
 from kubeproxy.dataplane.iptables.render import Renderer
+from kubeproxy.dataplane.iptables.repairs import Standing
 from kubeproxy.dataplane.iptables.script import Script
 from kubeproxy.dataplane.iptables.sets import SharedSet, cluster_ips, hairpin_entries
 from kubeproxy.dataplane.iptables.tables import CHAINS, Skeleton, saved_in
+from kubeproxy.dataplane.iptables.told import Told
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
@@ -91,12 +93,11 @@ class IptablesBackend:
         sysctls: Sysctls,
         family: Family,
         nfacct: Nfacct | None = None,
-        *,
-        is_told: bool = False,
+        told: Told | None = None,
     ) -> None:
         """See the class; without ``nfacct`` no packets are counted.
 
-        ``is_told``: whether the kernel tells somebody of what others do to single rules; else looks find out.
+        ``told``: what the kernel has told somebody of others' changes; without it looks find out.
         """
         self._tables = tables
         self._sets = sets
@@ -110,21 +111,27 @@ class IptablesBackend:
         self._quarantine = Quarantine()
         self._crowded: set[ServicePortName] = set()
         """Those of them that a full plan tries again."""
-        self._is_told = is_told
-        self._canary = Canary(tables, CHAINS, None if is_told else self._amiss)
+        self._told = told
+        self._canary = Canary(tables, CHAINS, None if told else self._amiss)
+        self._mender = Mender(tables, told)
+        self._skeleton: Skeleton | None = None
+        """The fixed rules that stand."""
         self._nfacct = nfacct
         self._rules: tuple[RuleCount, ...] = ()
         self._turned_localnet_on = False
-        self._needs_full = True
+        self._is_known = False
+        """Whether all that is in the ledger was written, and nothing that only a full plan tries again."""
+        self._has_drifted = False
+        """Whether a look has found something else there."""
 
     @property
     def needs_full(self) -> bool:
         """See `Backend.needs_full`."""
-        return self._needs_full
+        return self._has_drifted or not self._is_known
 
     def diff(self, wanted: Wanted, scope: Collection[Key] | None) -> Plan | None:
         """See `Backend.diff`."""
-        return self._ledger.plan(wanted, scope, is_known=not self._needs_full)
+        return self._ledger.plan(wanted, scope, is_known=not self.needs_full)
 
     def apply(self, plan: Plan) -> Applied:
         """See `Backend.apply`."""
@@ -151,17 +158,18 @@ class IptablesBackend:
 
     def observe(self) -> str:
         """See `Backend.observe`. Microseconds while nobody else changes rules, else a look by iptables."""
-        if self._needs_full:
+        if self.needs_full:
             return ""
         drift = self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
-        self._needs_full |= bool(drift)
-        return drift
+        self._has_drifted = bool(drift)
+        # What was told is mostly on its way to be repaired already, unless nobody listens any more.
+        return drift or ("chains were changed by somebody" if self._told and self._told.is_pending else "")
 
     def glance(self) -> str:
         """See `Backend.glance`: sizes of tables, of which legacy ones tell nothing else, and of sets."""
-        if self._needs_full:
+        if self.needs_full:
             return ""
-        if not self._is_told and not self._canary.is_undisturbed():
+        if self._told is None and not self._canary.is_undisturbed():
             return "tables were changed"
         try:
             return self._hairpin.drift() or self._cluster_ips.drift()
@@ -169,13 +177,34 @@ class IptablesBackend:
             return "sets do not tell their size"
 
     @property
-    def repairer(self) -> None:
+    def repairer(self) -> Self:
         """See `Backend.repairer`."""
-        return None
+        return self
+
+    def repair(self, *, whole: bool) -> bool:
+        """See `Repairer.repair`; to look at the whole is no cheaper than a full sync."""
+        # Where single chains are told, a look finds what is more than these: a flushed table, a set.
+        if whole or not self._is_known or (self._has_drifted and self._told):
+            return False
+        try:
+            with collector_paused():
+                is_done = self._mender.mend(self._canary, self._standing())
+        except (KernelError, OSError) as error:
+            log.info("not put right chain by chain: %s", error)
+            self._is_known = is_done = False
+        self._has_drifted &= not is_done
+        return is_done
+
+    def _standing(self) -> Standing:
+        skeleton, held = self._skeleton, self._quarantine.states
+        assert skeleton is not None, "a full plan comes first"
+        render = Renderer(skeleton.node).render
+        fragments = (render(state) for state in self._ledger if held.get(state.name) != state)
+        return Standing(skeleton, self._dispatch, fragments)
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""
-        self._needs_full = True
+        self._is_known = False
         self._ledger.clear()
         for complaint in remove_chains(self._tables, IPTABLES_OWNED):
             log.warning("%s", complaint)
@@ -186,10 +215,10 @@ class IptablesBackend:
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
 
-    def _amiss(self, table: str) -> str:
+    def _amiss(self, table: str, fingerprint: bytes) -> str:
         """Return what others did to ours in a table that they have changed, "" when nothing shows."""
         written = next((each.standing for each in self._rules if each.table == table), None)
-        return amiss(table, self._tables.save(table), written)
+        return self._mender.look(table, fingerprint, written)
 
     def _release(self, changes: list[Change], *, full: bool) -> None:
         """Let go of ports in quarantine that have changed, or are not wanted any more."""
@@ -211,12 +240,13 @@ class IptablesBackend:
 
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
-        self._needs_full = True  # until it is in
+        self._is_known = False  # until it is in
         # A full plan writes all of ours, whatever others have done.
         is_ours = plan.full or self._canary.is_undisturbed()
         try:
-            with _Observer(self._tables) as observer:
+            with Observer(self._tables) as observer:
                 if plan.full:
+                    self._mender.forget()
                     observer.start()
                     self._hairpin.adopt()
                     self._cluster_ips.adopt()
@@ -227,14 +257,13 @@ class IptablesBackend:
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
             room = self._clients.sweep()
-            if is_ours:
-                self._canary.written()
+            self._canary.written(undisturbed=is_ours)
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
-        self._needs_full = room and bool(self._crowded)
+        self._is_known, self._has_drifted = not (room and self._crowded), False
         return changes
 
-    def _restore(self, plan: Plan, observer: "_Observer") -> tuple[list[Change], list[Change]]:
+    def _restore(self, plan: Plan, observer: Observer) -> tuple[list[Change], list[Change]]:
         """Run a plan's restore; return its changes, and what of them is written."""
         changes: list[Change] = []
         written: list[Change] = []
@@ -283,6 +312,8 @@ class IptablesBackend:
             raise _Refused(error, changes) from error
         for table in taken:
             fill_sets_of(table)  # unless it was written, and so has been
+        if plan.full:
+            self._skeleton = skeleton
         self._dispatch = script.dispatch
         self._rules = script.tally.after(self._rules)
         for change, why in (*script.unsafe, *script.crowded):
@@ -345,7 +376,7 @@ class IptablesBackend:
                     continue
                 culprits.append(group[0].name)
                 self._hold(group[0], str(again.error))
-        self._needs_full = True
+        self._is_known = False
         raise SyncFailed(f"{refused.error}; left out until they change: {_listed(culprits)}", culprits)
 
 
@@ -356,36 +387,6 @@ class _Refused(Exception):
         super().__init__(str(error))
         self.error = error
         self.changes = changes
-
-
-class _Observer:
-    """Reads what the kernel holds, in threads of its own, while the text for it is already streaming."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="iptables-save")
-        self._reading: dict[str, Future[Saved]] = {}
-
-    def start(self) -> None:
-        """Begin reading the tables that somebody has made: a program is started for each. Raises OSError."""
-        used = self._tables.in_use()
-        self._reading = {
-            table: self._threads.submit(self._read, table) for table in ("nat", "filter") if table in used
-        }
-
-    def saved(self, table: str) -> Saved:
-        """Return what a table held before this sync. Raises KernelError."""
-        reading = self._reading.get(table)
-        return NOTHING if reading is None else reading.result()
-
-    def __enter__(self) -> "_Observer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-
-    def _read(self, table: str) -> Saved:
-        return saved_in(table, self._tables.save(table))
 
 
 def _listed(ports: list[ServicePortName]) -> str:

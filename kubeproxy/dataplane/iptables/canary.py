@@ -4,7 +4,7 @@ In every table stands a chain with a rule that does nothing, and it goes with th
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 from kubeproxy.dataplane.iptables import names
@@ -33,11 +33,13 @@ may have changed it between our change and our taking its fingerprint. With look
 class Canary:
     """Looks after some tables. Microseconds while nothing changes, else a look by iptables.
 
-    ``amiss`` is asked of a table that others have changed, and returns what of ours was hit, "" when nothing
-    shows; without it the canary is looked for. It may raise KernelError, OSError.
+    ``amiss`` is asked of a table that others have changed, with its fingerprint, and returns what of ours was hit,
+    "" when nothing shows; without it the canary is looked for. It may raise KernelError, OSError.
     """
 
-    def __init__(self, tables: Tables, watched: Iterable[str], amiss: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self, tables: Tables, watched: Iterable[str], amiss: Callable[[str, bytes], str] | None = None
+    ) -> None:
         self._tables = tables
         self._watched = tuple(watched)
         self._amiss = amiss or self._flushed
@@ -51,15 +53,41 @@ class Canary:
     def is_undisturbed(self) -> bool:
         """Return whether nobody but us has changed the tables since they were last looked at. Raises nothing."""
         try:
-            found = {table: self._tables.fingerprint(table) for table in self._watched}
+            return not self.disturbed()
         except (KernelError, OSError):
             return False
-        return all(found[table] in (self._intact.get(table), self._left.get(table)) for table in self._watched)
 
-    def written(self) -> None:
-        """Note that we have just changed undisturbed tables, or written all: that alone is no reason to look."""
+    def disturbed(self, besides: Container[str] = ()) -> dict[str, bytes]:
+        """Return the fingerprints of tables that others have changed, and of those ``besides``.
+
+        Raises KernelError, OSError.
+        """
+        found = {table: self._tables.fingerprint(table) for table in self._watched}
+        return {
+            table: each
+            for table, each in found.items()
+            if table in besides or each not in (self._intact.get(table), self._left.get(table))
+        }
+
+    def written(self, *, undisturbed: bool = True) -> None:
+        """Note that we have just changed tables, or written all: that alone is no reason to look.
+
+        ``undisturbed``: unless others had changed them before. What tables were until then counts no more: who
+        makes one what it was takes back what we wrote.
+        """
+        found: dict[str, bytes] = {}
         with contextlib.suppress(KernelError, OSError):  # then the next look finds out why
-            self._left = {table: self._tables.fingerprint(table) for table in self._watched}
+            found = {table: self._tables.fingerprint(table) for table in self._watched}
+        self._intact = _still(self._intact, found)
+        self._left = found if undisturbed else _still(self._left, found)
+
+    def mended(self, tables: Iterable[str]) -> None:
+        """Note the same of these tables, of which we have written what others had changed."""
+        with contextlib.suppress(KernelError, OSError):
+            for table in tables:
+                # Mostly what it was before they did: who changed it once more just then would not be looked for.
+                self._intact.pop(table, None)
+                self._left[table] = self._tables.fingerprint(table)
 
     def drift(self) -> str:
         """Return what others did to a table of ours, "" when nothing shows. Raises KernelError, OSError."""
@@ -72,17 +100,22 @@ class Canary:
             if self._left.get(table) == fingerprint and not is_thorough:
                 has_passed_over = True
                 continue
-            why = self._amiss(table)
+            why = self._amiss(table, fingerprint)
             if why:
                 return why
             self._intact[table] = fingerprint
         self._unseen = self._unseen + 1 if has_passed_over else 0
         return ""
 
-    def _flushed(self, table: str) -> str:
+    def _flushed(self, table: str, _: bytes) -> str:
         result = self._tables.run("-t", table, "-S", names.CANARY, check=False)
         gone = result.status == 1 or (result.status == 0 and CANARY_RULE not in result.stdout)
         return flushed(table) if gone else ""
+
+
+def _still(known: dict[str, bytes], found: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the fingerprints that were found again."""
+    return {table: each for table, each in known.items() if found.get(table) == each}
 
 
 def flushed(table: str) -> str:

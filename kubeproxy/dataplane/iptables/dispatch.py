@@ -11,7 +11,7 @@ cannot bring them in keeps the old one.
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -115,9 +115,32 @@ class Dispatch:
                 self._edit(shared, before, after[shared], sorted(leaving + coming), edits[shared.table])
         return Dispatch(self._family, after), edits
 
+    def sizes(self, table: str) -> Counter[str]:
+        """Return how many rules of Services, and branches for them, each chain of a table has."""
+        sizes: Counter[str] = Counter()
+        for writer, tree in self._trees(table):
+            for prefix, found in tree.items():
+                sizes[writer.chain(prefix)] += len(found.rules) + len(found.branches)
+        return sizes
+
+    def filling(self, table: str, chains: Container[str]) -> Iterator[str]:
+        """Yield the lines that fill these chains of a table, which hold their fixed rules and no others."""
+        for writer, tree in self._trees(table):
+            for prefix, found in tree.items():
+                if writer.chain(prefix) in chains:
+                    yield from writer.filling(prefix, found)
+
+    def _trees(self, table: str) -> Iterator[tuple["_Writer", Mapping[str, Content]]]:
+        for shared, rules in self._rules.items():
+            if shared.table == table and rules:
+                tree = changes([], rules, rules, self._width(shared)).after
+                yield _Writer(shared, self._family, Edit([], [], [])), tree
+
+    def _width(self, shared: Shared) -> int:
+        return PORT_DIGITS + (0 if shared.by_port else self._family.host_bits // 4)
+
     def _edit(self, shared: Shared, before: list[str], after: list[str], touched: list[str], edit: Edit) -> None:
-        width = PORT_DIGITS + (0 if shared.by_port else self._family.host_bits // 4)
-        found = changes(before, after, touched, width)
+        found = changes(before, after, touched, self._width(shared))
         _Writer(shared, self._family, edit).write(found)
 
 
@@ -166,7 +189,7 @@ class _Writer:
         added: list[str] = []
         for prefix, content in found.after.items():
             old = found.before.get(prefix, EMPTY)
-            chain = self._chain(prefix)
+            chain = self.chain(prefix)
             if prefix in found.before or not prefix:
                 had, has = Counter(self._rules(prefix, old)), Counter(self._rules(prefix, content))
                 gone, new = list((had - has).elements()), list((has - had).elements())
@@ -182,7 +205,7 @@ class _Writer:
                 edit.added += len(new)
         for prefix, content in found.before.items():
             if prefix not in found.after:
-                edit.gone.append(self._chain(prefix))
+                edit.gone.append(self.chain(prefix))
                 edit.removed += len(content.rules) + len(content.branches)
         edit.lines += deleted
         edit.lines += added
@@ -198,7 +221,13 @@ class _Writer:
             (front if ahead or rule.endswith("-j RETURN") else behind).append(rule)
         return [f"-I {chain} {rule}\n" for rule in reversed(front)] + [f"-A {chain} {rule}\n" for rule in behind]
 
-    def _chain(self, prefix: str) -> str:
+    def filling(self, prefix: str, content: Content) -> list[str]:
+        """Return the lines that fill one chain."""
+        ahead = not prefix and self._shared.ahead
+        return self._additions(self.chain(prefix), self._rules(prefix, content), ahead=ahead)
+
+    def chain(self, prefix: str) -> str:
+        """Return the name of the chain of a prefix."""
         return names.branch_chain(self._shared.letter, prefix) if prefix else self._shared.chain
 
     def _rules(self, prefix: str, content: Content) -> Iterator[str]:
@@ -206,6 +235,6 @@ class _Writer:
         verb = "-g" if prefix else "-j"
         for branch in content.branches:
             where = match(branch, self._family, by_port=self._shared.by_port)
-            yield f"{where}{verb} {self._chain(branch)}"
+            yield f"{where}{verb} {self.chain(branch)}"
         for entry in content.rules:
             yield entry.partition(" ")[2]

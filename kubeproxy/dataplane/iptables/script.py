@@ -11,7 +11,7 @@ Services' own chains come first; how the chains that they share change is known 
 A script is run once. Pure but for its hooks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from kubeproxy.dataplane.base import Change, Plan
@@ -170,10 +170,10 @@ class Script:
     def _ending(self, table: str, written: list[str], gone: list[str]) -> str:
         """Return the lines that add what jumps are missing and remove the chains that nobody needs any more."""
         if not self._plan.full:
-            return _removal(gone, set())
+            return removal(gone, set())
         found = self._observed(table)
         stale = sorted(chain for chain in found.chains.difference(written) if names.varies(table, chain))
-        return missing_jumps(JUMPS, table, found) + _removal(stale, {target(rule) for rule in found.rules})
+        return missing_jumps(JUMPS, table, found) + removal(stale, {target(rule) for rule in found.rules})
 
     def _fixed(self, table: str, lines: str) -> str:
         self.tally.fixed(table, lines)
@@ -216,7 +216,8 @@ def _written(change: Change, before: Fragment, after: Fragment) -> Change:
     )
 
 
-def _removal(chains: list[str], needed: set[str]) -> str:
+def removal(chains: Sequence[str], needed: Container[str]) -> str:
+    """Return the lines that delete chains, but of those that are ``needed`` only the rules."""
     # All are emptied before the first is deleted: they lead to each other. What a foreign rule leads to cannot go.
     empty = "".join([f":{chain} - [0:0]\n" for chain in chains])
     return empty + "".join([f"-X {chain}\n" for chain in chains if chain not in needed])

@@ -61,7 +61,7 @@ class Skeleton:
         self, node: NodeState, *, drop_invalid: bool = True, counters: frozenset[str] = frozenset()
     ) -> None:
         """See `backend`; ``counters`` are the nfacct objects that rules may name."""
-        self._node = node
+        self.node = node
         self._family = node.family
         self._drop_invalid = drop_invalid
         self._counters = counters
@@ -79,11 +79,15 @@ class Skeleton:
         """Return the same for the mangle table, where only the canary lives."""
         return declare(names.MANGLE_CHAINS) + CANARY_RULE + "\n"
 
+    def lines(self, table: str) -> str:
+        """Return the same for any of these tables."""
+        return {"nat": self.nat, "filter": self.filter, "mangle": self.mangle}[table]()
+
     def _nat_rules(self) -> Iterator[str]:
         yield f"-A {names.MARK_MASQ} -j MARK --or-mark {self._mark}\n"
         local = names.LOCAL_ENDPOINTS[self._family]
         count = ""
-        if self._node.nodeports_on_loopback and names.LOCALHOST_NODEPORTS_COUNTER in self._counters:
+        if self.node.nodeports_on_loopback and names.LOCALHOST_NODEPORTS_COUNTER in self._counters:
             # Upstream has such a rule for every node port; one here sees the same connections, and no others pay.
             count = (
                 f"-A {names.POSTROUTING} -m conntrack --ctstate DNAT --ctorigdst 127.0.0.0/8 "
@@ -96,11 +100,11 @@ class Skeleton:
         """Yield the end of KUBE-SERVICES; every later rule is inserted before these."""
         why = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
         local = f"-m addrtype --dst-type LOCAL -j {names.NODEPORTS}\n"
-        for match in nodeport_matches(self._node):
+        for match in nodeport_matches(self.node):
             yield f"-A {names.SERVICES} {match}{why} {local}"
 
     def _filter_rules(self) -> Iterator[str]:
-        if self._node.nodeports_on_loopback:
+        if self.node.nodeports_on_loopback:
             # route_localnet makes 127.0.0.0/8 reachable from the wire; only what we translated may pass.
             yield (
                 f"-A {names.NODEPORTS} ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "
@@ -119,6 +123,6 @@ class Skeleton:
         # Somebody's external IP may be such an address; what is said of it there comes first.
         yield f"-A {names.SERVICES} {held} -j {names.EXTERNAL_SERVICES}\n"
         yield f'-A {names.SERVICES} {comment} "{UNSERVED}" {held} -j REJECT\n'
-        for cidr in self._node.service_cidrs:
+        for cidr in self.node.service_cidrs:
             yield f"-A {names.SERVICES} -d {cidr} -j {names.EXTERNAL_SERVICES}\n"
             yield f'-A {names.SERVICES} -d {cidr} {comment} "kubernetes service CIDRs: no such address" -j DROP\n'
