@@ -1,7 +1,7 @@
 """What a backend knows it wrote: the ServiceState behind every port in the kernel.
 
 Fragments are not kept: rendering is pure and cheap, so the old one is made again when a change needs it,
-and 10,000 Services cost no second copy of themselves.
+and 10,000 Services cost no second copy of themselves. (A large Service's runs keep what was made of them.)
 """
 
 from collections.abc import Collection, Iterator, Mapping
