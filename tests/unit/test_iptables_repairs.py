@@ -295,9 +295,10 @@ def test_what_was_told_is_forgotten_when_everything_is_written_anew() -> None:
     "notices",
     [
         [TableNotice(1, "table", True, "nat", "", b"")],
+        [TableNotice(1, "rule", True, "mangle", names.CANARY, b"")],
         [TableNotice(1, "chain", True, "nat", f"KUBE-SVC-{number}", b"") for number in range(MOST + 1)],
     ],
-    ids=["a table", "too many chains"],
+    ids=["a table", "a canary", "too many chains"],
 )
 def test_what_cannot_be_told_by_chains_is_not(notices: list[TableNotice]) -> None:
     told = others_changes()

@@ -7,7 +7,6 @@ look reads and counts it; the repair uses what the look has read, unless the tab
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.census import Census, amiss, census
 from kubeproxy.dataplane.iptables.repairs import Standing, by_count, by_name, transaction
@@ -97,8 +96,6 @@ class Mender:
         """Put these chains right; who changes one once more meanwhile is told of again."""
         texts: list[str] = []
         for table, chains in changed.items():
-            if names.CANARY in chains:
-                return False
             built_in = sorted({jump.chain for jump in JUMPS if jump.table == table} & chains)
             shown = "\n".join([self._shown(table, chain) for chain in built_in])
             lines = by_name(table, chains, saved_in(table, shown), standing)

@@ -6,10 +6,12 @@ The event loop notes what it hears, the worker thread takes it.
 import threading
 from collections.abc import Callable, Mapping
 
+from kubeproxy.dataplane.iptables import names
 from kubeproxy.kernel.notice_messages import TableNotice
 
-MOST = 250
-"""Chains. Who changes more has mostly flushed a table, which takes a full sync."""
+MOST = 64
+"""Chains. Who changes more has mostly flushed a table, which takes a full sync, and that need not wait until all
+of it was read: the first reading has so many."""
 
 Chains = Mapping[str, frozenset[str]]
 """By table; some are built in, which have lost rules that lead to ours."""
@@ -26,7 +28,7 @@ class Told:
         self._lock = threading.Lock()
         self._chains: set[tuple[str, str]] = set()
         self._is_beyond = False
-        """Whether something was changed of which no chain is known."""
+        """Whether more was changed than single chains, or nobody knows which."""
 
     def opened(self) -> None:
         """See `Journal.opened`; what nobody heard of before is not known here either."""
@@ -44,7 +46,7 @@ class Told:
         """See `Journal.note`."""
         if self._is_beyond or not self._concerns(change):
             return
-        if change.what == "table" or len(self._chains) == MOST:
+        if change.what == "table" or change.name == names.CANARY or len(self._chains) == MOST:
             self.lost()
             return
         with self._lock:
