@@ -4,16 +4,12 @@ Legacy tables are read as a whole, so this is for when somebody has changed one:
 found out. A rule that was put in the place of another, in the same chain or in another one, is not seen.
 """
 
-import re
-from collections import Counter
 from collections.abc import Mapping
 
 from kubeproxy.dataplane.iptables.canary import flushed
 from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved
 from kubeproxy.dataplane.iptables.tables import JUMPS, is_ours, saved_in
 from kubeproxy.model.objects import Record
-
-_CHAIN_OF_A_RULE = re.compile(r"^-A (\S+)", re.MULTILINE)
 
 
 class Census(Record, frozen=True, kw_only=True):
@@ -28,10 +24,9 @@ class Census(Record, frozen=True, kw_only=True):
 
 
 def census(table: str, text: str) -> Census:
-    """Count what an iptables-save of a table has. Cost: 40 ms for 10,000 Services."""
+    """Count what an iptables-save of a table has. Cost: 50 ms for 10,000 Services."""
     saved = saved_in(table, text)
-    found = Counter(_CHAIN_OF_A_RULE.findall(text))
-    rules = {chain: found[chain] for chain in saved.chains if is_ours(table, chain)}
+    rules = {chain: saved.sizes.get(chain, 0) for chain in saved.chains if is_ours(table, chain)}
     jumps = sum(jump.table == table and saved.has(jump) for jump in JUMPS)
     return Census(saved=saved, rules=rules, total=jumps + sum(rules.values()), is_flushed=CANARY_RULE not in text)
 

@@ -3,7 +3,8 @@
 They are recognised by where they start and where they lead, since iptables-save words rules its own way.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 from kubeproxy.dataplane.iptables import names
 from kubeproxy.model.objects import Record
@@ -34,6 +35,8 @@ class Saved(Record, frozen=True, kw_only=True):
     """Every chain, anyone's."""
     rules: tuple[str, ...]
     """Rules that stand in somebody else's chains and lead into ours, without the verb."""
+    sizes: Mapping[str, int]
+    """How many rules each chain of ours has, if any."""
 
     def has(self, jump: Jump) -> bool:
         """Return whether a rule leads from the jump's chain to its target, on its conditions.
@@ -44,7 +47,7 @@ class Saved(Record, frozen=True, kw_only=True):
         return any(rule.startswith(head) and rule.endswith(tail) for rule in self.rules)
 
 
-NOTHING = Saved(chains=frozenset(), rules=())
+NOTHING = Saved(chains=frozenset(), rules=(), sizes={})
 
 
 def parse_save(text: str, is_ours: Callable[[str], bool]) -> Saved:
@@ -52,20 +55,25 @@ def parse_save(text: str, is_ours: Callable[[str], bool]) -> Saved:
 
     Cost: one pass; of a chain that is ours only the first line is looked into.
     """
-    chains, rules = set(), []
+    chains, rules, sizes = set(), [], Counter[str]()
     known = "\n"  # how the rules of the chain of ours begin that was looked into last; at first no line does
+    current, size = "", 0
     for line in text.splitlines():
         if line.startswith(known):
+            size += 1
             continue
         if line.startswith(":"):
             chains.add(line[1:].partition(" ")[0])
         elif line.startswith("-A "):
             chain, _, rest = line[3:].partition(" ")
             if is_ours(chain):
-                known = f"-A {chain} "
+                sizes[current] += size
+                known, current, size = f"-A {chain} ", chain, 1
             elif is_ours(target(rest)):
                 rules.append(line[3:])
-    return Saved(chains=frozenset(chains), rules=tuple(rules))
+    sizes[current] += size
+    del sizes[""]
+    return Saved(chains=frozenset(chains), rules=tuple(rules), sizes=sizes)
 
 
 def target(rule: str) -> str:
