@@ -18,6 +18,7 @@ from meter import cpu_seconds, peak_mib, timed
 from namespace import fresh
 from subject import Subject, load, settings
 
+from kubeproxy.modes import GLANCE_SECONDS
 from kubeproxy.sync import watching
 
 REPAIR = "repair"
@@ -28,6 +29,8 @@ DEADLINE_SECONDS = 20.0
 """What is not put right by then is taken for unnoticed."""
 REST_SECONDS, REST = 0.3, 1.1
 """From a repair to the next edit at least, and as a part of what it took: the look after it is over then."""
+APART_SECONDS = GLANCE_SECONDS / ROUNDS
+"""So much more each time: what is asked for every so often is not to be asked at the same time after each edit."""
 LOADED, ADOPTED = "a full load", "a restart adoption"
 
 
@@ -91,7 +94,7 @@ async def _repair(subject: Subject, bed: AgentBed, edit: Edit, turn: int) -> _Re
     except TimeoutError:
         return None
     repair = _Repair(max(at - ended, 0.0), cpu_seconds() - cpu)
-    await asyncio.sleep(max(REST_SECONDS, REST * repair.seconds))
+    await asyncio.sleep(max(REST_SECONDS, REST * repair.seconds) + APART_SECONDS * turn)
     if await asyncio.to_thread(subject.held) != before:
         raise SystemExit(f"{subject.name}: {edit.what}: what the kernel holds is not what it held")
     return repair
