@@ -91,8 +91,9 @@ class Repairer(Protocol):
     def repair(self, *, whole: bool) -> bool:
         """Undo what others have changed, by what is known to have been written; return whether that was done.
 
-        Where it was not, a full Plan must do it. Unless the ``whole`` is to be looked at, only what the kernel has
-        told of is undone, and in so few steps that nobody need stop listening to it.
+        Where it was not, a full Plan must do it; where it was, and that may not be all, the backend needs one too.
+        Unless the ``whole`` is to be looked at, only what the kernel has told of is undone, and in so few steps
+        that nobody need stop listening to it.
         """
         ...
 

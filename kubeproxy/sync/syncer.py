@@ -200,6 +200,8 @@ class Syncer:
             log.warning("%s; put right", drift)
             self._publish(queued_since=self._oldest)
             await self._end_flows_that_met_no_rules()
+            if self._backend.needs_full:
+                self._runner.request()
         else:
             log.warning("%s; writing everything again", drift)
             self._is_distrusted = True

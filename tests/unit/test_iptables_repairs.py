@@ -119,7 +119,10 @@ def test_chains_that_somebody_changed_are_written_anew_and_no_others(
     (text,) = node.tables.restored[restored:]
     assert set(re.findall(r"^:(\S+)", text, re.MULTILINE)) == differ
     assert node.tables.commands - commands <= int(is_told)  # what the look has read is not read again
-    assert not node.backend.needs_full
+    assert node.backend.needs_full is not is_told, "who counts has not seen all"
+    if not is_told:
+        node.full()
+        assert node.tables.tables == before
     assert [node.backend.observe() for _ in range(3)] == ["", "", ""]
     node.put(endpoint_slice("s1", "80", ["10.244.5.250"]))  # what the backend knows of shared chains is still so
     node.remove("s2")
@@ -139,53 +142,59 @@ def test_edits_of_two_tables_are_repaired_at_once_and_what_came_after_the_look_t
     assert node.tables.tables == before
 
 
-def test_an_edit_that_comes_while_another_is_repaired_is_found_at_the_next_glance(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_no_count_shows_beside_what_one_does_is_put_right_by_the_full_sync_that_follows() -> None:
     node = crowded()
     before = copied(node)
     nat = node.tables.tables["nat"]
     nat["KUBE-POSTROUTING"].pop(0)
-    assert node.backend.observe()
-    fingerprint = node.tables.fingerprint
-    asked = 0
-
-    def edited_behind(table: str) -> bytes:
-        nonlocal asked
-        asked += table == "nat"
-        if asked == 2:  # after the repair has made sure that it knows what is there
-            node.tables.tables["nat"]["KUBE-SERVICES"].pop(0)
-        return fingerprint(table)
-
-    monkeypatch.setattr(node.tables, "fingerprint", edited_behind)
-    assert node.backend.repair(whole=False)
-    monkeypatch.undo()
-    assert node.tables.tables != before
-    assert node.backend.glance()
+    chain = found(nat, "KUBE-SVC-")
+    nat[chain][0] = THEIRS
     assert node.backend.observe()
     assert node.backend.repair(whole=False)
+    assert node.tables.tables["nat"]["KUBE-POSTROUTING"] == before["nat"]["KUBE-POSTROUTING"]
+    assert node.tables.tables["nat"][chain][0] == THEIRS
+    assert node.backend.needs_full
+    node.full()
     assert node.tables.tables == before
+    assert not node.backend.needs_full
 
 
-def test_an_edit_behind_our_repair_is_found_by_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even one that makes the table what it was in size when it was last intact."""
+def test_a_jump_that_goes_while_a_rule_comes_is_noticed() -> None:
     node = crowded()
     before = copied(node)
-    node.tables.tables["nat"]["KUBE-POSTROUTING"].pop(0)
-    assert node.backend.observe()
-    restore = node.tables.restore
-
-    def restore_and_lose(text: str) -> None:
-        restore(text)
-        node.tables.tables["nat"]["KUBE-SERVICES"].pop(0)
-
-    monkeypatch.setattr(node.tables, "restore", restore_and_lose)
-    assert node.backend.repair(whole=False)
-    monkeypatch.undo()
-    assert node.backend.glance() == ""  # what we left is what we see
-    assert any("rules of ours instead of" in node.backend.observe() for _ in range(2))
+    node.tables.tables["nat"]["OUTPUT"].clear()
+    node.tables.tables["nat"]["KUBE-NODEPORTS"].append(THEIRS)
+    assert "OUTPUT" in node.backend.observe()
     assert node.backend.repair(whole=False)
     assert node.tables.tables == before
+
+
+def test_a_jump_with_conditions_of_somebodys_is_not_ours() -> None:
+    node = crowded()
+    before = copied(node)
+    nat = node.tables.tables["nat"]
+    nat["PREROUTING"] = [f"-s 192.0.2.1 {rule}" for rule in nat["PREROUTING"]]
+    assert "PREROUTING" in node.backend.observe()
+    assert node.backend.repair(whole=False)
+    assert node.tables.tables["nat"]["PREROUTING"][0] == before["nat"]["PREROUTING"][0]
+
+
+def test_what_was_done_while_nobody_listened_is_found_by_the_look_after_it() -> None:
+    told = others_changes()
+    node = crowded(told)
+    before = copied(node)
+    told.opened()
+    assert node.backend.observe() == ""
+    node.tables.tables["nat"][found(node.tables.tables["nat"], "KUBE-SVC-")].pop()
+    commands = node.tables.commands
+    assert node.backend.observe() == "", "who listens is told"
+    assert node.tables.commands - commands <= len(node.tables.tables), "and need not read tables"
+    told.opened()
+    assert "rules of ours instead of" in node.backend.observe()
+    assert not node.backend.repair(whole=False)
+    node.full()
+    assert node.tables.tables == before
+    assert node.backend.observe() == ""
 
 
 @pytest.mark.parametrize("leads_there", [False, True])

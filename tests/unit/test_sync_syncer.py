@@ -46,6 +46,7 @@ class Recorder:
         self.may_glance.set()
         self.can_repair: list[bool | Exception] = []
         """Answers of the next repairs; then none is possible."""
+        self.needs_full_after_repair = False
         self.repairs_at_all = True
         self.may_repair = threading.Event()
         self.may_repair.set()
@@ -97,7 +98,7 @@ class Recorder:
         answer = self.can_repair.pop(0) if self.can_repair else False
         if isinstance(answer, Exception):
             raise answer
-        self.needs_full &= not answer
+        self.needs_full &= not answer or self.needs_full_after_repair
         return answer
 
     def cleanup(self) -> None:
@@ -360,6 +361,17 @@ async def test_flows_that_met_no_rules_are_looked_for_after_a_repair() -> None:
         it.backend.drift = "somebody flushed it"
         await it.clock.step(1)
         await it.until(lambda: it.syncer.status.flows.deleted == 1)
+
+
+async def test_a_repair_that_may_not_be_all_is_followed_by_a_full_sync() -> None:
+    async with rig(Intervals(check=1)) as it:
+        it.syncer.synced()
+        await it.until_synced(1)
+        it.backend.can_repair, it.backend.needs_full_after_repair = [True], True
+        it.backend.drift = "somebody deleted a rule"
+        await it.clock.step(1)
+        await it.until_synced(2)
+        assert (it.backend.repairs, it.syncer.status.full_syncs, it.syncer.status.drifts) == ([False], 2, 1)
 
 
 async def test_who_undoes_what_a_look_had_repaired_waits_for_the_next_repair() -> None:

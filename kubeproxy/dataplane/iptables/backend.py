@@ -112,6 +112,7 @@ class IptablesBackend:
         self._crowded: set[ServicePortName] = set()
         """Those of them that a full plan tries again."""
         self._told = told
+        self._times_caught_up = 0
         self._canary = Canary(tables, CHAINS, None if told else self._amiss)
         self._mender = Mender(tables, told)
         self._skeleton: Skeleton | None = None
@@ -160,7 +161,7 @@ class IptablesBackend:
         """See `Backend.observe`. Microseconds while nobody else changes rules, else a look by iptables."""
         if self.needs_full:
             return ""
-        drift = self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
+        drift = self._missed() or self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
         self._has_drifted = bool(drift)
         # What was told is mostly on its way to be repaired already, unless nobody listens any more.
         return drift or ("chains were changed by somebody" if self._told and self._told.is_pending else "")
@@ -192,7 +193,8 @@ class IptablesBackend:
         except (KernelError, OSError) as error:
             log.info("not put right chain by chain: %s", error)
             self._is_known = is_done = False
-        self._has_drifted &= not is_done
+        # What a count does not show (a rule in another's place, a renamed chain) may be amiss all the same.
+        self._has_drifted &= not is_done or self._told is None
         return is_done
 
     def _standing(self) -> Standing:
@@ -214,6 +216,15 @@ class IptablesBackend:
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
+
+    def _missed(self) -> str:
+        """Return what others did while nobody listened, "" when nothing shows: then all is counted, once."""
+        times = self._told.times_opened if self._told else 0
+        if times == self._times_caught_up:
+            return ""
+        why = next(filter(None, (self._amiss(table, b"") for table in CHAINS)), "")
+        self._times_caught_up = times
+        return why
 
     def _amiss(self, table: str, fingerprint: bytes) -> str:
         """Return what others did to ours in a table that they have changed, "" when nothing shows."""

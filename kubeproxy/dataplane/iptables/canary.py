@@ -81,14 +81,6 @@ class Canary:
         self._intact = _still(self._intact, found)
         self._left = found if undisturbed else _still(self._left, found)
 
-    def mended(self, tables: Iterable[str]) -> None:
-        """Note the same of these tables, of which we have written what others had changed."""
-        with contextlib.suppress(KernelError, OSError):
-            for table in tables:
-                # Mostly what it was before they did: who changed it once more just then would not be looked for.
-                self._intact.pop(table, None)
-                self._left[table] = self._tables.fingerprint(table)
-
     def drift(self) -> str:
         """Return what others did to a table of ours, "" when nothing shows. Raises KernelError, OSError."""
         is_thorough = self._unseen >= UNSEEN_LOOKS

@@ -38,6 +38,9 @@ def amiss(table: str, found: Census, written: int | None) -> str:
     """
     if found.is_flushed:
         return flushed(table)
+    for jump in JUMPS:
+        if jump.table == table and not found.saved.has(jump):
+            return f"no rule of chain {jump.chain} of table {table} leads to {jump.target} any more"
     if written in (None, found.total):
         return ""
     return f"table {table} has {found.total} rules of ours instead of {written}"

@@ -3,6 +3,7 @@
 They are recognised by where they start and where they lead, since iptables-save words rules its own way.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,6 +12,9 @@ from kubeproxy.model.objects import Record
 
 CANARY_RULE = f"-A {names.CANARY} -j RETURN"
 """Does nothing, and is gone after `iptables -F`, which leaves the chains."""
+
+
+_COMMENT = re.compile(r'(-m comment --comment ("[^"]*"|\S+) )?')
 
 
 class Jump(Record, frozen=True):
@@ -44,7 +48,10 @@ class Saved(Record, frozen=True, kw_only=True):
         The ipvs mode has one between the same two chains on none, which goes with that mode.
         """
         head, tail = f"{jump.chain} {jump.match}", f"-j {jump.target}"
-        return any(rule.startswith(head) and rule.endswith(tail) for rule in self.rules)
+        return any(
+            rule.startswith(head) and rule.endswith(tail) and _COMMENT.fullmatch(rule[len(head) : -len(tail)])
+            for rule in self.rules
+        )
 
 
 NOTHING = Saved(chains=frozenset(), rules=(), sizes={})

@@ -1,7 +1,8 @@
 """What others have changed in the tables, put right chain by chain by one restore.
 
 With iptables-nft the kernel tells which chains somebody has changed. Legacy tells that a table is another, and a
-look reads and counts it; the repair uses what the look has read, unless the table has changed again since.
+look reads and counts it; the repair uses what the look has read, unless the table has changed again since. As a
+count does not show all, a full sync follows there, when nobody waits for it any more.
 """
 
 from collections.abc import Mapping
@@ -86,10 +87,7 @@ class Mender:
             if lines is None or (not lines and amiss.get(table) is each):
                 return False  # it is flushed, or not understood
             texts.append(transaction(table, lines))
-        # Who changes a table from here on is found by the second look after our change (`canary.UNSEEN_LOOKS`).
-        unchanged = [table for table, each in read.items() if self._tables.fingerprint(table) == each.fingerprint]
         self._restore(texts)
-        canary.mended(unchanged)
         return True
 
     def _mend_told(self, changed: Chains, standing: Standing) -> bool:

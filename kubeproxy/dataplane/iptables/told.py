@@ -29,9 +29,12 @@ class Told:
         self._chains: set[tuple[str, str]] = set()
         self._is_beyond = False
         """Whether more was changed than single chains, or nobody knows which."""
+        self.times_opened = 0
+        """How often somebody began to listen; what was done before nobody has heard of."""
 
     def opened(self) -> None:
-        """See `Journal.opened`; what nobody heard of before is not known here either."""
+        """See `Journal.opened`."""
+        self.times_opened += 1
 
     def closed(self) -> None:
         """See `Journal.closed`; what was noted stays to be put right."""
