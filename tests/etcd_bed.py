@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,13 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 START_SECONDS = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Member:

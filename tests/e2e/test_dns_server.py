@@ -16,6 +16,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from dnslib import RR, DNSRecord
 
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio]
@@ -43,12 +44,6 @@ COREFILE = """
     loadbalance
 }
 """
-
-
-def free_port() -> int:
-    with socket.socket() as tcp:
-        tcp.bind(("127.0.0.1", 0))
-        return int(tcp.getsockname()[1])
 
 
 class FakeApi:
@@ -230,7 +225,10 @@ class World:
         async def is_ready() -> bool:
             return (await self.page("READY", "/ready"))[0] == 200
 
-        await eventually(is_ready)
+        try:
+            await eventually(is_ready)
+        except TimeoutError:
+            pytest.fail(f"not ready; it ended with, and told: {await self.end_resolver()}")
 
     async def resolves(self, expected: list[str], *args: str) -> None:
         async def is_so() -> bool:

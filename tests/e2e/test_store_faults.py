@@ -13,9 +13,10 @@ import pytest
 
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.sqlite import Retention, SqliteStore
-from tests.etcd_bed import Cluster, etcd_cluster, free_port
+from tests.etcd_bed import Cluster, etcd_cluster
 from tests.fault_proxy import FaultProxy
 from tests.fault_run import FaultRun, Outage
+from tests.ports import free_port
 from tests.store_engines import LONG, SEED, served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800 if LONG else 180)]

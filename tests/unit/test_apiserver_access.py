@@ -21,7 +21,7 @@ from kubeproxy.apiserver.protection import RELOAD_SECONDS, Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, SERVICES, service
-from tests.etcd_bed import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.unit

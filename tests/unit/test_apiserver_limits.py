@@ -17,7 +17,7 @@ from kubeproxy.apiserver.protection import Protection
 from kubeproxy.apiserver.server import Settings, running
 from kubeproxy.clock import SystemClock
 from tests.apiserver_bed import CONFIG_MAPS, PODS, api_bed
-from tests.etcd_bed import free_port
+from tests.ports import free_port
 from tests.scraping import scrape
 
 pytestmark = pytest.mark.unit

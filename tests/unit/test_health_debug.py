@@ -18,6 +18,7 @@ from kubeproxy.health.metrics import Metrics
 from kubeproxy.health.proxy import ProxyHealth
 from kubeproxy.health.statusz import AgentStatus
 from kubeproxy.model.addresses import Family
+from tests.ports import free_port
 from tests.scraping import Scrape
 
 pytestmark = pytest.mark.unit
@@ -173,13 +174,6 @@ async def health_server(
     yield clock, task
     task.cancel()
     await asyncio.wait([task], timeout=2)
-
-
-def free_port() -> int:
-    with closing(socket.socket(socket.AF_INET6)) as probe:
-        probe.bind(("::", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 @pytest.mark.parametrize(

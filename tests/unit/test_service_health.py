@@ -15,6 +15,7 @@ from kubeproxy.health.service_health import RETRY_SECONDS, HealthCheckStatus, Se
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.healthchecks import HealthCheck
 from kubeproxy.model.ident import Key
+from tests.ports import free_port
 
 pytestmark = pytest.mark.unit
 
@@ -24,10 +25,7 @@ LOOPBACK = ("127.0.0.1/32",)
 
 @pytest.fixture
 def port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    return free_port()
 
 
 @pytest.fixture

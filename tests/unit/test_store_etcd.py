@@ -12,7 +12,7 @@ from aiohttp import web
 from kubeproxy.store.base import Compacted, Put, Range, Refused, StoreError, Unavailable, get, put
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.sqlite import SqliteStore
-from tests.etcd_bed import free_port
+from tests.ports import free_port
 from tests.store_engines import served
 
 pytestmark = pytest.mark.unit

@@ -30,7 +30,7 @@ from kubeproxy.store.gateway_door import SignIns, TooManyRequests
 from kubeproxy.store.gateway_users import MAX_TOKENS, TOKEN_SECONDS, GatewayUsers, parse_users
 from kubeproxy.store.scoped import ScopedStore
 from kubeproxy.store.sqlite import SqliteStore
-from tests.etcd_bed import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.unit
 

@@ -14,7 +14,7 @@ from kubeproxy.store.base import Unavailable
 from kubeproxy.store.etcd import EtcdStore
 from kubeproxy.store.etcd_access import EtcdAccess
 from kubeproxy.store.trouble import in_words
-from tests.etcd_bed import free_port
+from tests.ports import free_port
 
 NOBODY = EtcdAccess()
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
