@@ -27,8 +27,8 @@ START_SECONDS = 6.0
 """After its first sync an agent looks for what other proxies left, and more: it is measured when it is at rest."""
 DEADLINE_SECONDS = 20.0
 """What is not put right by then is taken for unnoticed."""
-REST_SECONDS, REST = 0.3, 1.1
-"""From a repair to the next edit at least, and as a part of what it took: the look after it is over then."""
+REST_SECONDS, REST = 0.3, 2.0
+"""From a repair to the next edit at least, and as often what it took: the look or full sync after it is over."""
 APART_SECONDS = GLANCE_SECONDS / ROUNDS
 """So much more each time: what is asked for every so often is not to be asked at the same time after each edit."""
 LOADED, ADOPTED = "a full load", "a restart adoption"
