@@ -113,6 +113,7 @@ class IptablesBackend:
         """Those of them that a full plan tries again."""
         self._told = told
         self._times_caught_up = 0
+        """How often somebody had begun to listen when all was last counted."""
         self._canary = Canary(tables, CHAINS, None if told else self._amiss)
         self._mender = Mender(tables, told)
         self._skeleton: Skeleton | None = None
