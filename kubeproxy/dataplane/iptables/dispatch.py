@@ -134,14 +134,14 @@ class Dispatch:
         for shared, rules in self._rules.items():
             if shared.table == table and rules:
                 tree = changes([], rules, rules, self._width(shared)).after
-                yield _Writer(shared, self._family, Edit([], [], [])), tree
+                yield _Writer(shared, self._family), tree
 
     def _width(self, shared: Shared) -> int:
         return PORT_DIGITS + (0 if shared.by_port else self._family.host_bits // 4)
 
     def _edit(self, shared: Shared, before: list[str], after: list[str], touched: list[str], edit: Edit) -> None:
         found = changes(before, after, touched, self._width(shared))
-        _Writer(shared, self._family, edit).write(found)
+        _Writer(shared, self._family).write(found, edit)
 
 
 def _exchanged(before: Sequence[str], leaving: Sequence[str], coming: Sequence[str]) -> list[str]:
@@ -175,16 +175,14 @@ def _without(entries: Iterable[str], leaving: Counter[str]) -> list[str]:
 
 
 class _Writer:
-    """Writes how one tree changes."""
+    """Writes one tree, and how it changes."""
 
-    def __init__(self, shared: Shared, family: Family, edit: Edit) -> None:
+    def __init__(self, shared: Shared, family: Family) -> None:
         self._shared = shared
         self._family = family
-        self._edit = edit
 
-    def write(self, found: Changes) -> None:
-        """Write the lines; no rule may lead to a chain that is not there yet, or any more."""
-        edit = self._edit
+    def write(self, found: Changes, edit: Edit) -> None:
+        """Add the lines to an edit; no rule may lead to a chain that is not there yet, or any more."""
         deleted: list[str] = []
         added: list[str] = []
         for prefix, content in found.after.items():

@@ -97,6 +97,11 @@ def declare(chains: Iterable[str]) -> str:
     return "".join([f":{chain} - [0:0]\n" for chain in chains])
 
 
+def transaction(table: str, lines: str) -> str:
+    """Return the restore text that brings lines into one table, "" when there are none."""
+    return f"*{table}\n{lines}COMMIT\n" if lines else ""
+
+
 def missing_jumps(jumps: Iterable[Jump], table: str, saved: Saved) -> str:
     """Return the lines that add those of the jumps which are not there, each at the head of its chain."""
     return "".join(f"-I {jump.rule}\n" for jump in jumps if jump.table == table and not saved.has(jump))

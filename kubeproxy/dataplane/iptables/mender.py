@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.census import Census, amiss, census
-from kubeproxy.dataplane.iptables.repairs import Standing, by_count, by_name, transaction
+from kubeproxy.dataplane.iptables.jumps import transaction
+from kubeproxy.dataplane.iptables.repairs import Standing, by_count, by_name
 from kubeproxy.dataplane.iptables.tables import JUMPS, saved_in
 from kubeproxy.dataplane.iptables.told import Chains, Told
 from kubeproxy.kernel.exec import KernelError, Result

@@ -18,6 +18,7 @@ from kubeproxy.dataplane.iptables.names import varies
 from kubeproxy.dataplane.iptables.render import Fragment
 from kubeproxy.dataplane.iptables.script import removal
 from kubeproxy.dataplane.iptables.tables import CHAINS, JUMPS, Skeleton, is_ours
+from kubeproxy.dataplane.iptables.touched import lines_about
 
 FEW, SHARE = 32, 4
 """More chains than these, and than one in so many, are no single edits: then rules may have been replaced too,
@@ -71,11 +72,6 @@ def by_name(table: str, changed: frozenset[str], built_in: Saved, standing: Stan
     return anew.lines + missing_jumps(jumps, table, built_in)
 
 
-def transaction(table: str, lines: str) -> str:
-    """Return the text that brings lines in, "" when there are none."""
-    return f"*{table}\n{lines}COMMIT\n" if lines else ""
-
-
 def _anew(table: str, standing: Standing, differs: Differs) -> Anew:
     """Return what writes the chains that differ; chains are there before rules lead to them."""
     fixed = standing.skeleton.lines(table)
@@ -89,12 +85,12 @@ def _anew(table: str, standing: Standing, differs: Differs) -> Anew:
             sizes = _sizes(fragment)
             every.update(sizes)
             if wrong := {chain for chain, rules in sizes.items() if differs(chain, rules)}:
-                own.append(_only(wrong, fragment.text))
+                own.append(lines_about(wrong, fragment.text))
                 chains |= wrong
     lines = [
         declare(chain for chain in shared if chain in chains),
         *own,
-        _only(chains, "".join(line for line in fixed.splitlines(keepends=True) if line[0] != ":")),
+        lines_about(chains, "".join(line for line in fixed.splitlines(keepends=True) if line[0] != ":")),
         *standing.dispatch.filling(table, chains),
     ]
     return Anew(frozenset(chains), "".join(lines), frozenset(every))
@@ -106,16 +102,6 @@ def _sizes(fragment: Fragment) -> Mapping[str, int]:
         return {fragment.chains[0]: fragment.body.count("\n-A ")}
     sizes = Counter(_FILLED.findall(fragment.text))
     return {chain: sizes[chain] for chain in fragment.every_chain}
-
-
-def _only(chains: set[str], text: str) -> str:
-    """Return the lines that are about these chains."""
-    return "".join([line for line in text.splitlines(keepends=True) if _chain(line) in chains])
-
-
-def _chain(line: str) -> str:
-    start = 1 if line[0] == ":" else 3
-    return line[start : line.index(" ", start)]
 
 
 def _are_many(chains: int, anew: Anew) -> bool:

@@ -125,14 +125,14 @@ class Script:
 
     def _filter(self) -> Iterator[list[Part]]:
         if self._plan.full:
-            yield _nobodys(self._fixed("filter", self._skeleton.filter()))
+            yield _nobodys(self._fixed("filter"))
         edit = self._edits["filter"]
         yield from self._shared("filter", edit)
         yield _nobodys(self._ending("filter", edit.declared, edit.gone))
 
     def _nat(self) -> Iterator[list[Part]]:
         if self._plan.full:
-            yield _nobodys(self._fixed("nat", self._skeleton.nat()))
+            yield _nobodys(self._fixed("nat"))
         written: list[str] = []
         gone: list[str] = []
         while changes := list(islice(self._plan.changes, BATCH)):
@@ -175,7 +175,8 @@ class Script:
         stale = sorted(chain for chain in found.chains.difference(written) if names.varies(table, chain))
         return missing_jumps(JUMPS, table, found) + removal(stale, {target(rule) for rule in found.rules})
 
-    def _fixed(self, table: str, lines: str) -> str:
+    def _fixed(self, table: str) -> str:
+        lines = self._skeleton.lines(table)
         self.tally.fixed(table, lines)
         return lines
 

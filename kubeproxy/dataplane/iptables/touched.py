@@ -6,6 +6,8 @@ place of another differs in the chains between the two, in the order of their ad
 other shares in most.
 """
 
+from collections.abc import Container
+
 from kubeproxy.dataplane.iptables.pages import unshared
 from kubeproxy.dataplane.iptables.render import Fragment
 
@@ -40,7 +42,12 @@ def _touched(before: str, after: str, *, chains: int) -> str:
     differ = {chain for chain, lines in want.items() if stand.get(chain) != lines}
     if len(differ) == len(want):
         return after
-    return "".join([line for line in after.splitlines(keepends=True) if _chain(line) in differ])
+    return lines_about(differ, after)
+
+
+def lines_about(chains: Container[str], text: str) -> str:
+    """Return the lines of a text that make and fill these chains; each begins with `:CHAIN ` or `-A CHAIN `."""
+    return "".join([line for line in text.splitlines(keepends=True) if _chain(line) in chains])
 
 
 def _by_chain(body: str) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Protocol
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
-from kubeproxy.dataplane.iptables.jumps import missing_jumps
+from kubeproxy.dataplane.iptables.jumps import missing_jumps, transaction
 from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, Rules, saved_in
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPVS_OWNED
@@ -75,7 +75,7 @@ class RuleWriter:
         rules = Rules(node, drop_invalid=drop_invalid, counters=counters)
         texts = {table: rules.text(table) for table in ORDER}
         parts = (
-            f"*{table}\n{text}{missing_jumps(JUMPS, table, saved[table])}COMMIT\n" for table, text in texts.items()
+            transaction(table, text + missing_jumps(JUMPS, table, saved[table])) for table, text in texts.items()
         )
         self._tables.restore("".join(parts))
         return tuple(

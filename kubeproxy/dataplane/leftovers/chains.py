@@ -4,7 +4,7 @@ Works from what is there, not from memory: whoever wrote it may be long gone. A 
 to is emptied and left, since deleting it would mean deleting that rule.
 """
 
-from kubeproxy.dataplane.iptables.jumps import target
+from kubeproxy.dataplane.iptables.jumps import target, transaction
 from kubeproxy.dataplane.leftovers.upstream import Owned
 from kubeproxy.model.objects import Record
 
@@ -31,8 +31,7 @@ def removal(table: str, saved: str, owned: Owned) -> Removal:
     emptied = [chain for chain in ours if chain not in needed or chain in filled]
     lines += [f":{chain} - [0:0]\n" for chain in emptied]
     lines += [f"-X {chain}\n" for chain in ours if chain not in needed]
-    text = f"*{table}\n{''.join(lines)}COMMIT\n" if lines else ""
-    return Removal(text=text, stuck=tuple(needed.items()))
+    return Removal(text=transaction(table, "".join(lines)), stuck=tuple(needed.items()))
 
 
 def _rules_leading_in(table: str, saved: str, owned: Owned) -> tuple[list[str], dict[str, str]]:
