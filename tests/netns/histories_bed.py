@@ -8,8 +8,9 @@ answers, with which source address, or how the client is turned away, must be wh
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.settings import Settings
@@ -49,29 +50,32 @@ def clean(*kernels: Renewable) -> Iterator[None]:
         raise
 
 
-def compare(
-    history: History,
-    seed: int,
-    *,
-    place: Lab,
-    crowd: ThreadPoolExecutor,
-    node: K,
-    scratch: K,
-    live: Callable[[History, K], tuple[Cluster, Agent]],
-    fresh: Callable[[Cluster, Settings, K], Agent],
-    draw: Callable[[Agent, Family, int], list[Question]],
-) -> None:
-    """Live through a history and look at its end; ``node`` is the lab's, ``scratch`` an empty one."""
-    with clean(node, scratch):
-        node.forget_flows()
-        cluster, agent = live(history, node)
-        written = fresh(cluster, agent.settings, scratch)
-        assert agent.state() == written.state()
-        written.cleanup()
-        asked = [each for family in Family for each in draw(agent, family, seed)]
-        wrong = [each for each in crowd.map(partial(ask, place), asked) if each]
-        assert not wrong, "\n".join(wrong)
-        agent.cleanup()
+@dataclass(frozen=True)
+class Stage(Generic[K]):
+    """Where histories of one mode happen, and how."""
+
+    place: Lab
+    crowd: ThreadPoolExecutor
+    node: K
+    """The lab's."""
+    scratch: K
+    """An empty one."""
+    live: Callable[[History, K], tuple[Cluster, Agent]]
+    fresh: Callable[[Cluster, Settings, K], Agent]
+    draw: Callable[[Agent, Family, int], list[Question]]
+
+    def compare(self, history: History, seed: int) -> None:
+        """Live through a history and look at its end."""
+        with clean(self.node, self.scratch):
+            self.node.forget_flows()
+            cluster, agent = self.live(history, self.node)
+            written = self.fresh(cluster, agent.settings, self.scratch)
+            assert agent.state() == written.state()
+            written.cleanup()
+            asked = [each for family in Family for each in self.draw(agent, family, seed)]
+            wrong = [each for each in self.crowd.map(partial(ask, self.place), asked) if each]
+            assert not wrong, "\n".join(wrong)
+            agent.cleanup()
 
 
 def some_packets(agent: Agent, family: Family, seed: int) -> list[Question]:

@@ -15,7 +15,7 @@ from kubeproxy.testing.build import endpoint_slice, service
 from kubeproxy.trace.verdict import Outcome
 from tests.large_services import SIZES, treated_as_large
 from tests.netns.drawn_packets import ask, questions
-from tests.netns.histories_bed import clean, compare, some_packets
+from tests.netns.histories_bed import Stage, clean, some_packets
 from tests.netns.lone_namespace import LoneNamespace
 from tests.netns.real_kernel import RealKernel
 from tests.property.agent_bed import Agent, fresh, live
@@ -35,23 +35,14 @@ def test_state_and_packets_are_those_of_the_last_world(
     place: Lab, empty: LoneNamespace, crowd: ThreadPoolExecutor, flavour: Flavour
 ) -> None:
     node, scratch = RealKernel(partial(place.run, "node"), flavour), RealKernel(empty.run, flavour)
+    stage = Stage(place, crowd, node, scratch, live, fresh, some_packets)
 
     @runs(HISTORIES if LONG else HISTORIES // len(Flavour))
     @given(histories(steps=4), st.sampled_from(range(1000)), st.sampled_from(SIZES))
     @shrinks_for(SHRINK_SECONDS)
     def check(history: History, seed: int, large: int) -> None:
         with treated_as_large(large):
-            compare(
-                history,
-                seed,
-                place=place,
-                crowd=crowd,
-                node=node,
-                scratch=scratch,
-                live=live,
-                fresh=fresh,
-                draw=some_packets,
-            )
+            stage.compare(history, seed)
 
     check()
 

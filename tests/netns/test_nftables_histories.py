@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.kernel.nf_tables.types import DeleteTable
 from kubeproxy.model.addresses import Family
-from tests.netns.histories_bed import clean, compare, some_packets
+from tests.netns.histories_bed import Stage, clean, some_packets
 from tests.netns.lone_namespace import LoneNamespace
 from tests.netns.real_kernel import forget_flows
 from tests.property.agent_bed import Agent
@@ -73,22 +73,13 @@ def test_state_and_packets_are_those_of_the_last_world(
     place: Lab, empty: LoneNamespace, crowd: ThreadPoolExecutor
 ) -> None:
     node, scratch = RealKernel(partial(place.run, "node")), RealKernel(empty.run)
+    stage = Stage(place, crowd, node, scratch, live, fresh, some_packets)
 
     @runs(HISTORIES if LONG else HISTORIES // 2)
     @given(histories(steps=4), st.sampled_from(range(1000)))
     @shrinks_for(SHRINK_SECONDS)
     def check(history: History, seed: int) -> None:
-        compare(
-            history,
-            seed,
-            place=place,
-            crowd=crowd,
-            node=node,
-            scratch=scratch,
-            live=live,
-            fresh=fresh,
-            draw=some_packets,
-        )
+        stage.compare(history, seed)
 
     check()
 

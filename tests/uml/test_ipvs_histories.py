@@ -16,7 +16,7 @@ from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import node_state
 from tests.netns.drawn_packets import Question, questions
-from tests.netns.histories_bed import compare
+from tests.netns.histories_bed import Stage
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
 from tests.property.agent_bed import Agent
 from tests.property.ipvs_bed import fresh, live
@@ -74,22 +74,13 @@ def test_state_and_packets_are_those_of_the_last_world(
 ) -> None:
     node, scratch = RealIpvsKernel(partial(place.run, "node")), RealIpvsKernel(empty.run)
     others = node.others()
+    stage = Stage(place, crowd, node, scratch, live, fresh, askable)
 
     @runs(EXAMPLES)
     @given(histories(steps=4), st.sampled_from(range(1000)))
     @shrinks_for(SHRINK_SECONDS)
     def check(history: History, seed: int) -> None:
-        compare(
-            history,
-            seed,
-            place=place,
-            crowd=crowd,
-            node=node,
-            scratch=scratch,
-            live=live,
-            fresh=fresh,
-            draw=askable,
-        )
+        stage.compare(history, seed)
         assert node.others() == others
 
     check()
