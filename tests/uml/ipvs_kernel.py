@@ -13,7 +13,7 @@ from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.iptables import Flavour
 from kubeproxy.kernel.ipvs import Ipvs
-from kubeproxy.kernel.ipvs_types import Command, Server, Verb
+from kubeproxy.kernel.ipvs_types import Command, Server, Verb, singly
 from kubeproxy.kernel.local_addresses import local_addresses
 from kubeproxy.kernel.nfacct import Nfacct
 from kubeproxy.kernel.sets import SetChange
@@ -44,10 +44,11 @@ class MoodyServers(Ipvs):
     fails_next = False
 
     def run(self, commands: Sequence[Command]) -> list[int]:
-        if not self.fails_next or len(commands) < 2:
+        single = list(singly(commands))  # a new server's destinations have codes of their own
+        if not self.fails_next or len(single) < 2:
             return super().run(commands)
         self.fails_next = False
-        codes = super().run([commands[0], *commands[2:]])
+        codes = super().run([single[0], *single[2:]])
         return [codes[0], errno.ENOBUFS, *codes[1:]]
 
 
