@@ -16,12 +16,12 @@ from typing import Protocol, Self
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.collector import collect_new, collector_paused
-from kubeproxy.dataplane.iptables import localnet, names
+from kubeproxy.dataplane.iptables import names
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.clients import ClientSets
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.dispatch import Dispatch
-from kubeproxy.dataplane.iptables.jumps import Saved
+from kubeproxy.dataplane.iptables.localnet import MARK, Localnet
 from kubeproxy.dataplane.iptables.mender import Mender
 from kubeproxy.dataplane.iptables.observer import Observer
 from kubeproxy.dataplane.iptables.render import Renderer
@@ -102,6 +102,7 @@ class IptablesBackend:
         self._tables = tables
         self._sets = sets
         self._sysctls = sysctls
+        self._localnet = Localnet(tables, sysctls)
         self._family = family
         self._ledger = Ledger()
         self._dispatch = Dispatch(family)
@@ -120,7 +121,6 @@ class IptablesBackend:
         """The fixed rules that stand."""
         self._nfacct = nfacct
         self._rules: tuple[RuleCount, ...] = ()
-        self._turned_localnet_on = False
         self._is_known = False
         """Whether all that is in the ledger was written, and nothing that only a full plan tries again."""
         self._has_drifted = False
@@ -211,9 +211,8 @@ class IptablesBackend:
         self._ledger.clear()
         for complaint in remove_chains(self._tables, IPTABLES_OWNED):
             log.warning("%s", complaint)
-        if "nat" in self._tables.in_use() and localnet.MARK in saved_in("nat", self._tables.save("nat")).chains:
-            localnet.turn_off(self._tables, self._sysctls)
-        self._turned_localnet_on = False
+        is_in_use = "nat" in self._tables.in_use()
+        self._localnet.leave(marked=is_in_use and MARK in saved_in("nat", self._tables.save("nat")).chains)
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
@@ -237,19 +236,6 @@ class IptablesBackend:
         gone = self._quarantine.keep(self._ledger.states) if full else self._quarantine.settle(changes)
         self._crowded.difference_update(gone)
 
-    def _route_localnet(self, node: NodeState, saved: Saved) -> None:
-        """Let 127.0.0.1 be translated, or not any more; after the rules, which keep the wire out of it."""
-        marked = localnet.MARK in saved.chains
-        self._turned_localnet_on |= marked
-        if node.nodeports_on_loopback:
-            if localnet.turn_on(self._tables, self._sysctls):
-                self._turned_localnet_on = True
-            elif self._turned_localnet_on and not marked:
-                localnet.leave_mark(self._tables)  # somebody flushed it away
-        elif marked:
-            localnet.turn_off(self._tables, self._sysctls)
-            self._turned_localnet_on = False
-
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
         self._is_known = False  # until it is in
@@ -265,7 +251,8 @@ class IptablesBackend:
                     self._clients.adopt()
                 changes, written = self._restore(plan, observer)
                 if plan.full:
-                    self._route_localnet(plan.node, observer.saved("nat"))
+                    is_marked = MARK in observer.saved("nat").chains
+                    self._localnet.follow(wanted=plan.node.nodeports_on_loopback, marked=is_marked)
             self._hairpin.sweep(None if plan.full else written)
             self._cluster_ips.sweep(None if plan.full else changes)
             room = self._clients.sweep()

@@ -24,6 +24,35 @@ class Tables(Protocol):
         ...
 
 
+class Localnet:
+    """The sysctl as one backend wants it; remembers whether it is ours to take back."""
+
+    def __init__(self, tables: Tables, sysctls: Sysctls) -> None:
+        self._tables = tables
+        self._sysctls = sysctls
+        self._is_ours = False
+
+    def follow(self, *, wanted: bool, marked: bool) -> None:
+        """Set it, or set it back; ``marked``: whether the nat table has the mark. Raises KernelError, OSError.
+
+        Called after the rules, which keep the wire out of what it opens.
+        """
+        self._is_ours |= marked
+        if wanted:
+            if turn_on(self._tables, self._sysctls):
+                self._is_ours = True
+            elif self._is_ours and not marked:
+                leave_mark(self._tables)  # somebody flushed it away
+        elif marked:
+            self.leave(marked=True)
+
+    def leave(self, *, marked: bool) -> None:
+        """Set it back if the mark says that it was off before us. Raises KernelError, OSError."""
+        if marked:
+            turn_off(self._tables, self._sysctls)
+        self._is_ours = False
+
+
 def turn_on(tables: Tables, sysctls: Sysctls) -> bool:
     """Set it, the mark first, lest we forget; return False when it was set. Raises KernelError, OSError."""
     if sysctls.read(ROUTE_LOCALNET) == "1":
