@@ -95,6 +95,7 @@ def test_a_node_is_served_watched_adopted_and_cleaned_up(alone: LoneNamespace) -
         for spoil, seen in (
             (("flush", "set", "ip", NFT_TABLE, "KUBE-CLUSTER-IP"), "set KUBE-CLUSTER-IP has 0 entries"),
             (("flush", "chain", "ip", NFT_TABLE, "ingress"), "ingress was changed by somebody"),
+            (("add", "table", "ip", NFT_TABLE, "{ flags dormant; }"), "was put to sleep by somebody"),
             (("delete", "table", "ip", NFT_TABLE), "was destroyed by somebody"),
         ):
             nft(*spoil)

@@ -51,3 +51,16 @@ def test_the_model_answers_as_the_kernel_does(alone: LoneNamespace, family: Fami
             real.close()
 
     alone.run(history)
+
+
+def test_the_model_sleeps_and_wakes_as_the_kernel_does(alone: LoneNamespace) -> None:
+    def story() -> None:
+        real, model = KernelTable(Family.V4), FakeTable()
+        for dormant in (True, True, False, False, True, False):
+            before = real.generation(), model.generation()
+            for table in (real, model):
+                table.commit([t.AddTable(dormant=dormant), *everything()[1:]])
+                assert table.is_dormant() is dormant
+            assert real.generation() - before[0] == model.generation() - before[1]
+
+    alone.run(story)

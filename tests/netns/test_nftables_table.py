@@ -176,6 +176,7 @@ EDITS = (
     "add set ip kube-proxy debugging {{ type ipv4_addr; }}",
     "add rule ip kube-proxy services ip saddr 192.0.2.1 jump {{ tcp dport 1 drop; }}",
     "add element ip kube-proxy picks {{ 6b00:77 : continue }}",
+    "add table ip kube-proxy {{ flags dormant; }}",
 )
 
 
@@ -189,6 +190,7 @@ def test_an_administrators_slip_is_undone(namespace: LoneNamespace, edit: str) -
     assert node.observe()
     node.full()
     assert node.held() == before
+    assert not namespace.run(node.table.is_dormant)
     assert node.observe() == ""
 
 

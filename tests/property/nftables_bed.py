@@ -46,7 +46,8 @@ class Spoiled:
         self._table = table
         self.failure = 0
         """Which, 0: none."""
-        self.exists, self.chains, self.rules = table.exists, table.chains, table.rules
+        self.exists, self.is_dormant = table.exists, table.is_dormant
+        self.chains, self.rules = table.chains, table.rules
         self.sets, self.elements, self.generation = table.sets, table.elements, table.generation
 
     @property

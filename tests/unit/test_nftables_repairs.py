@@ -350,6 +350,19 @@ def test_a_drift_that_a_look_has_found_is_put_right_without_a_full_sync() -> Non
     assert state(node) == before
 
 
+def test_a_table_that_sleeps_is_woken_and_no_client_is_forgotten() -> None:
+    node = ToldNode(*cluster())
+    key = bytes(fields_bytes(SPECS["affinity"].key, Family.V4))
+    node.table.learn("affinity", Element(key, bytes(data_bytes(SPECS["affinity"], Family.V4)), timeout=1000))
+    node.table.tampered([AddTable(dormant=True)])
+    node.journal.lost()
+    assert "to sleep" in node.backend.observe()
+    assert node.is_put_right(whole=True)
+    assert not node.table.is_dormant()
+    assert [each.key for each in node.table.elements("affinity")] == [key]
+    assert node.backend.observe() == ""
+
+
 def test_what_was_heard_and_nobody_undoes_is_found_by_the_next_look_but_one() -> None:
     node = ToldNode(*cluster())
     node.tamper(FlushSet("endpoints"))

@@ -44,6 +44,8 @@ class NftRuleWriter:
         generation = self._table.generation()
         if generation == self._intact:
             return ""
+        if self._table.is_dormant():
+            return f"nftables table {SPOKEN[self._table.family]} {NFT_TABLE} was put to sleep by somebody"
         for chain, written in self._written.items():
             if self._rules_of(chain) != written:
                 return f"nftables chain {SPOKEN[self._table.family]} {NFT_TABLE} {chain} was changed by somebody"

@@ -65,6 +65,7 @@ def _looked_into(table: NfTable, deep: bool, without: Collection[str]) -> Survey
         return Survey(stands=True, strange=why)
     return Survey(
         stands=True,
+        dormant=table.is_dormant(),
         chains=frozenset(chains),
         sets=frozenset(sets),
         elements={name: read(table, name) for name in sets if name not in DYNAMIC} if deep else {},

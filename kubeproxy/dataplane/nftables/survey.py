@@ -48,6 +48,8 @@ class Survey(Record, frozen=True, kw_only=True):
     """Whether there is one."""
     strange: str = ""
     """Why it has to be replaced."""
+    dormant: bool = False
+    """Whether somebody has put it to sleep."""
     chains: frozenset[str] = frozenset()
     sets: frozenset[str] = frozenset()
     elements: Mapping[str, Mapping[bytes, Element]] = {}

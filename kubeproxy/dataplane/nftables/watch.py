@@ -164,6 +164,8 @@ class Watch:
             return "the table was deleted by somebody"
         if found.strange:
             return found.strange
+        if found.dormant:
+            return "the table was put to sleep (flags dormant) by somebody"
         missing = sorted((books.set_names() - found.sets) | (books.chain_names() - found.chains))
         return f"{missing[0]} was deleted by somebody" if missing else ""
 

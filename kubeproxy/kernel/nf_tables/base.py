@@ -49,6 +49,10 @@ class NfTable(Protocol):
         """Return whether there is such a table. Raises Refused when the kernel has no nf_tables, OSError."""
         ...
 
+    def is_dormant(self) -> bool:
+        """Return whether somebody has put it to sleep: no packet passes it. False when there is no table."""
+        ...
+
     def chains(self) -> dict[str, Chain]:
         """Return the chains, by name; none when there is no table."""
         ...

@@ -86,8 +86,8 @@ def _encoded(family: Family, table: str, change: t.Change, index: int) -> Iterat
 
 def _one(family: Family, table: str, change: t.Change, index: int) -> tuple[int, int, bytes]:
     match change:
-        case t.AddTable(comment):
-            return Message.NEW_TABLE, NLM_F_CREATE, encode_table(family, table, comment)
+        case t.AddTable(comment, dormant):
+            return Message.NEW_TABLE, NLM_F_CREATE, encode_table(family, table, comment, dormant=dormant)
         case t.DeleteTable():
             return Message.DELETE_TABLE, 0, encode_table_name(family, table)
         case t.AddChain(chain):

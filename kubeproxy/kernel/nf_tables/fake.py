@@ -137,7 +137,10 @@ class FakeTable:
         if code:
             raise No(code)
         if isinstance(step, t.AddTable):
-            return contents or self._empty(step)
+            contents = contents or self._empty(step)
+            contents.is_changed |= contents.dormant is not step.dormant
+            contents.dormant = step.dormant
+            return contents
         if contents is None:
             raise No(errno.ENOENT)
         if isinstance(step, t.DeleteTable):
@@ -167,6 +170,11 @@ class FakeTable:
         """See `NfTable`."""
         self._ask()
         return self.contents is not None
+
+    def is_dormant(self) -> bool:
+        """See `NfTable`."""
+        self._ask()
+        return self.contents is not None and self.contents.dormant
 
     def chains(self) -> dict[str, t.Chain]:
         """See `NfTable`."""

@@ -48,6 +48,7 @@ class Contents:
     def __init__(self, family: Family, comment: str = "") -> None:
         self.family = family
         self.comment = comment
+        self.dormant = False
         self.chains: dict[str, t.Chain] = {}
         self.rules: dict[str, list[t.Rule]] = {}
         self.handles: dict[str, list[int]] = {}
@@ -66,6 +67,7 @@ class Contents:
     def copy(self) -> "Contents":
         """Return another that can be changed by itself."""
         other = Contents(self.family, self.comment)
+        other.dormant = self.dormant
         other.chains, other.sets = dict(self.chains), dict(self.sets)
         other.rules = {name: list(rules) for name, rules in self.rules.items()}
         other.handles = {name: list(handles) for name, handles in self.handles.items()}

@@ -39,6 +39,10 @@ class Table(IntEnum):
     USERDATA = 6
 
 
+TABLE_DORMANT = 1
+"""The flag of a table that packets do not pass."""
+
+
 class Chain(IntEnum):
     """Attributes of a chain; `HOOK_*` are those within the hook."""
 

@@ -41,9 +41,15 @@ def _userdata(kind: int, comment: str) -> bytes:
     return attribute(kind, encode_comment(comment)) if comment else b""
 
 
-def encode_table(family: Family, name: str, comment: str = "") -> bytes:
+def encode_table(family: Family, name: str, comment: str = "", *, dormant: bool = False) -> bytes:
     """Encode a table."""
-    return head(family, n.Table.NAME, name) + u32(n.Table.FLAGS, 0) + _userdata(n.Table.USERDATA, comment)
+    flags = n.TABLE_DORMANT if dormant else 0
+    return head(family, n.Table.NAME, name) + u32(n.Table.FLAGS, flags) + _userdata(n.Table.USERDATA, comment)
+
+
+def decode_dormant(body: bytes) -> bool:
+    """Return whether packets do not pass a table."""
+    return bool(Attributes(body[HEAD_BYTES:]).number(n.Table.FLAGS, 0) & n.TABLE_DORMANT)
 
 
 def encode_table_name(family: Family, name: str) -> bytes:

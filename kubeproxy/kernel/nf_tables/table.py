@@ -16,6 +16,7 @@ from kubeproxy.kernel.nf_tables.numbers import Message
 from kubeproxy.kernel.nf_tables.object_messages import (
     Undecodable,
     decode_chain,
+    decode_dormant,
     decode_generation,
     decode_rule,
     decode_set,
@@ -102,6 +103,12 @@ class KernelTable:
     def exists(self) -> bool:
         """See `NfTable.exists`."""
         return bool(self._asked(Message.GET_TABLE, encode_table_name(self._family, self._name)))
+
+    def is_dormant(self) -> bool:
+        """See `NfTable.is_dormant`."""
+        return any(
+            map(decode_dormant, self._asked(Message.GET_TABLE, encode_table_name(self._family, self._name)))
+        )
 
     def chains(self) -> dict[str, t.Chain]:
         """See `NfTable.chains`."""

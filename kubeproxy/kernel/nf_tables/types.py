@@ -115,9 +115,11 @@ class Split(Change, frozen=True):
 
 
 class AddTable(Change, frozen=True):
-    """Make the table unless it is there."""
+    """Make the table unless it is there; one that is there is woken, or put to sleep."""
 
     comment: str = ""
+    dormant: bool = False
+    """Whether no packet comes through it, whatever is in it; none of ours is."""
 
 
 class DeleteTable(Change, frozen=True):
