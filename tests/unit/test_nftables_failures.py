@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kubeproxy.dataplane.base import SyncFailed
-from kubeproxy.dataplane.nftables import backend, limits
+from kubeproxy.dataplane.nftables import limits
 from kubeproxy.kernel.nf_tables.base import Refused
 from kubeproxy.kernel.nf_tables.expressions import Counter, Decide, VerdictWord
 from kubeproxy.kernel.nf_tables.types import (
@@ -254,21 +254,6 @@ def test_nothing_is_read_while_nobody_else_changes_anything() -> None:
     node.put(web_slice("10.244.1.9@node2", "10.244.1.8@node2"))
     node.table.elements = node.table.sets = None  # type: ignore[method-assign, assignment]
     assert node.backend.observe() == ""
-
-
-def test_a_table_in_pieces_holds_the_same_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "PORTS_A_PIECE", 10)
-    objects = [web(f"web{i}", f"10.96.1.{i}", node_port=30000 + i) for i in range(200)]
-    objects += [web_slice(name=f"web{i}") for i in range(200)]
-    whole, pieces = Node(*objects), Node(*objects)
-    whole.full()
-    pieces.table.most_steps = len(whole.table.commits[0]) - 1
-    pieces.full()
-    assert len(pieces.table.commits) > 1
-    assert whole.table.contents is not None
-    assert pieces.table.contents is not None
-    assert whole.table.contents.elements == pieces.table.contents.elements
-    assert pieces.backend.observe() == ""
 
 
 def test_the_table_of_an_older_agent_without_a_set_gets_it() -> None:

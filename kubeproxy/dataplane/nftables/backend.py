@@ -8,7 +8,7 @@ kube-proxy's own table is taken over.
 
 import errno
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Self
 
@@ -19,6 +19,7 @@ from kubeproxy.dataplane.nftables.books import Books, without_chains
 from kubeproxy.dataplane.nftables.journal import Journal
 from kubeproxy.dataplane.nftables.layout import Layout
 from kubeproxy.dataplane.nftables.limits import Limits
+from kubeproxy.dataplane.nftables.pieces import PORTS_A_PIECE, Piece, chunks, divided, owner_of, steps_of
 from kubeproxy.dataplane.nftables.reading import survey_beside, survey_to_correct
 from kubeproxy.dataplane.nftables.render import Unrenderable
 from kubeproxy.dataplane.nftables.repairs import asking, can_be_undone, rebuilding, undoing
@@ -29,20 +30,16 @@ from kubeproxy.dataplane.remarks import Joined, Quarantine
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.types import Change as Step
-from kubeproxy.kernel.nf_tables.types import DeleteTable, Split
+from kubeproxy.kernel.nf_tables.types import DeleteTable
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted
-from kubeproxy.model.ident import Key, ServicePortName
+from kubeproxy.model.ident import Key
 from kubeproxy.model.node import NodeState
-from kubeproxy.model.objects import Record
 
 log = logging.getLogger(__name__)
 
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
-
-PORTS_A_PIECE = 500
-"""A full sync is one transaction; where a socket may not send that much, it may be split between so many ports."""
 
 ATTEMPTS = 8
 """How often the table is read anew to find whose steps are refused, since others changed something meanwhile."""
@@ -51,14 +48,6 @@ _MOMENTARY = frozenset(
     (errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.EPERM, errno.ERESTART)
 )
 """Refusals that are about the moment, or the agent's rights, and no port's fault."""
-
-
-class Piece(Record, frozen=True):
-    """Steps that belong together."""
-
-    owner: ServicePortName | None
-    """Whose they are, when they are one port's."""
-    steps: list[Step]
 
 
 class NftablesBackend:
@@ -214,7 +203,7 @@ class NftablesBackend:
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
         try:
-            self._commit(_steps(self._pieces(node, changes, PORTS_A_PIECE, self._read())))
+            self._commit(steps_of(self._pieces(node, changes, PORTS_A_PIECE, self._read())))
         except Refused as refused:
             if refused.code in _MOMENTARY:
                 raise
@@ -240,9 +229,9 @@ class NftablesBackend:
         pieces = self._pieces(node, changes, 1, found)
         try:
             # Who replaces the table does not depend on what was read.
-            self._commit(_steps(pieces), after=None if found.strange else generation)
+            self._commit(steps_of(pieces), after=None if found.strange else generation)
         except Refused as refused:
-            owner = _owner(pieces, refused.change)
+            owner = owner_of(pieces, refused.change)
             state = next((change.after for change in changes if change.name == owner), None)
             if owner is None or state is None or refused.code in _MOMENTARY:
                 raise
@@ -266,18 +255,19 @@ class NftablesBackend:
         correction = Correction(found)
         first = list(skeleton(found, layout))
         pieces = [Piece(None, first)]
-        for some in _chunks(changes, ports):
+        for some in chunks(changes, ports):
             sheet = Sheet()
             for change in some:
                 if change.after is not None:
                     self._render(books, change.after, sheet)
             # Chains before the elements that lead there, and with those of the first port that has the class.
             chains = books.enter(sheet)
-            owner = some[0].name if ports == 1 else None
-            pieces.append(Piece(owner, [*chains, *correction.towards(sheet)]))
+            steps = [*chains, *correction.towards(sheet)]
+            pieces.append(Piece(some[0].name, divided(steps)) if ports == 1 else Piece(None, steps))
         books.opened()
         first += books.admitting(found.lengths())
-        pieces.append(Piece(None, [*correction.rest(), *books.not_admitting(found.lengths())]))
+        # What nobody asks for any more need not go at one moment.
+        pieces.append(Piece(None, divided([*correction.rest(), *books.not_admitting(found.lengths())])))
         self._stale_chains = set(found.class_chains())
         return pieces
 
@@ -325,23 +315,3 @@ class NftablesBackend:
             quarantined=self._left_out.of(left_out.told(), too_large.told()),
             lacks_local=self._ledger.turned(),
         )
-
-
-def _chunks(changes: Sequence[Change], size: int) -> Iterator[Sequence[Change]]:
-    for start in range(0, len(changes), size or 1):
-        yield changes[start : start + size]
-
-
-def _steps(pieces: Iterable[Piece]) -> list[Step]:
-    return [step for piece in pieces for step in (*piece.steps, Split())]
-
-
-def _owner(pieces: Iterable[Piece], index: int | None) -> ServicePortName | None:
-    """Return whose step has this number among all."""
-    if index is None:
-        return None
-    for piece in pieces:
-        if index < len(piece.steps):
-            return piece.owner
-        index -= len(piece.steps) + 1  # what may be split there is counted too
-    return None
