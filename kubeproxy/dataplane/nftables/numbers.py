@@ -87,14 +87,27 @@ class Numbers(Mapping[str, bytes]):
 
 def _placed(texts: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
-    taken: set[int] = set()
+    behind: dict[int, int] = {}
     for text in texts:
         own = _digest(text)
-        while own in taken:
-            own = (own + 1) % ENDPOINT_NUMBERS
-        taken.add(own)
+        if own in behind:
+            own = _free_from(own, behind)
+        behind[own] = (own + 1) % ENDPOINT_NUMBERS
         found[text] = own
     return found
+
+
+def _free_from(place: int, behind: dict[int, int]) -> int:
+    """Return the first free place from one on; ``behind``: for each that is taken, a later one to go on from.
+
+    Whoever chooses endpoints may have many want the same few numbers: what one has passed the next leaps over.
+    """
+    passed: list[int] = []
+    while (after := behind.get(place)) is not None:
+        passed.append(place)
+        place = after
+    behind.update(dict.fromkeys(passed, place))
+    return place
 
 
 def _packed(own: int) -> bytes:
