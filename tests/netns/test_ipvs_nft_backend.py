@@ -33,6 +33,8 @@ from tests.netns.nf_tables_contents import contents
 
 pytestmark = pytest.mark.netns
 
+ASLEEP = f"add table ip {NFT_TABLE} {{ flags dormant; }}"
+
 
 class Node(ipvs_node.Node):
     """See `ipvs_node.Node`; to be used in a namespace of its own."""
@@ -95,7 +97,11 @@ def test_a_node_is_served_watched_adopted_and_cleaned_up(alone: LoneNamespace) -
         for spoil, seen in (
             (("flush", "set", "ip", NFT_TABLE, "KUBE-CLUSTER-IP"), "set KUBE-CLUSTER-IP has 0 entries"),
             (("flush", "chain", "ip", NFT_TABLE, "ingress"), "ingress was changed by somebody"),
-            (("add", "table", "ip", NFT_TABLE, "{ flags dormant; }"), "was put to sleep by somebody"),
+            ((ASLEEP,), "was put to sleep by somebody"),
+            (
+                (f"{ASLEEP} ; flush chain ip {NFT_TABLE} nat-output ; delete chain ip {NFT_TABLE} nat-output",),
+                "was put to sleep by somebody",
+            ),
             (("delete", "table", "ip", NFT_TABLE), "was destroyed by somebody"),
         ):
             nft(*spoil)

@@ -53,14 +53,35 @@ def test_the_model_answers_as_the_kernel_does(alone: LoneNamespace, family: Fami
     alone.run(history)
 
 
-def test_the_model_sleeps_and_wakes_as_the_kernel_does(alone: LoneNamespace) -> None:
+ASLEEP, AWAKE = t.AddTable(dormant=True), t.AddTable()
+BASE, PLAIN = t.AddChain(t.Chain("base", t.Base("filter", t.Hook.INPUT, 0))), t.AddChain(t.Chain("plain"))
+
+
+@pytest.mark.parametrize(
+    ("before", "steps"),
+    [
+        ([ASLEEP, BASE], [AWAKE, BASE, PLAIN]),
+        ([ASLEEP], [ASLEEP, BASE]),
+        ([ASLEEP], [AWAKE, BASE]),
+        ([ASLEEP], [BASE, AWAKE]),
+        ([AWAKE], [ASLEEP, BASE]),
+        ([AWAKE], [ASLEEP, AWAKE]),
+        ([ASLEEP, BASE], [AWAKE, t.DeleteChain("base")]),
+        ([ASLEEP, BASE], [t.DeleteChain("base"), AWAKE]),
+        ([ASLEEP, BASE], [t.DeleteTable(), AWAKE, BASE]),
+    ],
+)
+def test_the_model_sleeps_and_wakes_as_the_kernel_does(
+    alone: LoneNamespace, before: list[t.Change], steps: list[t.Change]
+) -> None:
     def story() -> None:
         real, model = KernelTable(Family.V4), FakeTable()
-        for dormant in (True, True, False, False, True, False):
-            before = real.generation(), model.generation()
-            for table in (real, model):
-                table.commit([t.AddTable(dormant=dormant), *everything()[1:]])
-                assert table.is_dormant() is dormant
-            assert real.generation() - before[0] == model.generation() - before[1]
+        for changes in (before, steps):
+            began = real.generation(), model.generation()
+            assert answer(real, changes) == answer(model, changes)
+            assert real.generation() - began[0] == model.generation() - began[1]
+        assert contents(real) == contents(model)
+        real.commit([t.DeleteTable()])
+        real.close()
 
     alone.run(story)

@@ -363,6 +363,31 @@ def test_a_table_that_sleeps_is_woken_and_no_client_is_forgotten() -> None:
     assert node.backend.observe() == ""
 
 
+@pytest.mark.parametrize(
+    "steps", [[FlushChain("nat-output"), DeleteChain("nat-output")], [DeleteTable(), AddTable()]]
+)
+def test_a_table_that_sleeps_and_lacks_base_chains_is_replaced(steps: list[Change]) -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    node.table.tampered(steps)
+    node.table.tampered([AddTable(dormant=True)])
+    node.journal.lost()
+    assert node.backend.observe() != ""
+    assert node.is_put_right(whole=True)
+    assert not node.table.is_dormant()
+    assert state(node) == before
+    assert node.backend.observe() == ""
+
+
+def test_an_agent_that_starts_replaces_a_table_that_sleeps_and_lacks_base_chains() -> None:
+    node = ToldNode(*cluster())
+    before = state(node)
+    node.table.tampered([DeleteTable(), AddTable(dormant=True)])
+    node.full()
+    assert not node.table.is_dormant()
+    assert state(node) == before
+
+
 def test_what_was_heard_and_nobody_undoes_is_found_by_the_next_look_but_one() -> None:
     node = ToldNode(*cluster())
     node.tamper(FlushSet("endpoints"))

@@ -30,7 +30,10 @@ class NftRuleWriter:
         """The numbers of each chain's rules; one that is replaced gets another."""
 
     def write(self, node: NodeState) -> tuple[RuleCount, ...]:
-        """See `Rulebook.write`: one transaction."""
+        """See `Rulebook.write`: one transaction, or two where somebody has put the table to sleep."""
+        if self._table.is_dormant():
+            # The kernel takes no base chain in a transaction that wakes a table.
+            self._table.commit([AddTable(COMMENT)])
         rules = NftRules(node, drop_invalid=self._sysctls.read(TCP_BE_LIBERAL) in ("", "0"))
         steps = [AddTable(COMMENT), *steps_of(rules)]
         self._table.commit(steps)

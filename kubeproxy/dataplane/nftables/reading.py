@@ -60,12 +60,16 @@ def survey_to_correct(table: NfTable) -> Survey:
 def _looked_into(table: NfTable, deep: bool, without: Collection[str]) -> Survey:
     chains = {name: chain for name, chain in _patiently(table.chains).items() if name not in without}
     sets = {name: spec for name, spec in _patiently(table.sets).items() if name not in without}
+    dormant = table.is_dormant()
     why = strange(chains, sets)
+    if not why and dormant and not CHAINS.keys() <= chains.keys():
+        # The kernel wakes no table, and adds no base chain, in a transaction that does the other too (EINVAL).
+        why = "it sleeps, and lacks chains"
     if why:
         return Survey(stands=True, strange=why)
     return Survey(
         stands=True,
-        dormant=table.is_dormant(),
+        dormant=dormant,
         chains=frozenset(chains),
         sets=frozenset(sets),
         elements={name: read(table, name) for name in sets if name not in DYNAMIC} if deep else {},

@@ -137,9 +137,9 @@ class FakeTable:
         if code:
             raise No(code)
         if isinstance(step, t.AddTable):
-            contents = contents or self._empty(step)
-            contents.is_changed |= contents.dormant is not step.dormant
-            contents.dormant = step.dormant
+            if contents is None:
+                return self._empty(step)
+            contents.turn(step.dormant)
             return contents
         if contents is None:
             raise No(errno.ENOENT)
@@ -155,6 +155,7 @@ class FakeTable:
 
     def _empty(self, step: t.AddTable) -> Contents:
         made = Contents(self._family, step.comment)
+        made.dormant = step.dormant
         made.releases_at_once = self.kernel.releases_at_once
         return made
 

@@ -60,6 +60,8 @@ class Contents:
         """Whether the kernel has noted any change since it was copied; without one the generation stays."""
         self.releases_at_once = True
         """Whether a chain may go in the transaction that deletes the element that led to it (since Linux 6.2)."""
+        self._has_turned = self._has_lost_base = False
+        """Whether it was put to sleep or woken, or a base chain went, since it was copied."""
         self._held: set[str] = set()
         self._shared: set[str] = set()
         """Names of sets whose elements another copy has too."""
@@ -119,6 +121,14 @@ class Contents:
             case _:
                 return True
 
+    def turn(self, dormant: bool) -> None:
+        """Put the table to sleep, or wake it; raise No when the kernel would not."""
+        if dormant is self.dormant:
+            return
+        if self._has_turned or self._has_lost_base:
+            raise No(errno.EINVAL)
+        self.dormant, self._has_turned, self.is_changed = dormant, True, True
+
     def validate(self) -> None:
         """Raise No when what base chains lead to is too deep, loops, or may not come to pass there."""
         for chain in self.chains.values():
@@ -153,6 +163,8 @@ class Contents:
                 raise No(errno.EOPNOTSUPP)
             return
         if chain.base is not None:
+            if self._has_turned:
+                raise No(errno.EINVAL)
             kind, hook = chain.base.kind, chain.base.hook
             if kind not in _HOOKS:
                 raise No(errno.ENOENT)
@@ -165,6 +177,7 @@ class Contents:
         self._chain(name)
         if name in self._held or any(each.chain == name for each in self._verdicts()):
             raise No(errno.EBUSY)
+        self._has_lost_base |= self.chains[name].base is not None
         del self.chains[name], self.rules[name], self.handles[name]
 
     def _verdicts(self) -> Iterator[ex.Decide]:
