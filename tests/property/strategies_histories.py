@@ -7,6 +7,7 @@ filled from the cluster at any time.
 
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import cache
 
 import msgspec
 from hypothesis import strategies as st
@@ -228,6 +229,7 @@ _NODE_EVENTS = st.one_of(
 )
 
 
+@cache
 def events(*, crowds: bool = False) -> st.SearchStrategy[Event]:
     """Draw anything that may happen; what concerns all Services happens one time in eight."""
     common = _service_events(crowds)
@@ -288,6 +290,7 @@ def _often(values: st.SearchStrategy[Event]) -> st.SearchStrategy[Event | None]:
     return st.sampled_from(range(4)).flatmap(lambda n: values if n else st.none())
 
 
+@cache
 def _beginning(crowds: bool) -> st.SearchStrategy[list[Event]]:
     """Most of the Services, with slices: a crowd from the start, since lists of events are mostly short."""
     crowd = [_event("put service", services(st.just(key))) for key in KEYS]
@@ -298,17 +301,17 @@ def _beginning(crowds: bool) -> st.SearchStrategy[list[Event]]:
     return st.tuples(*map(_often, crowd)).map(lambda found: [each for each in found if each is not None])
 
 
+@cache
+def _steps(crowds: bool, least: int, most: int) -> st.SearchStrategy[list[Step]]:
+    turns = st.sampled_from([Turn.SYNC] * 6 + list(Turn)[1:])
+    tables = st.sampled_from(["nat", "filter", "mangle"])
+    step = st.builds(Step, st.lists(events(crowds=crowds), max_size=3), turns, tables, SETTINGS)
+    return st.lists(step, min_size=least, max_size=most)
+
+
 @st.composite
 def histories(draw: st.DrawFn, *, steps: int, crowds: bool = False) -> History:
     """Draw a history of up to so many steps after the first, which fills the cluster."""
-    turns = st.sampled_from([Turn.SYNC] * 6 + list(Turn)[1:])
-    step = st.builds(
-        Step,
-        st.lists(events(crowds=crowds), max_size=3),
-        turns,
-        st.sampled_from(["nat", "filter", "mangle"]),
-        SETTINGS,
-    )
     settings = draw(SETTINGS)
     begin = Step(draw(_beginning(crowds)), Turn.SYNC, "nat", settings)
-    return History(settings, [begin, *draw(st.lists(step, min_size=steps // 2, max_size=steps))])
+    return History(settings, [begin, *draw(_steps(crowds, steps // 2, steps))])

@@ -4,8 +4,12 @@ Addresses are those of the packet lab (`tests/scenarios/addresses.py`), so that 
 asked by packets too. Lists go from simple to strange: hypothesis shrinks towards the front. What is mostly
 refused by the API server's validation (an address that another Service has, two ports of one identity) is drawn
 seldom.
+
+Strategies are made once, here or by functions with a cache: what hypothesis finds out about each new one (whether
+it is empty, what it validates) takes longer than to draw from it.
 """
 
+from functools import cache, lru_cache
 from itertools import product
 from typing import TypeVar
 
@@ -62,13 +66,22 @@ SERVED = [
 """Ports of Services: one number by three protocols, one protocol twice, one that is somebody's node port."""
 FIRST_NODE_PORT, FIRST_HEALTH_PORT = 30000, 32000
 ZONES = ("a", "b", "")
+TYPES = [ServiceType.CLUSTER_IP, ServiceType.LOAD_BALANCER, ServiceType.NODE_PORT] * 3 + [
+    ServiceType.EXTERNAL_NAME
+]
 AGES = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", "")
+
+
+@lru_cache(maxsize=None, typed=True)  # 0 is not False
+def among(*values: T) -> st.SearchStrategy[T]:
+    """Draw one of these."""
+    return st.sampled_from(values)
 
 
 def seldom(usual: st.SearchStrategy[T], strange: st.SearchStrategy[T]) -> st.SearchStrategy[T]:
     """Draw the strange one time in eight."""
     # Of integers hypothesis likes the ends best; of a list's entries it likes none.
-    return st.sampled_from(range(8)).flatmap(lambda n: strange if n == 7 else usual)
+    return among(*range(8)).flatmap(lambda n: strange if n == 7 else usual)
 
 
 def own_address(way: str, index: int, family: Family, number: int = 0) -> str:
@@ -81,10 +94,12 @@ def _some_addresses(way: str, index: int) -> list[tuple[str, ...]]:
     return [(), (v4, v6), (v4,), (v6,), (v4, own_address(way, index, V4, 1), v6)]
 
 
+@cache
 def _anybodys(way: str) -> st.SearchStrategy[str]:
     return st.sampled_from([own_address(way, i, family) for i, family in product(range(len(KEYS)), Family)])
 
 
+@cache
 def _cluster_ips(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     v4, v6 = (own_address("cluster", index, family) for family in (V4, V6))
     moved = own_address("cluster", index, V4, 1)
@@ -92,6 +107,7 @@ def _cluster_ips(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     return seldom(usual, st.one_of(st.just(()), st.tuples(_anybodys("cluster"))))
 
 
+@cache
 def _external_ips(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     strange = st.sampled_from(
         [
@@ -105,12 +121,14 @@ def _external_ips(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     return seldom(st.sampled_from(_some_addresses("external", index)), st.one_of(strange, others))
 
 
+@cache
 def _balancer_ips(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     strange = st.sampled_from([(NODE.v4, NODE.v6), (own_address("external", index, V4),)])
     others = st.tuples(st.one_of(_anybodys("balancer"), _anybodys("external")))
     return seldom(st.sampled_from(_some_addresses("balancer", index)), st.one_of(strange, others))
 
 
+@cache
 def _ranges(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     outside = HOSTS["outside"]
     return st.sampled_from(
@@ -126,31 +144,34 @@ def _ranges(index: int) -> st.SearchStrategy[tuple[str, ...]]:
     )
 
 
+_SEVERAL_SERVED = st.lists(st.sampled_from(range(len(SERVED))), unique=True, min_size=2, max_size=4)
+
+
+@cache
+def _node_ports(own: int) -> st.SearchStrategy[int]:
+    return seldom(among(0, own), among(FIRST_NODE_PORT + 1, 80))
+
+
+@cache
 @st.composite
 def _service_ports(draw: st.DrawFn, index: int) -> tuple[ServicePort, ...]:
-    chosen = draw(st.lists(st.sampled_from(range(len(SERVED))), unique=True, min_size=2, max_size=4))
     found = []
-    for place in chosen:
+    for place in draw(_SEVERAL_SERVED):
         name, protocol, number = SERVED[place]
         own = FIRST_NODE_PORT + index * len(SERVED) + place
-        node_port = draw(seldom(st.sampled_from([0, own]), st.sampled_from([FIRST_NODE_PORT + 1, 80])))
-        found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=node_port))
+        found.append(ServicePort(name=name, protocol=protocol, port=number, node_port=draw(_node_ports(own))))
     return tuple(found)
 
 
+@cache
 @st.composite
 def services(draw: st.DrawFn, keys: st.SearchStrategy[Key] | None = None) -> Service:
     """Draw a Service of any kind, with fields that its type does not ask for too."""
-    namespace, name = draw(keys if keys is not None else st.sampled_from(KEYS))
+    namespace, name = draw(keys if keys is not None else among(*KEYS))
     index = KEYS.index((namespace, name))
-    policies = st.sampled_from(list(TrafficPolicy))
-    kind = draw(
-        st.sampled_from(
-            [ServiceType.CLUSTER_IP, ServiceType.LOAD_BALANCER, ServiceType.NODE_PORT] * 3
-            + [ServiceType.EXTERNAL_NAME]
-        )
-    )
-    odd = draw(st.sampled_from(range(16)))
+    policies = among(*TrafficPolicy)
+    kind = draw(among(*TYPES))
+    odd = draw(among(*range(16)))
     return Service(
         namespace=namespace,
         name=name,
@@ -162,13 +183,13 @@ def services(draw: st.DrawFn, keys: st.SearchStrategy[Key] | None = None) -> Ser
         external_ips=draw(_external_ips(index)),
         load_balancer_ips=draw(_balancer_ips(index)),
         source_ranges=draw(_ranges(index)),
-        session_affinity=draw(st.sampled_from([False, False, True])),
-        affinity_seconds=draw(st.sampled_from([10800, 60])),
+        session_affinity=draw(among(False, False, True)),
+        affinity_seconds=draw(among(10800, 60)),
         internal_policy=draw(policies),
         external_policy=draw(policies),
-        health_check_node_port=draw(st.sampled_from([0, FIRST_HEALTH_PORT + index])),
+        health_check_node_port=draw(among(0, FIRST_HEALTH_PORT + index)),
         external_name="example.org" if kind is ServiceType.EXTERNAL_NAME else "",
-        created=draw(st.sampled_from(AGES)),
+        created=draw(among(*AGES)),
     )
 
 
@@ -191,21 +212,34 @@ _CROWDED = {V4: "10.244.7.{}", V6: "fd00:10:244:7::{:x}"}
 LOCAL, REMOTE = ("be1", "be2"), ("be3", "be4")
 
 
+@cache
 @st.composite
 def endpoints(draw: st.DrawFn, family: Family, hosts: tuple[str, ...], hinted: bool) -> Endpoint:
     """Draw an endpoint at one of the lab's hosts; its node's name is true, or not told."""
-    host = draw(st.sampled_from(hosts))
+    host = draw(among(*hosts))
     truth = OTHER_NODE if host in REMOTE else NODE_NAME
-    zones, nodes = draw(st.sampled_from(HINTS)) if hinted else ((), ())
+    zones, nodes = draw(among(*HINTS)) if hinted else ((), ())
     return Endpoint(
         address=HOSTS[host].address(family),
-        conditions=draw(st.sampled_from([ANY_CONDITIONS[0]] * 6 + ANY_CONDITIONS)),
-        node_name=draw(st.sampled_from([truth] * 5 + [""])),
+        conditions=draw(among(*[ANY_CONDITIONS[0]] * 6, *ANY_CONDITIONS)),
+        node_name=draw(among(*[truth] * 5, "")),
         hint_zones=zones,
         hint_nodes=nodes,
     )
 
 
+@cache
+def _several(
+    family: Family, hosts: tuple[str, ...], hinted: bool, least: int
+) -> st.SearchStrategy[list[Endpoint]]:
+    each = endpoints(family, hosts, hinted)
+    return st.lists(each, min_size=least, max_size=4, unique_by=lambda each: each.address)
+
+
+_PLACES = st.tuples(among(*KEYS), among(*SUFFIXES))
+
+
+@cache
 @st.composite
 def slices(
     draw: st.DrawFn, places: st.SearchStrategy[tuple[Key, str]] | None = None, *, crowds: bool = False
@@ -214,21 +248,15 @@ def slices(
 
     With ``crowds`` some have more endpoints than one chain takes, at addresses that the lab does not have.
     """
-    places = places if places is not None else st.tuples(st.sampled_from(KEYS), st.sampled_from(SUFFIXES))
-    (namespace, name), suffix = draw(places)
+    (namespace, name), suffix = draw(places if places is not None else _PLACES)
     family = V6 if suffix == "c" else V4
-    odd = draw(st.sampled_from(range(32)))
-    own = draw(st.sampled_from(range(8))) == 7
-    hinted = draw(st.sampled_from([False, False, True]))
+    odd = draw(among(*range(32)))
+    own = draw(among(*range(8))) == 7
+    hinted = draw(among(False, False, True))
     hosts = ("node",) if own else LOCAL + REMOTE
-    some = st.lists(
-        endpoints(family, hosts, hinted),
-        min_size=draw(st.sampled_from([2, 1, 0])) if not own else 0,
-        max_size=4,
-        unique_by=lambda each: each.address,
-    )
-    shift = draw(st.sampled_from([0, 0, 1]))
-    crowd = range(CROWD if crowds and draw(st.sampled_from(range(16))) == 15 else 0)
+    some = _several(family, hosts, hinted, draw(among(2, 1, 0)) if not own else 0)
+    shift = draw(among(0, 0, 1))
+    crowd = range(CROWD if crowds and draw(among(*range(16))) == 15 else 0)
     ports = tuple(
         SlicePort(name=each, protocol=protocol, port=HOST_PORT if own else _target(number, shift))
         for each, protocol, number in SERVED
@@ -240,7 +268,7 @@ def slices(
         service="" if odd == 31 else name,
         address_type="FQDN" if odd == 30 else family.label,
         headless=odd == 29,
-        ports=_distinct(ports)[draw(st.sampled_from([0, 0, 0, 1, 2])) :],
+        ports=_distinct(ports)[draw(among(0, 0, 0, 1, 2)) :],
         endpoints=(*draw(some), *(Endpoint(address=_CROWDED[family].format(i + 1)) for i in crowd)),
     )
 

@@ -11,7 +11,9 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.fake_ipset import FakeSets
@@ -32,6 +34,25 @@ _DECLARATION = re.compile(r":(\S+) \S+ \[\d+:\d+\]")
 
 class Refusal(Exception):
     """A line that the kernel would not take."""
+
+
+class _Rule(NamedTuple):
+    """What can be said of a rule without the kernel."""
+
+    words: tuple[str, ...]
+    targets: tuple[str, ...]
+    bad: str
+    """Why the program would not take an option's value; "" if it would."""
+
+
+@lru_cache(maxsize=100_000)
+def _read(rule: str) -> _Rule:
+    """Read a rule. Tests write the same ones again and again, and `shlex` takes its time."""
+    words = tuple(shlex.split(rule) if '"' in rule or "'" in rule or "\\" in rule else rule.split())
+    pairs = list(itertools.pairwise(words))
+    targets = tuple(after for word, after in pairs if word in ("-j", "-g"))
+    bad = (f"bad value {value!r} of {option}" for option, value in pairs if not _is_legal(option, value))
+    return _Rule(words, targets, next(bad, ""))
 
 
 def _is_legal(option: str, value: str) -> bool:
@@ -175,20 +196,18 @@ class FakeTables:
             raise Refusal(f"unknown command {verb}")
 
     def _check(self, chains: Chains, rule: str) -> None:
-        words = shlex.split(rule) if '"' in rule or "'" in rule or "\\" in rule else rule.split()
+        words, targets, bad = _read(rule)
         if self.refuse and self.refuse in rule:
             raise Refusal(f"refused: {rule}")
-        targets = [after for word, after in itertools.pairwise(words) if word in ("-j", "-g")]
-        if len(targets) != 1 and not (targets == [] and "nfacct" in words):
+        if len(targets) != 1 and not (not targets and "nfacct" in words):
             raise Refusal(f"not exactly one target in {rule}")
         for target in targets:
             if target not in TARGETS and target not in chains:
                 raise Refusal(f"couldn't load target {target}")
         if "--nfacct-name" in words and words[words.index("--nfacct-name") + 1] not in self.counters:
             raise Refusal("No such file or directory")
-        for option, value in itertools.pairwise(words):
-            if not _is_legal(option, value):
-                raise Refusal(f"bad value {value!r} of {option}")
+        if bad:
+            raise Refusal(bad)
         for flag in ("--match-set", "--add-set", "--map-set"):
             if flag in words and words[words.index(flag) + 1] not in self._sets.sets:
                 raise Refusal("set does not exist")
