@@ -6,8 +6,10 @@ import msgspec
 
 from kubeproxy.dataplane.nftables.backend import NftablesBackend
 from kubeproxy.dataplane.nftables.journal import Journal
+from kubeproxy.dataplane.nftables.names import VERDICT_MAPS
 from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.element_messages import encode_elements
+from kubeproxy.kernel.nf_tables.expressions import Decide
 from kubeproxy.kernel.nf_tables.fake import FakeTable
 from kubeproxy.kernel.nf_tables.model import Contents
 from kubeproxy.kernel.nf_tables.object_messages import encode_chain
@@ -42,12 +44,25 @@ class ToldNode(Node):
         self._tell(self.table.tampered(steps))
 
     def rename(self, old: str, new: str) -> None:
-        """Let somebody else rename a chain that nothing leads to; of that the kernel tells the new name alone."""
+        """Let somebody else rename a chain: what led there does so still, and only the new name is told."""
         assert self.table.contents is not None
+
+        def led(decide: object) -> object:
+            return Decide(decide.word, new) if isinstance(decide, Decide) and decide.chain == old else decide
+
         contents = self.table.kernel.tables[Family.V4, NAME] = self.table.contents.copy()
         contents.chains[new] = msgspec.structs.replace(contents.chains.pop(old), name=new)
         contents.rules[new] = [msgspec.structs.replace(rule, chain=new) for rule in contents.rules.pop(old)]
         contents.handles[new] = contents.handles.pop(old)
+        for rules in contents.rules.values():
+            rules[:] = [
+                msgspec.structs.replace(rule, expressions=tuple(map(led, rule.expressions))) for rule in rules
+            ]
+        for name in VERDICT_MAPS:
+            elements = contents.elements.get(name, {})
+            contents.elements[name] = {
+                key: msgspec.structs.replace(each, data=led(each.data)) for key, each in elements.items()
+            }
         self.table.kernel.disturbed()
         self._tell([_chain(contents.chains[new])])
 

@@ -25,7 +25,7 @@ from tests.unit.test_nftables_repairs import cluster, edit
 pytestmark = [pytest.mark.unit, PATIENCE]
 
 ADDRESSES = {"web": "10.96.0.1", "shop": "10.96.0.2", "db": "10.96.0.3", "none": "10.96.0.4"}
-BASE_CHAINS = ["nat-output", "nat-prerouting", "filter-forward"]
+RENAMED = ["nat-output", "filter-forward", "services", "nodeports", *(f"cluster-{n}" for n in range(1, 6))]
 
 
 @st.composite
@@ -86,9 +86,9 @@ def meddle(node: ToldNode, data: st.DataObject) -> None:
     """Let somebody else change something."""
     held = node.table.contents
     if held is not None and data.draw(st.integers(0, 9)) == 0:
-        name = data.draw(st.sampled_from(BASE_CHAINS))
-        if name in held.chains and "renamed" not in held.chains:
-            node.rename(name, "renamed")
+        name, other = data.draw(st.sampled_from(RENAMED)), data.draw(st.sampled_from(["renamed", *RENAMED]))
+        if name in held.chains and other not in held.chains:
+            node.rename(name, other)
         return
     with contextlib.suppress(Refused):
         if (step := data.draw(edit(node))) is not None:

@@ -175,6 +175,17 @@ def test_a_base_chain_that_came_may_be_ours_by_another_name() -> None:
     assert node.backend.observe() == ""
 
 
+def test_a_chain_that_is_renamed_to_one_that_we_make_then_leads_nobody_there() -> None:
+    node = ToldNode(*cluster())
+    node.rename("cluster-2", "cluster-3")
+    node.put(web("api", "10.96.0.9"), web_slice(*[f"10.244.1.{i}@node1" for i in (1, 2, 3)], name="api"))
+    assert not node.is_put_right()
+    assert node.is_put_right(whole=True)
+    assert node.held("service-classes")[HTTP] == "cluster-2"
+    assert node.held("service-classes")["10.96.0.9 . tcp . 80"] == "cluster-3"
+    assert node.backend.observe() == ""
+
+
 def test_what_nobody_needs_is_not_swept_while_somebodys_edits_wait() -> None:
     node = ToldNode(*cluster())
     after = state(ToldNode(*(each for each in cluster() if each.name != "db")))

@@ -32,16 +32,19 @@ _NODE_PORT_BYTES = 8
 def can_be_undone(edits: Edits, books: Books, unneeded: Collection[str]) -> bool:
     """Return whether that can be told without a look; ``unneeded``: chains that are still to be deleted.
 
-    A base chain that came may be one of ours: of one that is renamed the kernel tells the new name alone. Of other
-    chains it does not matter, as something leads to ours, and it refuses to delete what something leads to.
+    A chain that came may be one of ours: of one that is renamed the kernel tells the new name alone. Has it a
+    stranger's name, that does not matter but of base chains: something leads to ours, and the kernel refuses to
+    delete what something leads to. Has it one of ours (of a chain made since, too), what led to the old one leads
+    there.
     """
     if edits.is_beyond or not books.set_names().isdisjoint(edits.sets):
         return False
-    if not edits.base_chains <= books.chain_names():
+    ours = books.chain_names()
+    stand = {name for name, stands in edits.chains.items() if stands}
+    if not edits.base_chains <= ours or not stand & ours <= edits.base_chains:
         return False
     chains = edits.rules | edits.chains.keys()
-    came = edits.chains.keys() - books.chain_names()
-    return chains.isdisjoint(unneeded) and chains <= books.chain_names() | came
+    return chains.isdisjoint(unneeded) and edits.rules <= ours | edits.chains.keys()
 
 
 def asking(edits: Edits, books: Books, states: Iterable[ServiceState]) -> Iterator[ServiceState]:
