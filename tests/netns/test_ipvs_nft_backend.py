@@ -117,6 +117,24 @@ def test_a_node_is_served_watched_adopted_and_cleaned_up(alone: LoneNamespace) -
     alone.run(work)
 
 
+def test_a_table_that_was_restored_otherwise_than_it_was_saved_is_written_again(alone: LoneNamespace) -> None:
+    """Its rules have the very numbers that ours had."""
+
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        saved = nft("list", "table", "ip", NFT_TABLE)
+        text = saved.replace("masquerade fully-random", "accept")
+        assert text != saved
+        subprocess.run(["nft", "-f", "-"], input=f"delete table ip {NFT_TABLE}\n{text}", text=True, check=True)
+        assert "was deleted and made anew by somebody" in node.backend.observe()
+        node.full()
+        assert sorted(nft("list", "table", "ip", NFT_TABLE).splitlines()) == sorted(saved.splitlines())
+        assert node.backend.observe() == ""
+
+    alone.run(work)
+
+
 def test_source_ranges_that_lie_in_one_another_and_their_change(alone: LoneNamespace) -> None:
     def work() -> None:
         node = Node(exposed(), web_slice())

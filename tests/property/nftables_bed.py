@@ -46,7 +46,7 @@ class Spoiled:
         self._table = table
         self.failure = 0
         """Which, 0: none."""
-        self.exists, self.is_dormant = table.exists, table.is_dormant
+        self.exists, self.is_dormant, self.handle = table.exists, table.is_dormant, table.handle
         self.chains, self.rules = table.chains, table.rules
         self.sets, self.elements, self.generation = table.sets, table.elements, table.generation
 

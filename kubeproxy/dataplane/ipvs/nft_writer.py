@@ -28,6 +28,8 @@ class NftRuleWriter:
         """The kernel's last transaction when the rules were found to stand."""
         self._written: dict[str, list[int]] = {}
         """The numbers of each chain's rules; one that is replaced gets another."""
+        self._written_in = 0
+        """The number of the table that they are in: in another the same numbers may be other rules'."""
 
     def write(self, node: NodeState) -> tuple[RuleCount, ...]:
         """See `Rulebook.write`: one transaction, or two where somebody has put the table to sleep."""
@@ -38,6 +40,7 @@ class NftRuleWriter:
         steps = [AddTable(COMMENT), *steps_of(rules)]
         self._table.commit(steps)
         self._intact = self._table.generation()
+        self._written_in = self._table.handle()
         self._written = {chain: self._rules_of(chain) for chain in CHAINS}
         count = sum(isinstance(step, AddRule) for step in steps)
         return (RuleCount(table=NFT_TABLE, standing=count, written=count),)
@@ -47,11 +50,14 @@ class NftRuleWriter:
         generation = self._table.generation()
         if generation == self._intact:
             return ""
+        where = f"{SPOKEN[self._table.family]} {NFT_TABLE}"
         if self._table.is_dormant():
-            return f"nftables table {SPOKEN[self._table.family]} {NFT_TABLE} was put to sleep by somebody"
+            return f"nftables table {where} was put to sleep by somebody"
+        if self._table.handle() not in (self._written_in, 0):  # of one that is gone the chains tell
+            return f"nftables table {where} was deleted and made anew by somebody"
         for chain, written in self._written.items():
             if self._rules_of(chain) != written:
-                return f"nftables chain {SPOKEN[self._table.family]} {NFT_TABLE} {chain} was changed by somebody"
+                return f"nftables chain {where} {chain} was changed by somebody"
         self._intact = generation
         return ""
 

@@ -53,6 +53,13 @@ class NfTable(Protocol):
         """Return whether somebody has put it to sleep: no packet passes it. False when there is no table."""
         ...
 
+    def handle(self) -> int:
+        """Return the number that the kernel knows the table by, 0 when there is none.
+
+        One that is deleted and made anew has another, while the numbers in it begin anew.
+        """
+        ...
+
     def chains(self) -> dict[str, Chain]:
         """Return the chains, by name; none when there is no table."""
         ...

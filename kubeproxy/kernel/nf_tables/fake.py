@@ -27,6 +27,8 @@ class FakeNftables:
         """False for kernels before 5.12: a refusal does not say which of several elements it was."""
         self.tables: dict[tuple[Family, str], Contents] = {}
         self.generation = 1
+        self.made = 0
+        """How many tables were made."""
 
     def disturbed(self) -> None:
         """Have somebody else change something in this network namespace."""
@@ -156,6 +158,8 @@ class FakeTable:
     def _empty(self, step: t.AddTable) -> Contents:
         made = Contents(self._family, step.comment)
         made.dormant = step.dormant
+        self.kernel.made += 1
+        made.handle = self.kernel.made
         made.releases_at_once = self.kernel.releases_at_once
         return made
 
@@ -176,6 +180,11 @@ class FakeTable:
         """See `NfTable`."""
         self._ask()
         return self.contents is not None and self.contents.dormant
+
+    def handle(self) -> int:
+        """See `NfTable`."""
+        self._ask()
+        return self.contents.handle if self.contents is not None else 0
 
     def chains(self) -> dict[str, t.Chain]:
         """See `NfTable`."""

@@ -49,6 +49,8 @@ class Contents:
         self.family = family
         self.comment = comment
         self.dormant = False
+        self.handle = 0
+        """The table's number."""
         self.chains: dict[str, t.Chain] = {}
         self.rules: dict[str, list[t.Rule]] = {}
         self.handles: dict[str, list[int]] = {}
@@ -69,7 +71,7 @@ class Contents:
     def copy(self) -> "Contents":
         """Return another that can be changed by itself."""
         other = Contents(self.family, self.comment)
-        other.dormant = self.dormant
+        other.dormant, other.handle = self.dormant, self.handle
         other.chains, other.sets = dict(self.chains), dict(self.sets)
         other.rules = {name: list(rules) for name, rules in self.rules.items()}
         other.handles = {name: list(handles) for name, handles in self.handles.items()}

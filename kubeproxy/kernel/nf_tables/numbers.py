@@ -36,6 +36,7 @@ class Table(IntEnum):
 
     NAME = 1
     FLAGS = 2
+    HANDLE = 4
     USERDATA = 6
 
 

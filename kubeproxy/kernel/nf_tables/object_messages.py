@@ -52,6 +52,11 @@ def decode_dormant(body: bytes) -> bool:
     return bool(Attributes(body[HEAD_BYTES:]).number(n.Table.FLAGS, 0) & n.TABLE_DORMANT)
 
 
+def decode_table_handle(body: bytes) -> int:
+    """Return the number that a table has as long as it lives."""
+    return Attributes(body[HEAD_BYTES:]).number(n.Table.HANDLE, 0)
+
+
 def encode_table_name(family: Family, name: str) -> bytes:
     """Encode a question for a table, or the order to delete it."""
     return head(family, n.Table.NAME, name)

@@ -20,6 +20,7 @@ from kubeproxy.kernel.nf_tables.object_messages import (
     decode_generation,
     decode_rule,
     decode_set,
+    decode_table_handle,
     encode_elements_of,
     encode_rules_of,
     encode_set_name,
@@ -102,13 +103,19 @@ class KernelTable:
 
     def exists(self) -> bool:
         """See `NfTable.exists`."""
-        return bool(self._asked(Message.GET_TABLE, encode_table_name(self._family, self._name)))
+        return bool(self._found())
 
     def is_dormant(self) -> bool:
         """See `NfTable.is_dormant`."""
-        return any(
-            map(decode_dormant, self._asked(Message.GET_TABLE, encode_table_name(self._family, self._name)))
-        )
+        return any(map(decode_dormant, self._found()))
+
+    def handle(self) -> int:
+        """See `NfTable.handle`."""
+        return next(map(decode_table_handle, self._found()), 0)
+
+    def _found(self) -> list[bytes]:
+        """Return the kernel's answer about the table, if there is one."""
+        return self._asked(Message.GET_TABLE, encode_table_name(self._family, self._name))
 
     def chains(self) -> dict[str, t.Chain]:
         """See `NfTable.chains`."""
