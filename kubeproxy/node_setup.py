@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Timers(Protocol):
-    """IPVS, of which only its timeouts count here (`kernel.ipvs_types.VirtualServers`)."""
+    """IPVS, of which only its timeouts count here (`kernel.virtual_servers.VirtualServers`)."""
 
     def set_timeouts(self, *, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
         """Set them, in seconds; 0 leaves one as it is. Raises KernelError, OSError."""

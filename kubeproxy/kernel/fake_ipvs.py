@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import msgspec
 
 from kubeproxy.kernel.exec import KernelError
+from kubeproxy.kernel.ipvs_overview import Outline, Overview, pack_entry
 from kubeproxy.kernel.ipvs_types import (
     Command,
     Counted,
@@ -32,7 +33,7 @@ _Place = tuple[str, int]
 
 
 class FakeVirtualServers:
-    """One network namespace's table, with the kernel's rules (`ipvs_types.VirtualServers`)."""
+    """One network namespace's table, with the kernel's rules (`virtual_servers.VirtualServers`)."""
 
     def __init__(self, *, present: bool = True, schedulers: Iterable[str] = SCHEDULERS) -> None:
         self.present = present
@@ -40,6 +41,8 @@ class FakeVirtualServers:
         self.schedulers = set(schedulers)
         self.families = set(Family)
         """Those that this kernel was built for."""
+        self.tells_all = True
+        """Whether the kernel answers the question for an overview."""
         self.table: dict[ServerKey, Server] = {}
         self.log: list[Command] = []
         """What was asked for, refused or not, in order."""
@@ -86,6 +89,15 @@ class FakeVirtualServers:
     def count(self, family: Family) -> int | None:
         """See `VirtualServers`."""
         return sum(key.family is family for key in self.table) if family is Family.V4 else None
+
+    def overview(self, family: Family) -> Overview | None:
+        """See `VirtualServers`. The newest is first."""
+        if family is not Family.V4 or not self.tells_all:
+            return None
+        held = self._destinations
+        ours = (server for key, server in reversed(self.table.items()) if key.family is family)
+        packed = b"".join(pack_entry(Outline(server, len(held[server.key]))) for server in ours)
+        return Overview(memoryview(packed))
 
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         """See `VirtualServers`. The counters are all 0."""

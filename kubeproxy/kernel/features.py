@@ -20,7 +20,6 @@ from kubeproxy.kernel.ipset_messages import (
     SUBSYSTEM,
 )
 from kubeproxy.kernel.iptables import Flavour, tables_trouble
-from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.netlink import NetlinkError, NetlinkSocket
 from kubeproxy.kernel.netlink_messages import (
     AF,
@@ -35,6 +34,7 @@ from kubeproxy.kernel.netlink_messages import (
 )
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nf_tables.table import KernelTable
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.kernel.xtables import legacy_has_match, nft_has_match
 from kubeproxy.model.addresses import Family
 

@@ -1,13 +1,10 @@
 """IPVS of the network namespace of the calling thread. Blocking.
 
-`ipvs_types.VirtualServers` is the seam, `Ipvs` the real one, `fake_ipvs.FakeVirtualServers` a model of it.
+`virtual_servers.VirtualServers` is the seam, `Ipvs` the real one, `fake_ipvs.FakeVirtualServers` a model of it.
 """
 
 import contextlib
 import errno
-import logging
-import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -28,12 +25,12 @@ from kubeproxy.kernel.ipvs_messages import (
     encode_set_timeouts,
     pack_commands,
 )
+from kubeproxy.kernel.ipvs_overview import Overview
+from kubeproxy.kernel.ipvs_sockopt import SocketOptions
 from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts, Verb
 from kubeproxy.kernel.netlink import KeptSocket, NetlinkError, NetlinkSocket
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
-
-log = logging.getLogger(__name__)
 
 PROBES = {
     Family.V4: ServerKey(Protocol.TCP, "198.51.100.0", 20000),
@@ -44,10 +41,6 @@ PROBES = {
 _RECEIVE_BYTES = 8 << 20
 """Twice that as the kernel counts: 13,000 refusals. One send carries some 2,000 commands."""
 _WHAT = "IPVS"
-_SO_GET_INFO = 64 + 1024 + 64 + 1
-"""IP_VS_SO_GET_INFO (linux/ip_vs.h)."""
-_INFO = struct.Struct("=III")
-"""struct ip_vs_getinfo: version, size of the table of connections, virtual servers of IPv4 (with marks, too)."""
 _CHANGES = threading.Lock()
 """A dump resumes by position, so a server deleted meanwhile makes it pass over another, and the kernel does not
 say so. Both families are in one table; their threads share this."""
@@ -59,7 +52,7 @@ class IpvsUnavailable(KernelError):
 
 
 class Ipvs:
-    """The kernel's load balancer; see `ipvs_types.VirtualServers`. For one thread at a time.
+    """The kernel's load balancer; see `virtual_servers.VirtualServers`. For one thread at a time.
 
     One socket stays open from the first call on, since a change takes less time than opening it; after a failure
     the next call opens another.
@@ -68,8 +61,7 @@ class Ipvs:
     def __init__(self) -> None:
         self._kept = KeptSocket(NETLINK_GENERIC, _RECEIVE_BYTES)
         self._number = 0
-        self._is_countless = False
-        """Whether the kernel refused to count when it was last asked."""
+        self._options = SocketOptions()
 
     def available(self) -> bool:
         """See `VirtualServers`."""
@@ -100,24 +92,12 @@ class Ipvs:
         return {server.key: server for server in self._listed(lambda bodies: decode_servers(bodies, family))}
 
     def count(self, family: Family) -> int | None:
-        """See `VirtualServers`. By the old interface: the new one tells how many there are by listing them."""
-        if family is not Family.V4:
-            return None
-        try:
-            # Any socket of the family will do; a raw one would ask for CAP_NET_RAW.
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-                _, _, count = _INFO.unpack(asked.getsockopt(socket.IPPROTO_IP, _SO_GET_INFO, _INFO.size))
-        except OSError as refused:
-            if not self._is_countless:
-                log.warning(
-                    "IPVS does not say how many virtual servers there are (%s): those that somebody else adds or "
-                    "deletes are found later, when they are listed",
-                    refused,
-                )
-            self._is_countless = True
-            return None
-        self._is_countless = False
-        return int(count)
+        """See `VirtualServers`."""
+        return self._options.count() if family is Family.V4 else None
+
+    def overview(self, family: Family) -> Overview | None:
+        """See `VirtualServers`."""
+        return self._options.overview() if family is Family.V4 else None
 
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:
         """See `VirtualServers`."""

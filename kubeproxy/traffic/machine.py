@@ -10,9 +10,10 @@ from kubeproxy.kernel.conntrack import Conntrack, KernelConntrack
 from kubeproxy.kernel.conntrack_messages import is_established
 from kubeproxy.kernel.ipset import Ipset
 from kubeproxy.kernel.ipvs import Ipvs
-from kubeproxy.kernel.ipvs_types import Counted, ServerKey, VirtualServers
+from kubeproxy.kernel.ipvs_types import Counted, ServerKey
 from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.sets import Sets
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import Flow, FlowMatch
 from kubeproxy.traffic import flows, virtual_servers

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.kernel.exec import Result
 from kubeproxy.kernel.ipset_messages import Member, SetType
+from kubeproxy.kernel.ipvs_overview import Overview
 from kubeproxy.kernel.ipvs_types import Command, Counted, Found, Server, ServerKey, Timeouts
 from kubeproxy.kernel.nf_tables.base import NAME
 from kubeproxy.kernel.nf_tables.batch import datagram, encode, transactions
@@ -128,7 +129,7 @@ class NullRulebook:
 
 
 class NullVirtualServers:
-    """See `kernel.ipvs_types.VirtualServers`."""
+    """See `kernel.virtual_servers.VirtualServers`."""
 
     def available(self) -> bool:
         return True
@@ -140,6 +141,9 @@ class NullVirtualServers:
         return {}
 
     def count(self, family: Family) -> int | None:
+        return None
+
+    def overview(self, family: Family) -> Overview | None:
         return None
 
     def counted_servers(self, family: Family) -> dict[ServerKey, Counted]:

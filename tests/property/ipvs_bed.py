@@ -26,10 +26,10 @@ from kubeproxy.kernel.ipvs_types import (
     Server,
     ServerKey,
     Verb,
-    VirtualServers,
 )
 from kubeproxy.kernel.sysctl import FakeSysctls
 from kubeproxy.kernel.virtual_addresses import Addresses
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.ipvs import IpvsSettings
 from kubeproxy.model.objects import Protocol as Transport

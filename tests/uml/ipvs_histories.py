@@ -3,6 +3,7 @@
 import random
 
 from kubeproxy.kernel.fake_ipvs import SCHEDULERS, FakeVirtualServers
+from kubeproxy.kernel.ipvs_overview import Overview
 from kubeproxy.kernel.ipvs_types import (
     FALLBACK,
     ONE_PACKET,
@@ -12,9 +13,9 @@ from kubeproxy.kernel.ipvs_types import (
     Server,
     ServerKey,
     Verb,
-    VirtualServers,
     mark_key,
 )
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 
@@ -58,7 +59,20 @@ def command(dice: random.Random, keys: tuple[ServerKey, ...]) -> Command:
 def state(servers: VirtualServers) -> list[str]:
     found = [str(server) for family in Family for server in servers.servers(family).values()]
     held = [f"{key}: {servers.destinations(key)}" for key in KEYS]
+    overview = servers.overview(Family.V4)
+    assert overview is not None
+    assert len(overview) == servers.count(Family.V4) == len(overview.outlines())
+    assert overview.of(KEYS) == overview.outlines()
+    found += map(str, overview.outlines().values())
     return sorted(found) + [line for line in held if not line.endswith(": []")]
+
+
+def changed(servers: VirtualServers, before: Overview | None) -> set[ServerKey]:
+    """Return the virtual servers of which an overview says something else than before."""
+    now = servers.overview(Family.V4)
+    assert now is not None
+    assert before is not None
+    return now.differing(before)
 
 
 def differences(seed: int, real: VirtualServers) -> list[str]:
@@ -70,10 +84,13 @@ def differences(seed: int, real: VirtualServers) -> list[str]:
     while done < STEPS:
         commands = [command(dice, keys) for _ in range(dice.randint(1, 8))]
         done += len(commands)
+        before = [each.overview(Family.V4) for each in (real, model)]
         answers, expected = real.run(commands), model.run(commands)
         pairs = zip(commands, answers, expected, strict=True)
         wrong = [f"{one}: {answer}, the model {other}" for one, answer, other in pairs if answer != other]
         wrong += [f"only one has {line}" for line in set(state(real)) ^ set(state(model))]
+        one, other = (changed(each, then) for each, then in zip((real, model), before, strict=True))
+        wrong += [f"only one calls {key} changed" for key in one ^ other]
         if wrong:
             return wrong
     return []

@@ -10,7 +10,8 @@ import pytest
 
 from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
 from kubeproxy.kernel.ipvs import Ipvs
-from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb
+from kubeproxy.kernel.ipvs_overview import Outline
+from kubeproxy.kernel.ipvs_types import Command, Destination, Server, ServerKey, Verb, mark_key
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 from tests.netns.lone_namespace import LoneNamespace, lone_namespace
@@ -53,10 +54,58 @@ except PermissionError:
 """
 
 
+REFUSED = """
+import logging
+from kubeproxy.kernel.ipvs import Ipvs
+from kubeproxy.model.addresses import Family
+warnings = []
+logging.getLogger().addHandler(handler := logging.Handler())
+handler.emit = warnings.append
+ipvs = Ipvs()
+ipvs.overview(Family.V4)
+print(ipvs.overview(Family.V4), len(warnings))
+"""
+
+
+def without(capability: str, script: str) -> str:
+    """Run a script that lacks a capability; return what it prints."""
+    argv = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", sys.executable, "-c", script]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
 def test_servers_are_counted_for_who_may_open_no_raw_sockets(namespace: LoneNamespace) -> None:
-    argv = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", sys.executable, "-c", COUNT_ONE]
-    told = namespace.run(lambda: subprocess.run(argv, check=True, capture_output=True, text=True)).stdout
-    assert told.split() == ["0", "1"]
+    assert namespace.run(lambda: without("net_raw", COUNT_ONE)).split() == ["0", "1"]
+
+
+def test_an_overview_tells_how_many_destinations_each_of_ten_thousand_has(namespace: LoneNamespace) -> None:
+    ipvs = Ipvs()
+    servers = [Server(ServerKey(Protocol.TCP, f"10.96.{i >> 8}.{i & 255}", 80)) for i in range(SERVERS)]
+    servers += [Server(mark_key(family, 0x6B000001)) for family in Family]
+    places = [Destination("10.244.0.1", 8080 + number) for number in range(3)]
+    made = [
+        Command(Verb.ADD_SERVER, server, places=tuple(places[: i % 4])) for i, server in enumerate(servers[:-1])
+    ]
+    assert set(namespace.run(lambda: ipvs.run([*made, Command(Verb.ADD_SERVER, servers[-1])]))) == {0}
+    before = namespace.run(lambda: ipvs.overview(Family.V4))
+    assert before is not None
+    expected = {each.server.key: Outline(each.server, len(each.places)) for each in made}
+    assert before.outlines() == expected
+    assert namespace.run(lambda: ipvs.overview(Family.V4)) == before
+    assert namespace.run(lambda: ipvs.overview(Family.V6)) is None
+    fewer, more = servers[5].key, servers[8].key
+    edits = [
+        Command(Verb.DELETE_DESTINATION, Server(fewer), places[0]),
+        Command(Verb.ADD_DESTINATION, Server(more), places[0]),
+    ]
+    assert namespace.run(lambda: ipvs.run(edits)) == [0, 0]
+    after = namespace.run(lambda: ipvs.overview(Family.V4))
+    assert after is not None
+    assert after.differing(before) == {fewer, more}
+    assert {key: each.destinations for key, each in after.of((fewer, more)).items()} == {fewer: 0, more: 1}
+
+
+def test_who_may_not_administer_the_network_gets_no_overview(namespace: LoneNamespace) -> None:
+    assert namespace.run(lambda: without("net_admin", REFUSED)).split() == ["None", "1"]
 
 
 def test_ten_thousand_servers_are_written_read_and_changed(namespace: LoneNamespace) -> None:

@@ -14,9 +14,9 @@ from kubeproxy.kernel.ipvs_types import (
     ServerKey,
     Timeouts,
     Verb,
-    VirtualServers,
 )
 from kubeproxy.kernel.netlink import NetlinkError
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol
 

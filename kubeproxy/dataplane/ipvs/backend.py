@@ -26,10 +26,11 @@ from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.remarks import Joined
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset import EntriesRefused
-from kubeproxy.kernel.ipvs_types import ServerKey, VirtualServers, mark_key
+from kubeproxy.kernel.ipvs_types import ServerKey, mark_key
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.virtual_addresses import Addresses, AddressesRefused
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.desired import ServiceState, Wanted
 from kubeproxy.model.ident import Key, ServicePortName

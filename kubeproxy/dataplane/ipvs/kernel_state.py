@@ -22,11 +22,11 @@ from kubeproxy.kernel.ipvs_types import (
     Server,
     ServerKey,
     Verb,
-    VirtualServers,
     singly,
 )
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.node import NodeState
 

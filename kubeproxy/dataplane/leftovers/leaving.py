@@ -23,9 +23,10 @@ from kubeproxy.dataplane.leftovers import upstream
 from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member, SetType
-from kubeproxy.kernel.ipvs_types import Command, Destination, Found, Server, ServerKey, Verb, VirtualServers
+from kubeproxy.kernel.ipvs_types import Command, Destination, Found, Server, ServerKey, Verb
 from kubeproxy.kernel.sets import Sets
 from kubeproxy.kernel.virtual_addresses import Addresses
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.flows import FlowMatch
 from kubeproxy.model.objects import Protocol, Record

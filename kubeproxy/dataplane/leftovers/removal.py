@@ -23,13 +23,13 @@ from kubeproxy.dataplane.leftovers.upstream import BUT_IPTABLES, BUT_OUR_IPVS, E
 from kubeproxy.kernel.conntrack import Conntrack
 from kubeproxy.kernel.exec import CommandMissing, KernelError
 from kubeproxy.kernel.iptables import Flavour
-from kubeproxy.kernel.ipvs_types import VirtualServers
 from kubeproxy.kernel.nf_tables.base import NfTable
 from kubeproxy.kernel.nft_sets import NftSets
 from kubeproxy.kernel.sets import AlsoRead, Sets
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.kernel.tracing_nft import TABLE as TRACE_TABLE
 from kubeproxy.kernel.virtual_addresses import Addresses
+from kubeproxy.kernel.virtual_servers import VirtualServers
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Record
 
