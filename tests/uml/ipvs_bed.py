@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from kubeproxy.dataplane.base import Applied, Backend, Plan
 from kubeproxy.kernel.exec import SystemExec
@@ -116,8 +117,13 @@ class Inside:
         return self._lab.run("node", self._backend.glance)
 
     @property
-    def repairer(self) -> None:
-        return None
+    def repairer(self) -> Self | None:
+        return self if self._backend.repairer else None
+
+    def repair(self, *, whole: bool) -> bool:
+        repairer = self._backend.repairer
+        assert repairer is not None
+        return self._lab.run("node", lambda: repairer.repair(whole=whole))
 
     def cleanup(self) -> None:
         self._lab.run("node", self._backend.cleanup)

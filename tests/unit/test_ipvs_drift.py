@@ -136,17 +136,22 @@ def test_what_we_change_and_what_others_have_besides_is_nothing_to_look_for() ->
     assert node.backend.glance() == ""
     theirs = Server(ServerKey(Protocol.TCP, "192.0.2.1", 80))
     node.servers.run([Command(Verb.ADD_SERVER, theirs)])
-    assert node.backend.glance()
+    assert node.backend.glance() == ""
+    node.servers.tells_all = False
+    node.servers.run([Command(Verb.DELETE_SERVER, theirs)])
+    assert node.backend.glance() == "there are 2 virtual servers instead of 3"
     assert node.backend.observe() == ""
     assert node.backend.glance() == ""
 
 
-def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_look_at_many_services_looks_at_a_few(is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LISTED_A_LOOK", 5)
     monkeypatch.setattr(watch, "DESTINATIONS_A_LOOK", 4)
     crowd = [service(f"s{i}", f"10.96.1.{i}") for i in range(20)]
     slices = [endpoint_slice(f"s{i}", "80", [f"10.244.5.{i}"]) for i in range(20)]
     node = Node(*crowd, *slices)
+    node.servers.tells_all = is_told
     node.full()
     node.backend.observe()
     asked: list[ServerKey] = []
@@ -166,7 +171,7 @@ def test_a_look_at_many_services_looks_at_a_few(monkeypatch: pytest.MonkeyPatch)
     for _ in range(5):
         assert node.backend.observe() == ""
     assert len(asked) == len(set(asked)) == 20
-    assert len(listings) == 1
+    assert len(listings) == (0 if is_told else 1)
 
 
 def test_an_entry_that_ours_never_are_goes_with_the_next_full_sync() -> None:

@@ -8,12 +8,13 @@ restart, after a failure, and when kube-proxy's ipvs mode is taken over.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Self
 
 from kubeproxy.dataplane.base import Applied, Change, Plan, RuleCount, SyncFailed
 from kubeproxy.dataplane.collector import collector_paused
 from kubeproxy.dataplane.ipvs.blame import Refused, culprits, full_sets
 from kubeproxy.dataplane.ipvs.books import Books
-from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, KernelState
+from kubeproxy.dataplane.ipvs.kernel_state import CommandsRefused, Endpoints, KernelState
 from kubeproxy.dataplane.ipvs.names import set_name
 from kubeproxy.dataplane.ipvs.quarantine import Quarantine
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
@@ -99,6 +100,7 @@ class IpvsBackend:
             self._lacking.clear()  # somebody may have loaded the module
             self._quarantine.clear()
         self._needs_full = True  # until it is in
+        self._watch.take_amiss()  # and what was to be repaired alone is written by this
         changes = list(plan.changes)
         try:
             if plan.full:
@@ -110,7 +112,7 @@ class IpvsBackend:
             raise self._blame(refused, changes) from refused
         except (KernelError, OSError, OverflowError) as error:
             raise SyncFailed(f"ipvs mode: {error}; a full sync will follow") from error
-        self._watch.written()
+        self._watch.written(full=plan.full)
         self._needs_full = False
         return self._applied(plan.full, len(changes))
 
@@ -130,13 +132,28 @@ class IpvsBackend:
         return drift
 
     def glance(self) -> str:
-        """See `Backend.glance`: how many virtual servers there are (of IPv4), and how large legacy tables are."""
-        return "" if self._needs_full else self._watch.glance()
+        """See `Backend.glance`: what is told of all virtual servers (of IPv4), and how large legacy tables are."""
+        return "" if self._needs_full else self._watch.glance(self._books)
 
     @property
-    def repairer(self) -> None:
+    def repairer(self) -> Self:
         """See `Backend.repairer`."""
-        return None
+        return self
+
+    def repair(self, *, whole: bool) -> bool:
+        """See `Repairer.repair`: virtual servers that the last look found amiss; all else takes a full sync."""
+        amiss = self._watch.take_amiss()
+        if whole or not amiss:
+            return False
+        try:
+            self._perform(self._books.mend(amiss), {})
+            self._watch.end_drained(self._books)  # as others' destinations, which mostly nobody uses yet
+        except (KernelError, OSError) as error:
+            log.info("not put right virtual server by virtual server: %s", error)
+            return False
+        self._watch.written()
+        self._needs_full = False
+        return True
 
     def cleanup(self) -> None:
         """See `Backend.cleanup`."""
@@ -210,13 +227,18 @@ class IpvsBackend:
     def _perform(self, work: Work, states: States, write_rules: Callable[[], None] | None = None) -> None:
         """Carry out work for ports in these states; endpoints that the kernel will not have are left out."""
         assert self._translator is not None
-        refused = self._state.perform(work, write_rules)
+        refused = self._carry_out(work, write_rules)
         if refused:
             self._translator.leave_out({each.address: why for _, each, why in refused})
             owners = {self._books.unions.virtuals[key].owner for key, _, _ in refused}
             states = {**{name: self._ledger.states.get(name) for name in owners}, **states}
             parts = self._translator.parts({name: states[name] for name in owners})
-            self._state.perform(self._books.change(parts, self._state.destinations))
+            self._carry_out(self._books.change(parts, self._state.destinations))
+
+    def _carry_out(self, work: Work, write_rules: Callable[[], None] | None = None) -> Endpoints:
+        if write_rules is None:  # else all is compared afterwards
+            self._watch.writing(work)
+        return self._state.perform(work, write_rules)
 
     def _let_in(self) -> None:
         """Bring in ports that there was no room for, as far as there is now."""

@@ -4,7 +4,7 @@ Cost of a change: that of the ports that it concerns. Whoever cannot carry out t
 books away and has them opened again from a `Survey`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kubeproxy.dataplane.ipvs.draining import Draining, is_used
 from kubeproxy.dataplane.ipvs.names import MARK_BASE, MARK_MASK, Set
@@ -106,10 +106,29 @@ class Books:
             self._delete(work, key)
             self._unroute(work, [key.address])
 
+    def mend(self, found: Mapping[ServerKey, Standing | None]) -> Work:
+        """Bring virtual servers of ours back that others have changed, or deleted (None)."""
+        work = Work()
+        for key, standing in found.items():
+            owned = self.unions.virtuals.get(key)
+            if standing is not None:
+                self._move(work, key, standing, owned, _protocol(key, owned))
+            elif owned is not None:
+                self.draining.note(key, (), None)
+                work.commands.append(making(owned.virtual))
+            else:
+                self.drained(key, (), work)
+        return work
+
     def expected(self, key: ServerKey) -> dict[Spot, int]:
         """Return the destinations that a virtual server of ours should have, with their weights."""
         owned = self.unions.virtuals.get(key)
         return _weights(owned.virtual if owned else None, self.draining.spots.get(key, ()))
+
+    def count(self, key: ServerKey) -> int:
+        """Return how many destinations a virtual server of ours should have, those that drain among them."""
+        owned = self.unions.virtuals.get(key)
+        return (len(owned.virtual.destinations) if owned else 0) + len(self.draining.spots.get(key, ()))
 
     def foreign_notes(self) -> Mapping[ServicePortName, str]:
         """Return what to say of the ports at whose places somebody else is; the same object until it differs."""
@@ -245,12 +264,12 @@ def _weights(virtual: Virtual | None, draining: Iterable[Spot]) -> dict[Spot, in
 
 
 def _found_standing(survey: Survey, key: ServerKey) -> Standing:
-    found = survey.found[key]
-    return Standing(
-        survey.ground.servers[key],
-        {spot(each.destination): each.destination.weight for each in found},
-        is_used(found),
-    )
+    return standing_of(survey.ground.servers[key], survey.found[key])
+
+
+def standing_of(server: Server, found: Collection[Found]) -> Standing:
+    """Return what stands of a virtual server with these destinations."""
+    return Standing(server, {spot(each.destination): each.destination.weight for each in found}, is_used(found))
 
 
 def _is_foreign(survey: Survey, key: ServerKey, wanted: Virtual) -> bool:

@@ -15,6 +15,7 @@ from kubeproxy.dataplane.ipvs.survey import PREFIX, Ground, Survey, is_within, o
 from kubeproxy.dataplane.ipvs.work import Work
 from kubeproxy.kernel.exec import KernelError
 from kubeproxy.kernel.ipset_messages import Member
+from kubeproxy.kernel.ipvs_overview import Overview
 from kubeproxy.kernel.ipvs_types import (
     Command,
     Destination,
@@ -143,6 +144,10 @@ class KernelState:
     def count(self) -> int | None:
         """Count all virtual servers; see `VirtualServers.count`."""
         return self._servers.count(self._family)
+
+    def overview(self) -> Overview | None:
+        """Tell of all virtual servers at once; see `VirtualServers.overview`."""
+        return self._servers.overview(self._family)
 
     def elsewhere(self) -> frozenset[str]:
         """Return the addresses that devices have, but for those of ours that we were told to keep out of."""

@@ -2,22 +2,25 @@
 
 The looks come every few seconds, and soon after the kernel tells of a change (addresses, routes, rules).
 
-Sets tell by their size, the device by its number, rules by their canary. Virtual servers and routes are listed,
-the more rarely the more there are; so are the entries of one set after the other, as its size does not tell of an
-entry that was exchanged. Of the servers' destinations a few are looked at each time, all in turn.
+Sets tell by their size, the device by its number, rules by their canary; IPv4's virtual servers by how they were
+made and how many destinations each has (`overviews`), and who differs is looked at. IPv6's, and routes, are
+listed, the more rarely the more there are; so are the entries of one set after the other, as its size does not
+tell of an entry that was exchanged. Of the servers' destinations a few are looked at each time, all in turn: that
+finds weights, destinations that were exchanged, and whatever others do to IPv6's.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import cycle
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import cycle, islice
 
-from kubeproxy.dataplane.ipvs.books import Books
+from kubeproxy.dataplane.ipvs.books import Books, standing_of
 from kubeproxy.dataplane.ipvs.kernel_state import KernelState
 from kubeproxy.dataplane.ipvs.names import DEVICE, Set, set_name
+from kubeproxy.dataplane.ipvs.overviews import Overviews
 from kubeproxy.dataplane.ipvs.refusals import key_text
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
-from kubeproxy.dataplane.ipvs.steps import Spot, spot
+from kubeproxy.dataplane.ipvs.steps import Spot, Standing, spot
 from kubeproxy.dataplane.ipvs.work import Work
-from kubeproxy.kernel.ipvs_types import ServerKey
+from kubeproxy.kernel.ipvs_types import Server, ServerKey
 from kubeproxy.kernel.sets import entry_text
 from kubeproxy.model.addresses import Family
 
@@ -29,6 +32,13 @@ DESTINATIONS_A_LOOK = 20
 """Virtual servers whose destinations are looked at each time."""
 DRAINING_A_LOOK = 200
 """Virtual servers that may be asked each time whether their last connections have ended."""
+MOST_MENDED = 200
+"""Virtual servers. Who changes more has mostly changed other things too, and a full sync finds all."""
+MOST_NAMED = 3
+"""Of them in a text."""
+
+Amiss = Mapping[ServerKey, Standing | None]
+"""Virtual servers of ours that others have changed, or deleted (None)."""
 
 
 class Watch:
@@ -44,28 +54,49 @@ class Watch:
         self._until_entries = 0
         self._counted: int | None = None
         """How many virtual servers there were when all was well."""
+        self._overviews = Overviews(state)
+        self._is_told = False
+        """Whether the last look had an overview of all virtual servers, so that they need not be listed."""
+        self._amiss: Amiss = {}
 
-    def written(self) -> None:
-        """Note that we have just changed virtual servers, or may have."""
+    def writing(self, work: Work) -> None:
+        """Note what we are about to change."""
+        self._overviews.writing(work)
+
+    def written(self, *, full: bool = False) -> None:
+        """Note that we have just changed virtual servers, or may have; ``full``: that all were corrected."""
         self._counted = self._state.count()
+        self._amiss = {}
+        if full:
+            self._overviews.written_anew()
 
-    def glance(self) -> str:
+    def take_amiss(self) -> Amiss:
+        """Return, once, what the last look has found amiss if it was nothing but virtual servers of ours."""
+        amiss, self._amiss = self._amiss, {}
+        return amiss
+
+    def glance(self, books: Books) -> str:
         """Return what others may have changed, "" when numbers show nothing."""
         count = self._state.count()
-        if count != self._counted:
-            return f"there are {count} virtual servers instead of {self._counted}"
+        if count != self._counted or self._overviews.is_due:
+            suspects = self._overviews.suspects(books)
+            if suspects:
+                return f"{len(suspects)} virtual servers are not as they were"
+            if suspects is None and count != self._counted:
+                return f"there are {count} virtual servers instead of {self._counted}"
+            self._counted = count  # somebody else's came or went
         return self._rules.glance()
 
     def drift(self, books: Books) -> str:
         """Return how the kernel's state differs from the books, "" when nothing shows."""
+        self._amiss = {}
         count = self._state.count()
-        if count != self._counted:
-            self._until_listing = 0
         looks: tuple[Callable[[Books], str], ...] = (
             self._in_addresses,
             self._in_sets,
             self._in_entries,
             lambda _: self._rules.drift(),
+            lambda books: self._in_overview(books, is_count_same=count == self._counted),
             self._in_lists,
             self._in_destinations,
         )
@@ -81,6 +112,7 @@ class Watch:
             work = Work()
             for key in due:
                 books.drained(key, self._state.destinations(key), work)
+            self.writing(work)
             self._state.perform(work)
             self.written()
 
@@ -114,13 +146,36 @@ class Watch:
                 return f"set {set_name(self._family, which)} has somebody's entry {entry_text(member)}"
         return ""
 
+    def _in_overview(self, books: Books, *, is_count_same: bool) -> str:
+        """Look at all virtual servers by what is told of them at once, and at the destinations of who differs."""
+        suspects = self._overviews.suspects(books)
+        self._is_told = suspects is not None
+        if not self._is_told and not is_count_same:
+            self._until_listing = 0
+        if not suspects:
+            return ""
+        amiss: dict[ServerKey, Standing | None] = {}
+        texts: list[str] = []
+        for key, told in islice(suspects.items(), MOST_MENDED):
+            standing = standing_of(told.server, self._state.destinations(key)) if told else None
+            why = _is_otherwise(books, key, told.server if told else None)
+            if not why and standing and _serving(standing.weights) != _serving(books.expected(key)):
+                why = _leads_elsewhere(key)
+            if why:
+                amiss[key] = standing
+                texts.append(why)
+        self._overviews.settle()
+        if len(suspects) <= MOST_MENDED and amiss.keys().isdisjoint(books.foreign):
+            self._amiss = amiss
+        return _joined(texts)
+
     def _in_lists(self, books: Books) -> str:
         """Look at what takes time in proportion to all Services."""
         if self._until_listing > 0:
             self._until_listing -= 1
             return ""
         self._until_listing = len(books.servers) // LISTED_A_LOOK
-        return self._in_servers(books) or self._in_routes(books)
+        return ("" if self._is_told else self._in_servers(books)) or self._in_routes(books)
 
     def _in_routes(self, books: Books) -> str:
         missing = sorted(books.routed - self._state.routes().keys())
@@ -128,21 +183,14 @@ class Watch:
 
     def _in_servers(self, books: Books) -> str:
         found = self._state.servers()
-        for key, server in books.servers.items():
-            if key not in found:
-                return f"virtual server {key_text(key)} was deleted by somebody"
-            if found[key] != server:
-                return f"virtual server {key_text(key)} was changed by somebody"
-        for key in books.foreign:
-            if key not in found:
-                return f"somebody's virtual server {key_text(key)}, which was in the way, is gone"
-        return ""
+        texts = (_is_otherwise(books, key, found.get(key)) for key in (*books.servers, *books.foreign))
+        return next(filter(None, texts), "")
 
     def _in_destinations(self, books: Books) -> str:
         for key in self._next(books.servers):
             found = {spot(each.destination): each.destination.weight for each in self._state.destinations(key)}
             if _serving(found) != _serving(books.expected(key)):
-                return f"destinations of virtual server {key_text(key)} were changed by somebody"
+                return _leads_elsewhere(key)
         return ""
 
     def _next(self, servers: Collection[ServerKey]) -> list[ServerKey]:
@@ -155,6 +203,24 @@ class Watch:
             elif key in servers:
                 chosen.append(key)
         return chosen
+
+
+def _is_otherwise(books: Books, key: ServerKey, server: Server | None) -> str:
+    """Return what somebody did to a virtual server of ours, or to one in our way, by how it stands; or ""."""
+    if key in books.foreign:
+        return "" if server else f"somebody's virtual server {key_text(key)}, which was in the way, is gone"
+    if server is None:
+        return f"virtual server {key_text(key)} was deleted by somebody"
+    return f"virtual server {key_text(key)} was changed by somebody" if server != books.servers[key] else ""
+
+
+def _leads_elsewhere(key: ServerKey) -> str:
+    return f"destinations of virtual server {key_text(key)} were changed by somebody"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    more = (f"and {len(texts) - MOST_NAMED} more",) if len(texts) > MOST_NAMED else ()
+    return "; ".join((*texts[:MOST_NAMED], *more))
 
 
 def _serving(weights: Mapping[Spot, int]) -> dict[Spot, int]:
