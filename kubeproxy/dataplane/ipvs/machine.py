@@ -6,6 +6,7 @@ from kubeproxy.dataplane.iptables.edits import MARK, Edits
 from kubeproxy.dataplane.ipvs.backend import IpvsBackend
 from kubeproxy.dataplane.ipvs.names import DEVICE, NFT_TABLE
 from kubeproxy.dataplane.ipvs.nft_writer import NftRuleWriter
+from kubeproxy.dataplane.ipvs.openings import Openings
 from kubeproxy.dataplane.ipvs.rule_writer import RuleWriter
 from kubeproxy.dataplane.ipvs.rulebook import Rulebook
 from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, is_ours
@@ -29,10 +30,14 @@ from kubeproxy.model.ipvs import IpvsSettings
 
 
 class Writing:
-    """Through which ports one family's backend writes, so that who listens to the kernel tells it from others."""
+    """What one family's backend and who listens to the kernel must know of each other.
+
+    Through which ports it writes, so that these are told from others', and how often listening began.
+    """
 
     def __init__(self) -> None:
         self.programs, self.routes = Writers(), Writers()
+        self.openings = Openings()
 
 
 def ipvs_hints(family: Family, flavour: Flavour | None, writing: Writing) -> tuple[HintSource, ...]:
@@ -44,7 +49,10 @@ def ipvs_hints(family: Family, flavour: Flavour | None, writing: Writing) -> tup
         case Flavour.NFT:
             # A look would find a table that was flushed, and no rule that was changed.
             edits = Edits(CHAINS, is_ours, JUMPS)
-            return (addresses, TableNotices(family, MARK, edits, writing.programs, LOST_FOR_GOOD))
+            return (
+                addresses,
+                TableNotices(family, MARK, edits, writing.programs, LOST_FOR_GOOD, writing.openings),
+            )
         case None:
             return (addresses, TableNotices(family, NFT_TABLE.encode(), _in_our_table, writing.programs))
 
@@ -75,7 +83,7 @@ def ipvs_backend(
         sets, past = NftSets(table), Ipset(family)
     else:
         tables = Iptables(SystemExec(programs), family, flavour)
-        rules = RuleWriter(tables, ProcSysctls(), Nfacct(), is_told=flavour is Flavour.NFT)
+        rules = RuleWriter(tables, ProcSysctls(), Nfacct(), writing.openings if flavour is Flavour.NFT else None)
         sets = Ipset(family)
         past = NftSets(KernelTable(family, NFT_TABLE, programs))
     return IpvsBackend(

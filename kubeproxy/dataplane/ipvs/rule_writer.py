@@ -9,7 +9,8 @@ from typing import Protocol
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
-from kubeproxy.dataplane.iptables.jumps import missing_jumps, transaction
+from kubeproxy.dataplane.iptables.jumps import Saved, missing_jumps, transaction
+from kubeproxy.dataplane.ipvs.openings import Openings
 from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, Rules, saved_in
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPVS_OWNED
@@ -58,9 +59,14 @@ class Tables(Protocol):
 class RuleWriter:
     """See `Rulebook`; without ``nfacct`` no packets are counted."""
 
-    def __init__(self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None, *, is_told: bool = False) -> None:
-        """See the class; ``is_told``: whether somebody is told of what others do to the rules."""
-        self._is_told = is_told
+    def __init__(
+        self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None, openings: Openings | None = None
+    ) -> None:
+        """See the class; ``openings`` are of who is told of what others do to the rules, None where nobody is."""
+        self._openings = openings
+        self._times_caught_up = 0
+        """How often somebody had begun to listen when all rules were last counted."""
+        self._written: tuple[RuleCount, ...] = ()
         self._tables = tables
         self._sysctls = sysctls
         self._nfacct = nfacct
@@ -68,8 +74,7 @@ class RuleWriter:
 
     def write(self, node: NodeState) -> tuple[RuleCount, ...]:
         """Write all rules, and tell how many there are in each table."""
-        found = self._tables.save_all() if self._tables.in_use() else {}
-        saved = {table: saved_in(table, found.get(table, "")) for table in ORDER}
+        saved = self._saved()
         drop_invalid = self._sysctls.read(TCP_BE_LIBERAL) in ("", "0")
         counters = usable(self._tables, self._nfacct) if self._nfacct else frozenset[str]()
         rules = Rules(node, drop_invalid=drop_invalid, counters=counters)
@@ -78,20 +83,46 @@ class RuleWriter:
             transaction(table, text + missing_jumps(JUMPS, table, saved[table])) for table, text in texts.items()
         )
         self._tables.restore("".join(parts))
-        return tuple(
+        self._written = tuple(
             RuleCount(table=table, standing=count, written=count)
             for table, text in texts.items()
             for count in [text.count("\n-A ")]
         )
+        return self._written
 
     def drift(self) -> str:
         """Return what somebody did to the rules, "" when they stand."""
-        return self._canary.drift()
+        return self._missed() or self._canary.drift()
+
+    def _missed(self) -> str:
+        """Return what others did while nobody listened, "" when nothing shows: then all is counted, once."""
+        times = self._openings.times if self._openings else 0
+        if times == self._times_caught_up:
+            return ""
+        saved = self._saved()
+        why = next(filter(None, (_amiss(each, saved[each.table]) for each in self._written)), "")
+        self._times_caught_up = times
+        return why
+
+    def _saved(self) -> dict[str, Saved]:
+        found = self._tables.save_all() if self._tables.in_use() else {}
+        return {table: saved_in(table, found.get(table, "")) for table in ORDER}
 
     def glance(self) -> str:
         """See `Rulebook.glance`: legacy tables tell of nothing but their size."""
-        return "" if self._is_told or self._canary.is_undisturbed() else "tables were changed"
+        return "" if self._openings or self._canary.is_undisturbed() else "tables were changed"
 
     def remove(self) -> list[str]:
         """Remove the rules; return complaints about what is left."""
         return list(remove_chains(self._tables, IPVS_OWNED))
+
+
+def _amiss(written: RuleCount, saved: Saved) -> str:
+    """Return what somebody has done to the rules of a table, "" when a count does not show it."""
+    for jump in JUMPS:
+        if jump.table == written.table and not saved.has(jump):
+            return f"no rule of chain {jump.chain} of table {jump.table} leads to {jump.target} any more"
+    count = sum(saved.sizes.get(chain, 0) for chain in CHAINS[written.table])
+    if count == written.standing:
+        return ""
+    return f"table {written.table} has {count} rules of ours instead of {written.standing}"
