@@ -1,11 +1,16 @@
-"""Options that the whole suite shares, and the end of a run that hangs."""
+"""Options that the whole suite shares, which tests run inside a machine, and the end of a run that hangs."""
 
 import faulthandler
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.machine_bed import QEMU, UML
+from tests.machine_tests import MachineTests
+
+HERE = Path(__file__).parent
 GRACE = 60.0
 """Seconds beyond its timeout after which a test or its teardown ends the run; those of the interpreter's exit."""
 _stderr = pytest.StashKey[int]()
@@ -20,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["KUBEPROXY_LONG"] = "1"
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         config.stash[_stderr] = os.dup(2)  # While a test runs, pytest captures the descriptor 2 itself.
+    kinds = {HERE / "qemu": QEMU, HERE / "uml": UML}  # What takes longer first.
+    config.pluginmanager.register(MachineTests(kinds, pure=[HERE / "unit", HERE / "property"]))
 
 
 @pytest.hookimpl(wrapper=True)

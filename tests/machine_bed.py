@@ -24,6 +24,8 @@ echo 65536 >/sys/module/nf_conntrack/parameters/hashsize
 RUN = 'exec "$@" 3>&1 1>&2'
 """Reports go to descriptor 3, which is the command's standard output; everything else to standard error."""
 REPORTER = "tests.machine_reporter"
+NOT_INSIDE = ("cacheprovider", "hypothesispytest")
+"""Plugins: a cache would end with the machine, and to import Hypothesis takes QEMU five seconds."""
 BOOT_SECONDS = 20.0
 """How long a boot may take on a machine that is busy with other things, were the guest as fast as its host."""
 GRACE = 150.0
@@ -50,10 +52,10 @@ class Kind(NamedTuple):
 
     def spec_for(self, item: pytest.Item) -> Spec:
         """Return the machine that a test asks for."""
-        asked = {"memory": self.memory}
+        asked = {"name": "tests", "memory": self.memory}
         for marker in reversed(list(item.iter_markers(self.marker))):
             asked |= marker.kwargs
-        return Spec(name="tests", kernel=self.kernel, boot_seconds=BOOT_SECONDS * self.slowness, **asked)
+        return Spec(kernel=self.kernel, boot_seconds=BOOT_SECONDS * self.slowness, **asked)
 
 
 def with_both(environ: Mapping[str, str]) -> Kind:
@@ -87,23 +89,20 @@ class Inside:
         self._why = ""
         self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self._directory = tempfile.TemporaryDirectory(prefix=f"kubeproxy-{kind.marker}-")
+        self._boot = boot
         self._machine: Machine | None = None
-        self._thread: threading.Thread | None = None
+        self._booted = threading.Event()
         self._patience = max(_timeout(item) for item in items) + GRACE
         wanted = Path(self._directory.name, "wanted.json")  # Before the boot: a guest may miss later changes.
         wanted.write_text(json.dumps([item.nodeid for item in items]))
-        try:
-            self._machine = boot(spec, self._directory.name)
-            done = self._machine.run(["sh", "-ec", PREPARE], timeout=BOOT_SECONDS * kind.slowness)
-            if done.status:
-                self._why = f"the machine was not made ready: {done.stderr.decode()}"
-                return
-        except (MachineError, TimeoutError) as error:
-            self._why = f"no machine for the tests: {error}"
-            return
         files = list(dict.fromkeys(str(item.path) for item in items))
         self._thread = threading.Thread(target=self._run, args=(files, wanted), daemon=True)
         self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the machine does nothing any more; its reports are kept."""
+        return not self._thread.is_alive()
 
     def reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         """Wait for a test's outcome and yield its reports; a failure of its own when there will be none."""
@@ -125,11 +124,11 @@ class Inside:
         )
 
     def stop(self) -> None:
-        """End the machine, whatever it does."""
+        """End the machine, whatever it does; a boot, which takes seconds, is waited for. May be called again."""
+        self._booted.wait()
         if self._machine is not None:
             self._machine.stop()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
         self._directory.cleanup()
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -150,8 +149,23 @@ class Inside:
         return f", while {self._running} was running" if self._running else ""
 
     def _run(self, files: list[str], wanted: Path) -> None:
-        """Run pytest inside, to its end; on a thread of its own."""
-        assert self._machine is not None
+        """Boot and run pytest inside, to its end; on a thread of its own."""
+        try:
+            machine = self._machine = self._boot(self.spec, self._directory.name)
+            self._booted.set()
+            done = machine.run(["sh", "-ec", PREPARE], timeout=BOOT_SECONDS * self._kind.slowness)
+            if done.status:
+                end = f"the machine was not made ready: {done.stderr.decode()}"
+            else:
+                end = self._pytest(machine, files, wanted)
+        except (MachineError, TimeoutError) as error:
+            end = str(error) if self._machine else f"no machine for the tests: {error}"
+        finally:
+            self._booted.set()
+        self._messages.put({"end": end})
+
+    def _pytest(self, machine: Machine, files: list[str], wanted: Path) -> str:
+        """Run pytest inside, pass on what it tells, and return how it ended."""
         rest = bytearray()
 
         def take(data: bytes) -> None:
@@ -160,21 +174,17 @@ class Inside:
                 self._messages.put(json.loads(rest[:end]))
                 del rest[: end + 1]
 
-        argv = [sys.executable, "-m", "pytest", "-p", REPORTER, "-p", "no:cacheprovider", "--color=no"]
-        argv += [f"--rootdir={self._config.rootpath}", f"--tb={self._config.getoption('tbstyle')}"]
-        try:
-            done = self._machine.run(
-                ["sh", "-c", RUN, "sh", *argv, *files],
-                env=self._environment(wanted),
-                cwd=str(self._config.rootpath),
-                on_output=take,
-            )
-            memory = "; the machine ran out of memory" if done.out_of_memory else ""
-            tail = "\n".join(done.stderr.decode(errors="replace").splitlines()[-LAST_LINES:])
-            end = f"pytest inside ended with status {done.status}{memory}\n{tail}"
-        except MachineError as error:
-            end = str(error)
-        self._messages.put({"end": end})
+        argv = [sys.executable, "-m", "pytest", "-p", REPORTER, *(f"-pno:{each}" for each in NOT_INSIDE)]
+        argv += [f"--rootdir={self._config.rootpath}", f"--tb={self._config.getoption('tbstyle')}", "--color=no"]
+        done = machine.run(
+            ["sh", "-c", RUN, "sh", *argv, *files],
+            env=self._environment(wanted),
+            cwd=str(self._config.rootpath),
+            on_output=take,
+        )
+        memory = "; the machine ran out of memory" if done.out_of_memory else ""
+        tail = "\n".join(done.stderr.decode(errors="replace").splitlines()[-LAST_LINES:])
+        return f"pytest inside ended with status {done.status}{memory}\n{tail}"
 
     def _environment(self, wanted: Path) -> Mapping[str, str]:
         given = {name: value for name, value in os.environ.items() if name.startswith("KUBEPROXY_")}

@@ -10,17 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine_bed import QEMU, UML_KERNEL
-from tests.machine_tests import MachineTests
+from tests.machine_bed import UML_KERNEL
 from tests.netns.takeover_bed import Machine
 from tests.scenarios.lab import Lab
 from tests.uml.conftest import lab  # noqa: F401  (a fixture)
 
 collect_ignore = [] if UML_KERNEL in os.environ else ["test_scenarios.py", "test_takeover_from_upstream.py"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(MachineTests(Path(__file__).parent, QEMU))
 
 
 @pytest.fixture

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine_bed import UML
-from tests.machine_tests import MachineTests
 from tests.netns.takeover_bed import Machine
 from tests.scenarios.lab import Lab
 from tests.uml.ipvs_bed import lab_with_others
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(MachineTests(Path(__file__).parent, UML))
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ import pytest
 from tests.scenarios.results import Results
 from tests.scenarios.rows import ROWS
 
-pytestmark = pytest.mark.timeout(600)
-"""The first row to be asked for waits for all of them."""
+pytestmark = [
+    pytest.mark.timeout(600),  # The first row to be asked for waits for all of them.
+    pytest.mark.uml(name="table"),  # A machine of its own, to run beside the other where there are two processors.
+]
 
 
 @pytest.fixture(scope="session")
