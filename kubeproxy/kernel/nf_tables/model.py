@@ -298,16 +298,21 @@ class Contents:
 
     def _targets(self, expression: ex.Expression) -> Iterator[str]:
         """Yield the chains that an expression leads to."""
-        decides: Iterable[object] = ()
+        decides: Iterable[object]
         if isinstance(expression, ex.Decide):
             decides = (expression,)
         elif isinstance(expression, ex.Lookup) and expression.verdicts:
             decides = (each.data for each in self.elements[expression.set].values())
+        else:
+            return
         yield from dict.fromkeys(each.chain for each in decides if isinstance(each, ex.Decide) and each.chain)
 
 
 def _check_place(expression: ex.Expression, base: t.Base) -> None:
-    kind, hooks = _WHERE.get(type(expression), ("", tuple(t.Hook)))
+    where = _WHERE.get(type(expression))
+    if where is None:
+        return
+    kind, hooks = where
     if base.hook not in hooks or kind not in ("", base.kind):
         raise No(errno.EOPNOTSUPP)
 
