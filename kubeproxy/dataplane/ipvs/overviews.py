@@ -38,7 +38,7 @@ class Overviews:
         self._right: Overview | None = None
         """Everything as it was when it was right; None: nobody knows."""
         self._seen: Overview | None = None
-        """The last one."""
+        """The last one that was another."""
         self._written: set[ServerKey] = set()
         """What we have changed since everything was right."""
 
@@ -58,12 +58,13 @@ class Overviews:
 
     def suspects(self, books: Books) -> Suspects | None:
         """Ask; return what is not as the books have it, None when the kernel does not tell."""
-        overview = self._seen = self._ask()
+        overview = self._ask()
         if overview is None:
             self.written_anew()
             return None
         if overview == self._right and not self._written:
             return {}
+        self._seen = overview
         told = self._differing(overview, books)
         found: Suspects = {key: each for key, each in told.items() if not _is_right(books, key, each)}
         if not found:
