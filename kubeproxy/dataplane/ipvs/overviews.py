@@ -10,6 +10,7 @@ exchanged for another, nor one's weight.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from kubeproxy.dataplane.ipvs.books import Books
@@ -19,9 +20,11 @@ from kubeproxy.kernel.ipvs_overview import Outline, Overview
 from kubeproxy.kernel.ipvs_types import ServerKey
 
 REST_AFTER_OVERVIEW = 500
-"""While nothing else makes them worthwhile, overviews take one part in so many of the time ..."""
+"""While nothing else makes them worthwhile, overviews take one part in so many of the time."""
+MEASURED = 4
+"""Of so many the quickest tells what one takes: the others have waited, for a processor or for who writes IPVS."""
 MOST_REST_SECONDS = 10.0
-"""... but come as often as this: one that took long has mostly waited for somebody who lists or writes IPVS."""
+"""Though all of them have waited."""
 
 Suspects = Mapping[ServerKey, Outline | None]
 """Virtual servers that are not as the books have them, as the kernel has them; None: it has no such."""
@@ -35,6 +38,7 @@ class Overviews:
         self._state = state
         self._now = now
         self._due = -math.inf
+        self._took: deque[float] = deque(maxlen=MEASURED)
         self._right: Overview | None = None
         """Everything as it was when it was right; None: nobody knows."""
         self._seen: Overview | None = None
@@ -80,7 +84,8 @@ class Overviews:
         begun = self._now()
         overview = self._state.overview()
         ended = self._now()
-        self._due = ended + min(REST_AFTER_OVERVIEW * (ended - begun), MOST_REST_SECONDS)
+        self._took.append(ended - begun)
+        self._due = ended + min(REST_AFTER_OVERVIEW * min(self._took), MOST_REST_SECONDS)
         return overview
 
     def _differing(self, overview: Overview, books: Books) -> Suspects:
