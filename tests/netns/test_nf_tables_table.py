@@ -8,6 +8,7 @@ from kubeproxy.kernel.netlink import DumpInterrupted
 from kubeproxy.kernel.nf_tables import fields, socket
 from kubeproxy.kernel.nf_tables import types as t
 from kubeproxy.kernel.nf_tables.base import Refused
+from kubeproxy.kernel.nf_tables.refusals import Refusal
 from kubeproxy.kernel.nf_tables.table import KernelTable
 from kubeproxy.model.addresses import Family
 from tests.netns.lone_namespace import LoneNamespace
@@ -78,6 +79,32 @@ def test_a_refusal_after_a_split_says_what_is_done(alone: LoneNamespace, small: 
         parts: list[t.Change] = [t.AddTable(), t.AddSet(SET), addresses(0, 2000), t.Split(), addresses(2000, 2000)]
         error = refused(table, [*parts, t.DeleteChain("absent")])
         assert (error.code, error.change, error.done) == (errno.ENOENT, 5, 4)
+        assert held(table) == 2000
+
+    alone.run(work)
+
+
+def test_what_follows_in_further_transactions_is_not_done_when_somebody_came_between(
+    alone: LoneNamespace, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> None:
+        table, other = KernelTable(Family.V4), KernelTable(Family.V4, "other")
+        table.commit([t.AddTable(), t.AddSet(SET)])
+        parts: list[t.Change] = [addresses(0, 2000), t.Split(), addresses(2000, 2000)]
+        assert table.commit(parts, after=table.generation()) == 2
+        table.commit([t.FlushSet(SET.name)])
+        transact = socket.BatchSocket.transact
+
+        def raced(self: socket.BatchSocket, datagram: bytes, first: int, last: int) -> list[Refusal]:
+            found = transact(self, datagram, first, last)
+            monkeypatch.undo()
+            other.commit([t.AddTable()])
+            return found
+
+        before = table.generation()
+        monkeypatch.setattr(socket.BatchSocket, "transact", raced)
+        error = refused(table, parts, after=before)
+        assert (error.code, error.change, error.done) == (errno.ERESTART, None, 2)
         assert held(table) == 2000
 
     alone.run(work)

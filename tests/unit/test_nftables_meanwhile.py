@@ -1,5 +1,6 @@
 """The nftables backend while others are at it: what it cannot read, and what happens during its own work."""
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterable, Iterator
 
@@ -254,3 +255,54 @@ def test_who_races_without_end_fails_the_sync_and_no_port_is_left_out() -> None:
     with pytest.raises(SyncFailed, match="somebody else changed nf_tables") as failed:
         node.full()
     assert failed.value.culprits == ()
+
+
+def _sized() -> Node:
+    """Return an agent that starts, and whose Services do not fit into one transaction together."""
+    objects = [web(f"web{i}", f"10.96.1.{i}") for i in range(1, 60)]
+    slices = [web_slice(*[f"10.244.1.{k}@node1" for k in range(i)], name=f"web{i}") for i in range(1, 60)]
+    node = Node(*objects, *slices)
+    node.table.most_steps = 150
+    return node
+
+
+def test_who_changes_something_all_the_time_keeps_nobody_from_sending_in_pieces() -> None:
+    node = _sized()
+    commit = node.table.commit
+
+    def disturbed(steps: Iterable[Change], after: int | None = None) -> int:
+        node.table.kernel.disturbed()
+        return commit(steps, after)
+
+    node.table.commit = disturbed  # type: ignore[method-assign]
+    assert node.full().ports == 59
+    assert len(node.table.commits) > 1
+
+
+def test_no_port_is_to_blame_for_a_race_behind_the_first_of_several_transactions() -> None:
+    node = _sized()
+
+    def raced(step: Change) -> int:
+        if step == FlushChain("cluster-1"):
+            node.table.kernel.disturbed()
+        return 0
+
+    node.table.refuses = raced
+    node.table.refuses_element = lambda each: errno.EEXIST if each.comment == "default/web58:http" else 0
+    with pytest.raises(SyncFailed) as failed:
+        node.full()
+    assert failed.value.culprits == ()
+    node.table.refuses_element = lambda each: 0  # whoever was there has gone
+    assert node.full().ports == 59
+
+
+def test_a_port_that_is_refused_behind_the_first_of_several_transactions_is_found_in_the_end() -> None:
+    node = _sized()
+    node.table.refuses_element = lambda each: errno.EINVAL if each.comment == "default/web58:http" else 0
+    culprits: list[str] = []
+    for _ in range(2):
+        with contextlib.suppress(SyncFailed):
+            applied = node.full()
+            culprits = [str(name) for name in applied.quarantined]
+    assert culprits == ["default/web58:http"]
+    assert node.backend.observe() == ""

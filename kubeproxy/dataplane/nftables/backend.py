@@ -203,7 +203,7 @@ class NftablesBackend:
     def _correct(self, node: NodeState, changes: list[Change]) -> None:
         """Bring everything in, whatever stands there."""
         try:
-            self._commit(steps_of(self._pieces(node, changes, PORTS_A_PIECE, self._read())))
+            self._correct_in_pieces(node, changes)
         except Refused as refused:
             if refused.code in _MOMENTARY:
                 raise
@@ -212,6 +212,15 @@ class NftablesBackend:
         for change in changes:
             self._ledger.enter(change)
         self._quarantine.keep(self._ledger.states)
+
+    def _correct_in_pieces(self, node: NodeState, changes: list[Change]) -> None:
+        """Do it in pieces as large as may be, whatever others do meanwhile."""
+        try:
+            self._commit(steps_of(self._pieces(node, changes, PORTS_A_PIECE, self._read())))
+        except Refused as refused:
+            if refused.code != errno.EMSGSIZE:
+                raise
+            self._commit(steps_of(self._pieces(node, changes, 1, self._read())))
 
     def _correct_by_port(self, node: NodeState, changes: list[Change]) -> None:
         """Try again with each port's steps apart, so that a refusal names whose they are."""

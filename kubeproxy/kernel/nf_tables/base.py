@@ -41,7 +41,8 @@ class NfTable(Protocol):
 
         That is one (none for no steps), unless there are steps `Split` and all of it does not fit into one; then
         each of several is done or not. With ``after`` nothing is done (ERESTART) unless that is the generation,
-        that is, unless nobody has changed anything since it was read. Raises Refused, OSError.
+        that is, unless nobody has changed anything since it was read; nor is what follows in further transactions
+        when somebody came between. Raises Refused, OSError.
         """
         ...
 

@@ -76,8 +76,8 @@ class FakeTable:
             raise self.failures.pop(0)
         parts = list(self._split(steps))
         for number, (start, end) in enumerate(parts):
-            if number == 0 and after is not None and after != self.kernel.generation:
-                raise Refused(errno.ERESTART, explained(errno.ERESTART, self._where, None))
+            if after is not None and after + number != self.kernel.generation:
+                raise Refused(errno.ERESTART, explained(errno.ERESTART, self._where, None), done=start)
             self._transact(steps, start, end)
         return len(parts)
 

@@ -68,7 +68,7 @@ class KernelTable:
                 raise Refused(errno.EMSGSIZE, f"{hint} ({error})") from None
             for number, parts in enumerate(batches):
                 first = netlink.reserve(len(parts) + 2)
-                sent = datagram(parts, first, after if number == 0 else None)
+                sent = datagram(parts, first, after + number if after is not None else None)
                 for refusal in netlink.transact(sent, first, first + len(parts)):
                     raise self._refused(refusal, parts[0].change, _part(parts, refusal, first), steps)
         return len(batches)
