@@ -196,22 +196,6 @@ class HeardNode(Node):
         self.ours.close()
 
 
-def served(node: HeardNode) -> dict[str, set[object]]:
-    """Return what is in the table, but for chains that nothing leads to: those go later."""
-    found = described(node.ours)
-    leads = {each.chain for name in VERDICT_MAPS for each in found[name] if isinstance(each, Decide)}
-    bases = {name for name, chain in node.ours.chains().items() if chain.base is not None}
-    jumps = {
-        expression.chain
-        for chain in node.ours.chains()
-        for rule in node.ours.rules(chain)
-        for expression in rule.expressions
-        if isinstance(expression, Decide)
-    }
-    reached = {f"chain {name}" for name in leads | bases | jumps}
-    return {name: what for name, what in found.items() if not name.startswith("chain ") or name in reached}
-
-
 @runs(HISTORIES // 2)
 @given(st.randoms(use_true_random=False))
 def test_whatever_others_do_the_table_is_ours_in_the_end(namespace: LoneNamespace, draw: random.Random) -> None:
@@ -234,9 +218,9 @@ def test_whatever_others_do_the_table_is_ours_in_the_end(namespace: LoneNamespac
                 node.listen()
                 node.look()
             assert not node.ours.is_dormant()
-            have = served(node)
+            have = described(node.ours)
             node.sync()
-            assert have == served(node)
+            assert have == described(node.ours)
         finally:
             node.stop()
 

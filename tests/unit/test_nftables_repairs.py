@@ -399,6 +399,16 @@ def test_an_agent_that_starts_replaces_a_table_that_sleeps_and_lacks_base_chains
     assert state(node) == before
 
 
+def test_a_chain_that_somebody_made_by_a_name_of_ours_goes() -> None:
+    node = ToldNode(*cluster())
+    node.table.tampered([AddChain(Chain("cluster-77"))])
+    node.journal.lost()
+    assert "cluster-77 was added by somebody" in node.backend.observe()
+    assert node.is_put_right(whole=True)
+    assert node.backend.observe() == ""
+    assert "cluster-77" not in node.chains()
+
+
 def test_what_was_heard_and_nobody_undoes_is_found_by_the_next_look_but_one() -> None:
     node = ToldNode(*cluster())
     node.tamper(FlushSet("endpoints"))

@@ -112,7 +112,7 @@ class NftablesBackend:
         if self.needs_full or self._books is None:
             return ""
         try:
-            drift = self._watch.drift(self._books, self._standing())
+            drift = self._watch.drift(self._books, self._standing(), self._stale_chains)
             if not drift and not self._watch.has_edits:  # else what it deletes may be gone already
                 self._sweep(self._books)
         except (KernelError, OSError) as error:

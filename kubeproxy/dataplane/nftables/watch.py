@@ -4,7 +4,7 @@ Every transaction in the network namespace, anybody's, raises one number. Unless
 to look at; and when they did, what they changed is mostly some other table.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from kubeproxy.dataplane.nftables.books import Books
@@ -80,8 +80,11 @@ class Watch:
         self._well = self._now()
         self._until_listing = 0
 
-    def drift(self, books: Books, states: Iterable[ServiceState]) -> str:
-        """Return how the table differs from the books, "" when nothing shows; ``states``: all that stand."""
+    def drift(self, books: Books, states: Iterable[ServiceState], unneeded: Set[str]) -> str:
+        """Return how the table differs from the books, "" when nothing shows.
+
+        ``states``: all that stand; ``unneeded``: chains that are still to be deleted.
+        """
         now = self._now()
         seen, self._seen = self._seen, now.generation
         if self._is_well(now):
@@ -94,7 +97,7 @@ class Watch:
             return ""  # They are on their way to whoever undoes them, unless their end is never told.
         self._has_waited = False
         try:
-            return self._look(books, states, now)
+            return self._look(books, states, unneeded, now)
         except DumpInterrupted:
             return ""  # others are at it; the next look is soon enough
 
@@ -138,8 +141,8 @@ class Watch:
             return False
         return self._journal.is_quiet(well.generation, until)
 
-    def _look(self, books: Books, states: Iterable[ServiceState], now: _Moment) -> str:
-        drift = self._in_structure(books) or self._in_rules(books)
+    def _look(self, books: Books, states: Iterable[ServiceState], unneeded: Set[str], now: _Moment) -> str:
+        drift = self._in_structure(books, unneeded) or self._in_rules(books)
         if drift:
             return drift
         # Who listens has come here because something was missed, and looks no more once it was compared. What a
@@ -158,7 +161,7 @@ class Watch:
         is_known = own is not None and own == self._commits.total()
         return _Moment(generation, hearing, generation - own if is_known and own is not None else None)
 
-    def _in_structure(self, books: Books) -> str:
+    def _in_structure(self, books: Books, unneeded: Set[str]) -> str:
         found = survey(self._table, deep=False)
         if not found.stands:
             return "the table was deleted by somebody"
@@ -167,7 +170,10 @@ class Watch:
         if found.dormant:
             return "the table was put to sleep (flags dormant) by somebody"
         missing = sorted((books.set_names() - found.sets) | (books.chain_names() - found.chains))
-        return f"{missing[0]} was deleted by somebody" if missing else ""
+        if missing:
+            return f"{missing[0]} was deleted by somebody"
+        added = sorted(found.chains - books.chain_names() - unneeded)
+        return f"chain {added[0]} was added by somebody" if added else ""
 
     def _in_rules(self, books: Books) -> str:
         for chain, rules in sorted(books.rules().items()):
