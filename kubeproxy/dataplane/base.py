@@ -133,7 +133,7 @@ class Backend(Protocol):
 
     @property
     def repairer(self) -> Repairer | None:
-        """What undoes others' changes; None where a full Plan corrects by difference, and costs no more."""
+        """What undoes others' changes; None where a full Plan costs no more, or must find out what they are."""
         ...
 
     def cleanup(self) -> None:

@@ -46,7 +46,9 @@ def mended(node: Node) -> str:
     assert node.backend.glance()
     drift = node.backend.observe()
     node.servers.runs.clear()
+    assert node.backend.repairer is not None
     assert node.backend.repair(whole=False)
+    assert node.backend.repairer is None
     assert not node.backend.needs_full
     assert STRANGER.address not in (node.weights(API) or ()), "nobody uses it"
     assert node.backend.glance() == node.backend.observe() == ""
@@ -145,6 +147,7 @@ def test_only_what_virtual_servers_lack_is_repaired_alone(node: Node) -> None:
     edit(node, Verb.DELETE_SERVER, VIP)
     node.addresses.on.vanish()
     assert "kube-ipvs0" in node.backend.observe()
+    assert node.backend.repairer is None
     assert not node.backend.repair(whole=False)
     assert node.backend.needs_full
 

@@ -136,12 +136,12 @@ class IpvsBackend:
         return "" if self._needs_full else self._watch.glance(self._books)
 
     @property
-    def repairer(self) -> Self:
-        """See `Backend.repairer`."""
-        return self
+    def repairer(self) -> Self | None:
+        """See `Backend.repairer`: none but for virtual servers that the last look found amiss."""
+        return self if self._watch.is_mendable else None
 
     def repair(self, *, whole: bool) -> bool:
-        """See `Repairer.repair`: virtual servers that the last look found amiss; all else takes a full sync."""
+        """See `Repairer.repair`: to look at the whole is what a full sync does."""
         amiss = self._watch.take_amiss()
         if whole or not amiss:
             return False

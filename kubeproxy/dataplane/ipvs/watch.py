@@ -70,6 +70,11 @@ class Watch:
         if full:
             self._overviews.written_anew()
 
+    @property
+    def is_mendable(self) -> bool:
+        """Whether the last look has found virtual servers of ours amiss and nothing else; until they are taken."""
+        return bool(self._amiss)
+
     def take_amiss(self) -> Amiss:
         """Return, once, what the last look has found amiss if it was nothing but virtual servers of ours."""
         amiss, self._amiss = self._amiss, {}
