@@ -12,7 +12,7 @@ from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import EndpointSlice, Protocol, Service, TrafficPolicy
 from kubeproxy.testing.build import endpoint_slice, service
 from tests.backend_node import web, web_slice
-from tests.ipvs_node import VIP, Node
+from tests.ipvs_node import NODE_IP, VIP, Node
 
 pytestmark = pytest.mark.unit
 
@@ -63,6 +63,18 @@ def test_a_change_beside_a_refused_endpoint_costs_one_sync_and_asks_for_it_no_mo
     assert applied is not None
     assert [str(name) for name in applied.notes] == ["default/other"]
     assert node.backend.observe() == ""
+
+
+@pytest.mark.parametrize("node_port", [0, 30080])
+def test_who_has_lost_its_places_asks_for_nothing_of_a_refused_endpoint_either(node_port: int) -> None:
+    loser = service("z", VIP.address, "80>8080", node_port=node_port)
+    winners = web(), service("external", "10.96.0.2", "30080>8080", external_ips=(NODE_IP,))
+    slices = [
+        endpoint_slice(name, port, [BROADCAST]) for name, port in (("z", "80>8080"), ("external", "30080>8080"))
+    ]
+    node = node_with_broadcast(*winners, loser, web_slice(BROADCAST), *slices)
+    assert node.full().quarantined == {}
+    assert node.members(Set.LOOP_BACK) == set()
 
 
 def test_of_many_refused_endpoints_some_are_named() -> None:

@@ -230,9 +230,10 @@ class IpvsBackend:
         refused = self._carry_out(work, write_rules)
         if refused:
             self._translator.leave_out({each.address: why for _, each, why in refused})
-            owners = {self._books.unions.virtuals[key].owner for key, _, _ in refused}
-            states = {**{name: self._ledger.states.get(name) for name in owners}, **states}
-            parts = self._translator.parts({name: states[name] for name in owners})
+            # Who has lost the place to another port asks for the same endpoints' other entries all the same.
+            names = {name for key, _, _ in refused for name in self._books.unions.claimants(key)}
+            states = {**{name: self._ledger.states.get(name) for name in names}, **states}
+            parts = self._translator.parts({name: states[name] for name in names})
             self._carry_out(self._books.change(parts, self._state.destinations))
 
     def _carry_out(self, work: Work, write_rules: Callable[[], None] | None = None) -> Endpoints:

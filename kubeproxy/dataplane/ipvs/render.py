@@ -68,15 +68,16 @@ class Renderer:
 
     def render(self, state: ServiceState, mark: int = 0) -> Part:
         """Render one port; ``mark`` is its own, for one that `wants_mark`."""
-        entries: list[Entry] = [
-            (Set.LOOP_BACK, (each.address, state.name.protocol, each.port)) for each in state.nearby
-        ]
-        if state.health_check_node_port:
-            entries.append((Set.HEALTH_CHECKS, state.health_check_node_port))
         virtuals, addresses = self._internal(state)
         if state.is_external:
             virtuals += tuple(self._external(state, mark))
             addresses += state.external_ips + state.load_balancer_ips
+        entries: list[Entry] = []
+        if virtuals:  # else other Services have all its places, and nobody comes to its endpoints by it
+            protocol = state.name.protocol
+            entries += [(Set.LOOP_BACK, (each.address, protocol, each.port)) for each in state.nearby]
+        if state.health_check_node_port:
+            entries.append((Set.HEALTH_CHECKS, state.health_check_node_port))
         return Part(virtuals=virtuals, addresses=addresses, entries=tuple(entries))
 
     def _internal(self, state: ServiceState) -> tuple[tuple[Virtual, ...], tuple[str, ...]]:

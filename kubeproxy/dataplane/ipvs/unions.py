@@ -9,7 +9,7 @@ destinations only those are looked at that differ.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -94,6 +94,10 @@ class Unions:
         self.sizes.update(_flat(owned.virtual.roles for owned in self.virtuals.values()))
         self._more.update(_flat(owned.virtual.more for owned in self.virtuals.values()))
         self.sizes.update(which for which, _ in self._more)
+
+    def claimants(self, key: ServerKey) -> Collection[ServicePortName]:
+        """Return all ports that ask for a virtual server that somebody owns."""
+        return self._contested.get(key) or (self.virtuals[key].owner,)
 
     def has_entry(self, which: Set, member: Member) -> bool:
         """Return whether anybody asks for an entry."""
