@@ -105,6 +105,10 @@ class Quarantine:
             self.release(name)
         return gone
 
+    def clear(self) -> None:
+        """Let go of all, so that they are tried again."""
+        self.keep({})
+
     def told(self) -> Mapping[ServicePortName, str]:
         """Return why each is left out, see `Remarks.told`."""
         return self._why.told()

@@ -49,6 +49,18 @@ def test_a_refused_line_puts_its_service_aside_and_the_others_are_served() -> No
     assert applied_later.ports == 2
 
 
+def test_what_iptables_has_learned_to_take_is_served_by_a_full_sync_that_mends_nothing() -> None:
+    node = Node(web(), web_slice(), service("bad", "10.96.6.6"), endpoint_slice("bad", "80", ["10.244.6.6"]))
+    node.tables.refuse = "10.244.6.6"
+    for _ in range(2):  # as each hour
+        with pytest.raises(SyncFailed, match="default/bad"):
+            node.full()
+        assert len(node.full().quarantined) == 1
+    node.tables.refuse = ""
+    assert node.full().quarantined == {}
+    assert any("10.244.6.6" in rule for rules in node.tables.tables["nat"].values() for rule in rules)
+
+
 def test_a_refused_line_of_a_large_service_puts_it_aside_until_it_changes() -> None:
     pieces = [
         endpoint_slice("large", "80", [f"10.244.{n}.{i}" for i in range(1, 101)], suffix=str(n)) for n in range(6)
@@ -116,6 +128,7 @@ def test_what_only_the_kernel_refuses_is_found_by_halving() -> None:
         node.full()
     assert [str(each) for each in caught.value.culprits] == ["default/s13"]
     assert node.full().ports == 19
+    assert node.full().ports == 19  # and is not looked for again, since that leaves others unserved for a moment
 
 
 def test_tables_that_take_nothing_at_all_are_nobodys_fault() -> None:

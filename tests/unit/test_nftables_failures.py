@@ -131,6 +131,18 @@ def test_a_port_is_tried_again_when_it_changes() -> None:
     assert set(node.held("service-classes")) == {HTTP, "10.96.0.2 . tcp . 80"}
 
 
+def test_a_port_is_tried_again_by_a_full_sync_that_mends_nothing() -> None:
+    node = Node(web(), web_slice(), web("bad", "10.96.0.66"), web_slice(name="bad"))
+    _refuse(node, bytes((10, 96, 0, 66, 6)))
+    for _ in range(2):  # as each hour
+        with pytest.raises(SyncFailed, match="default/bad"):
+            node.full()
+        assert len(node.full().quarantined) == 1
+    node.table.refuses_element = lambda each: 0
+    assert node.full().quarantined == {}
+    assert "10.96.0.66 . tcp . 80" in node.held("service-classes")
+
+
 def test_a_port_in_quarantine_that_goes_takes_nothing_with_it() -> None:
     node = Node(web(), web_slice(), web("bad", "10.96.0.66"), web_slice(name="bad"))
     _refuse(node, bytes((10, 96, 0, 66, 6)))

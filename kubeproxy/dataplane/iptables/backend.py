@@ -24,6 +24,7 @@ from kubeproxy.dataplane.iptables.dispatch import Dispatch
 from kubeproxy.dataplane.iptables.localnet import MARK, Localnet
 from kubeproxy.dataplane.iptables.mender import Mender
 from kubeproxy.dataplane.iptables.observer import Observer
+from kubeproxy.dataplane.iptables.quarantine import Again, Quarantine
 from kubeproxy.dataplane.iptables.render import Renderer
 from kubeproxy.dataplane.iptables.repairs import Standing
 from kubeproxy.dataplane.iptables.script import Script
@@ -33,7 +34,6 @@ from kubeproxy.dataplane.iptables.told import Told
 from kubeproxy.dataplane.ledger import Ledger
 from kubeproxy.dataplane.leftovers.removal import remove_chains
 from kubeproxy.dataplane.leftovers.upstream import IPTABLES_OWNED
-from kubeproxy.dataplane.remarks import Quarantine
 from kubeproxy.kernel.exec import CommandFailed, KernelError, Result
 from kubeproxy.kernel.ipset_messages import SetType
 from kubeproxy.kernel.iptables import RESOURCE_PROBLEM, TIMED_OUT, RestoreFailed
@@ -110,8 +110,6 @@ class IptablesBackend:
         self._cluster_ips = SharedSet(sets, names.CLUSTER_IPS[family], SetType.ADDRESSES, cluster_ips)
         self._clients = ClientSets(sets)
         self._quarantine = Quarantine()
-        self._crowded: set[ServicePortName] = set()
-        """Those of them that a full plan tries again."""
         self._told = told
         self._times_caught_up = 0
         """How often somebody had begun to listen when all was last counted."""
@@ -141,6 +139,8 @@ class IptablesBackend:
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:
+        if plan.full:
+            self._quarantine.begin_full(unhurried=not self.needs_full)
         try:
             changes = self._commit(plan)
         except _Refused as refused:
@@ -233,8 +233,10 @@ class IptablesBackend:
 
     def _release(self, changes: list[Change], *, full: bool) -> None:
         """Let go of ports in quarantine that have changed, or are not wanted any more."""
-        gone = self._quarantine.keep(self._ledger.states) if full else self._quarantine.settle(changes)
-        self._crowded.difference_update(gone)
+        if full:
+            self._quarantine.keep(self._ledger.states)
+        else:
+            self._quarantine.settle(changes)
 
     def _commit(self, plan: Plan) -> list[Change]:
         """Bring a plan in and return its changes. Raises SyncFailed, or _Refused when no port is to blame."""
@@ -259,7 +261,7 @@ class IptablesBackend:
             self._canary.written(undisturbed=is_ours)
         except (KernelError, OSError) as error:
             raise SyncFailed(f"iptables mode: {error}; a full sync will follow") from error
-        self._is_known, self._has_drifted = not (room and self._crowded), False
+        self._is_known, self._has_drifted = not (room and self._quarantine.has_crowded()), False
         return changes
 
     def _restore(self, plan: Plan, observer: Observer) -> tuple[list[Change], list[Change]]:
@@ -290,8 +292,6 @@ class IptablesBackend:
         counters = usable(self._tables, self._nfacct) if plan.full and self._nfacct else frozenset[str]()
         skeleton = Skeleton(plan.node, drop_invalid=drop_invalid, counters=counters)
         renderer = Renderer(plan.node)
-        if plan.full:
-            self._make_room()
         fill = partial(
             Script,
             renderer=renderer,
@@ -315,9 +315,10 @@ class IptablesBackend:
             self._skeleton = skeleton
         self._dispatch = script.dispatch
         self._rules = script.tally.after(self._rules)
-        for change, why in (*script.unsafe, *script.crowded):
-            self._hold(change, why)
-        self._crowded.update(change.name for change, _ in script.crowded)
+        for change, why in script.unsafe:
+            self._hold(change, why, Again.NEVER)
+        for change, why in script.crowded:
+            self._hold(change, why, Again.ALWAYS)
         return changes, written
 
     def _write(self, text: Iterator[str]) -> None:
@@ -334,23 +335,17 @@ class IptablesBackend:
         if full:
             collect_new()
 
-    def _make_room(self) -> None:
-        """Let those try again for which there was no room."""
-        for name in self._crowded:
-            self._quarantine.release(name)
-        self._crowded.clear()
-
     def _blame(self, error: RestoreFailed, script: Script, changes: list[Change]) -> None:
         """Put the port whose line was refused into quarantine and raise SyncFailed, if there is one."""
         owner = script.owner(error.line) if error.line is not None else None
         for change in changes:
             if change.name == owner and change.after is not None:
-                self._hold(change, str(error))
+                self._hold(change, str(error), Again.UNHURRIED)
                 raise SyncFailed(f"{owner}: {error}; it is left out until it changes", [owner]) from error
 
-    def _hold(self, change: Change, why: str) -> None:
+    def _hold(self, change: Change, why: str, again: Again) -> None:
         if change.after is not None:
-            self._quarantine.hold(change.name, change.after, why)
+            self._quarantine.hold(change.name, change.after, why, again)
 
     def _isolate(self, refused: "_Refused", node: NodeState) -> None:
         """Find, by halving, which ports make a full plan fail when the complaint names no line of theirs.
@@ -374,7 +369,7 @@ class IptablesBackend:
                     groups += [group[len(group) // 2 :], group[: len(group) // 2]]
                     continue
                 culprits.append(group[0].name)
-                self._hold(group[0], str(again.error))
+                self._hold(group[0], str(again.error), Again.NEVER)
         self._is_known = False
         raise SyncFailed(f"{refused.error}; left out until they change: {_listed(culprits)}", culprits)
 

@@ -95,6 +95,8 @@ class NftablesBackend:
             return self._apply(plan)
 
     def _apply(self, plan: Plan) -> Applied:
+        if plan.full and not self.needs_full:
+            self._quarantine.clear()  # somebody may have loaded a module
         self._is_known = False  # until it is in
         changes = list(plan.changes)
         try:
