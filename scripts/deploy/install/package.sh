@@ -40,8 +40,9 @@ install_package() {
     python3 -m venv --clear "$PREFIX"
     "${pip[@]}" --require-hashes -r "$source_tree/requirements.lock" || die "pip could not install requirements.lock"
     if [ -z "$package" ]; then
-        # A copy: building leaves files in the tree.
-        (cd "$source_tree" && cp -r pyproject.toml README.md LICENSE kubeproxy dns flannel "$scratch")
+        # A copy: building leaves files in the tree. Without its bytecode, which is another tree's.
+        (cd "$source_tree" && tar -c --exclude=__pycache__ pyproject.toml README.md LICENSE kubeproxy dns flannel) |
+            tar -x -C "$scratch"
     fi
     "${pip[@]}" --no-deps --no-build-isolation "${package:-$scratch}" ||
         die "pip could not install ${package:-$source_tree}"
