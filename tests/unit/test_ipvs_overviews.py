@@ -87,6 +87,17 @@ def test_a_server_that_drains_and_is_deleted_is_let_go(node: Node) -> None:
     assert node.backend.observe() == ""
 
 
+def test_an_address_goes_with_a_server_that_had_only_drained(node: Node) -> None:
+    node.servers.set_connections(VIP, POD.address, POD.port, active=1)
+    node.remove("web")
+    assert VIP.address in node.addresses.on.routes
+    node.servers.set_connections(VIP, POD.address, POD.port)
+    edit(node, Verb.ADD_DESTINATION, VIP, STRANGER)
+    mended(node)
+    assert node.weights() is None
+    assert VIP.address not in node.addresses.on.routes
+
+
 def test_servers_by_mark_are_looked_after_too() -> None:
     local = web(external_ips=("198.18.0.1",), external_policy=TrafficPolicy.LOCAL)
     node = Node(local, web_slice())
@@ -174,6 +185,27 @@ def test_many_take_a_full_sync(node: Node, monkeypatch: pytest.MonkeyPatch) -> N
     assert not node.backend.repair(whole=False)
     node.full()
     assert node.backend.observe() == ""
+
+
+def test_what_is_harmless_with_many_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody deletes what drains everywhere, and from one virtual server what serves."""
+    monkeypatch.setattr(watch, "MOST_MENDED", 2)
+    monkeypatch.setattr(watch, "DESTINATIONS_A_LOOK", 0)
+    keys = [ServerKey(Protocol.TCP, f"10.96.1.{number}", 80) for number in range(6)]
+    slices = [endpoint_slice(key.address, "80", ["10.244.1.1", "10.244.1.2"]) for key in keys]
+    node = Node(*(service(key.address, key.address) for key in keys), *slices)
+    node.full()
+    assert node.backend.observe() == ""
+    for key in keys:
+        node.servers.set_connections(key, "10.244.1.2", 80, active=1)
+        node.put(endpoint_slice(key.address, "80", ["10.244.1.1"]))
+    assert node.backend.glance() == node.backend.observe() == ""
+    for key in keys:
+        edit(node, Verb.DELETE_DESTINATION, key, Destination("10.244.1.2", 80))
+    victim = sorted(keys, key=list(node.backend._watch._overviews.suspects(node.backend._books) or ()).index)[-1]
+    edit(node, Verb.DELETE_DESTINATION, victim, Destination("10.244.1.1", 80))
+    assert victim.address in mended(node)
+    assert node.weights(victim) == {"10.244.1.1": 1}
 
 
 def test_a_place_that_somebody_leaves_takes_a_full_sync() -> None:

@@ -118,6 +118,7 @@ class Books:
                 work.commands.append(making(owned.virtual))
             else:
                 self.drained(key, (), work)
+        self._unroute(work, [key.address for key in found if key not in self.servers])
         return work
 
     def expected(self, key: ServerKey) -> dict[Spot, int]:

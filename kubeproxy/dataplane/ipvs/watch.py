@@ -10,7 +10,7 @@ finds weights, destinations that were exchanged, and whatever others do to IPv6'
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import cycle, islice
+from itertools import cycle
 
 from kubeproxy.dataplane.ipvs.books import Books, standing_of
 from kubeproxy.dataplane.ipvs.kernel_state import KernelState
@@ -161,7 +161,7 @@ class Watch:
             return ""
         amiss: dict[ServerKey, Standing | None] = {}
         texts: list[str] = []
-        for key, told in islice(suspects.items(), MOST_MENDED):
+        for key, told in suspects.items():  # all, as what is harmless with one says nothing of the next
             standing = standing_of(told.server, self._state.destinations(key)) if told else None
             why = _is_otherwise(books, key, told.server if told else None)
             if not why and standing and _serving(standing.weights) != _serving(books.expected(key)):
@@ -169,8 +169,10 @@ class Watch:
             if why:
                 amiss[key] = standing
                 texts.append(why)
+            if len(amiss) > MOST_MENDED:
+                break
         self._overviews.settle()
-        if len(suspects) <= MOST_MENDED and amiss.keys().isdisjoint(books.foreign):
+        if len(amiss) <= MOST_MENDED and amiss.keys().isdisjoint(books.foreign):
             self._amiss = amiss
         return _joined(texts)
 
