@@ -1,6 +1,7 @@
 """The fixed rules of ipvs mode brought into a table of nftables, watched, and removed. Blocking."""
 
 import errno
+from collections import Counter
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE
@@ -26,7 +27,7 @@ class NftRuleWriter:
         self._sysctls = sysctls
         self._intact: int | None = None
         """The kernel's last transaction when the rules were found to stand."""
-        self._written: dict[str, list[int]] = {}
+        self._written: dict[str, list[int] | None] = {}
         """The numbers of each chain's rules; one that is replaced gets another."""
         self._written_in = 0
         """The number of the table that they are in: in another the same numbers may be other rules'."""
@@ -39,11 +40,11 @@ class NftRuleWriter:
         rules = NftRules(node, drop_invalid=self._sysctls.read(TCP_BE_LIBERAL) in ("", "0"))
         steps = [AddTable(COMMENT), *steps_of(rules)]
         self._table.commit(steps)
-        self._intact = self._table.generation()
+        self._intact = None
         self._written_in = self._table.handle()
-        self._written = {chain: self._rules_of(chain) for chain in CHAINS}
-        count = sum(isinstance(step, AddRule) for step in steps)
-        return (RuleCount(table=NFT_TABLE, standing=count, written=count),)
+        counts = Counter(step.rule.chain for step in steps if isinstance(step, AddRule))
+        self._written = {chain: self._numbers_of_all(chain, counts[chain]) for chain in CHAINS}
+        return (RuleCount(table=NFT_TABLE, standing=counts.total(), written=counts.total()),)
 
     def drift(self) -> str:
         """See `Rulebook.drift`: microseconds while nobody changes any rules, else the kernel lists ours."""
@@ -76,6 +77,11 @@ class NftRuleWriter:
                 if error.code not in _GONE:
                     complaints.append(f"nftables chain {chain} stays: {error}")
         return complaints
+
+    def _numbers_of_all(self, chain: str, count: int) -> list[int] | None:
+        """Return the numbers of a chain's rules, None when somebody has come between: then a look says so."""
+        found = self._rules_of(chain)
+        return found if len(found) == count else None
 
     def _rules_of(self, chain: str) -> list[int]:
         """Return the numbers of a chain's rules."""
