@@ -293,3 +293,28 @@ def test_the_nft_program_makes_the_same_rules_of_its_listing(
         assert contents(table) == before
 
     alone.run(work)
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        "ingress { type filter hook prerouting priority 5 ; }",
+        "ingress",
+        "nat-output { type filter hook output priority -101 ; policy drop ; }",
+    ],
+)
+def test_a_chain_of_our_name_that_is_another_one_is_replaced(alone: LoneNamespace, instead: str) -> None:
+    name = instead.split()[0]
+
+    def work() -> None:
+        node = Node(web(), web_slice())
+        node.full()
+        listed = nft("list", "chain", "ip", NFT_TABLE, name)
+        nft(f"flush chain ip {NFT_TABLE} {name} ; delete chain ip {NFT_TABLE} {name}")
+        nft(f"add chain ip {NFT_TABLE} {instead}")
+        assert f"{name} was changed by somebody" in node.backend.observe()
+        node.full()
+        assert nft("list", "chain", "ip", NFT_TABLE, name) == listed
+        assert node.backend.observe() == ""
+
+    alone.run(work)

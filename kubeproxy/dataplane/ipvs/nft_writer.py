@@ -2,6 +2,7 @@
 
 import errno
 from collections import Counter
+from collections.abc import Iterator
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.ipvs.names import NFT_TABLE
@@ -9,7 +10,7 @@ from kubeproxy.dataplane.ipvs.nft_rules import CHAINS, NftRules, steps_of
 from kubeproxy.dataplane.ipvs.rule_writer import TCP_BE_LIBERAL
 from kubeproxy.kernel.nf_tables.base import NfTable, Refused
 from kubeproxy.kernel.nf_tables.fields import SPOKEN
-from kubeproxy.kernel.nf_tables.types import AddRule, AddTable, DeleteChain, FlushChain
+from kubeproxy.kernel.nf_tables.types import AddRule, AddTable, Chain, Change, DeleteChain, FlushChain
 from kubeproxy.kernel.nft_sets import COMMENT
 from kubeproxy.kernel.sysctl import Sysctls
 from kubeproxy.model.node import NodeState
@@ -38,7 +39,7 @@ class NftRuleWriter:
             # The kernel takes no base chain in a transaction that wakes a table.
             self._table.commit([AddTable(COMMENT)])
         rules = NftRules(node, drop_invalid=self._sysctls.read(TCP_BE_LIBERAL) in ("", "0"))
-        steps = [AddTable(COMMENT), *steps_of(rules)]
+        steps = [AddTable(COMMENT), *self._making_room(), *steps_of(rules)]
         self._table.commit(steps)
         self._intact = None
         self._written_in = self._table.handle()
@@ -78,6 +79,16 @@ class NftRuleWriter:
                     complaints.append(f"nftables chain {chain} stays: {error}")
         return complaints
 
+    def _making_room(self) -> Iterator[Change]:
+        """Yield what deletes chains with names of ours that see other packets, or see them at another time.
+
+        The kernel changes nothing of that. They are somebody's, or another version's of this program.
+        """
+        for name, chain in self._table.chains().items():
+            if name in CHAINS and _place(chain) != _place(CHAINS[name]):
+                yield FlushChain(name)
+                yield DeleteChain(name)
+
     def _numbers_of_all(self, chain: str, count: int) -> list[int] | None:
         """Return the numbers of a chain's rules, None when somebody has come between: then a look says so."""
         found = self._rules_of(chain)
@@ -86,3 +97,9 @@ class NftRuleWriter:
     def _rules_of(self, chain: str) -> list[int]:
         """Return the numbers of a chain's rules."""
         return [handle for handle, _ in self._table.numbered_rules(chain)]
+
+
+def _place(chain: Chain) -> tuple[object, ...]:
+    """Return what of a chain stays as it was made."""
+    base = chain.base
+    return (base.kind, base.hook, base.priority) if base else ()
