@@ -5,6 +5,7 @@ hundred times as long, or a thousand. Needs CAP_NET_ADMIN in the network namespa
 """
 
 import ctypes
+import errno
 import logging
 import os
 import socket
@@ -41,6 +42,8 @@ class SocketOptions:
         """For answers, kept as new memory costs more than the question."""
         self._refused: set[str] = set()
         """What the kernel refused when it was last asked."""
+        self._is_understood = True
+        """Whether the kernel lays entries out as programs like this one do; one of 64 bits and i386 differ."""
 
     def count(self) -> int | None:
         """Return how many virtual servers of IPv4 there are, None when the kernel does not say."""
@@ -55,7 +58,7 @@ class SocketOptions:
 
         None too while others keep adding and deleting some. 0.1 ms for 1,000, 2 for 10,000 (User-Mode Linux).
         """
-        if self.count() is None:
+        if self.count() is None or not self._is_understood:
             return None  # and that was told
         return self._told(
             "how many destinations all virtual servers have",
@@ -97,10 +100,12 @@ class SocketOptions:
         _HEAD.pack_into(room, 0, count)
         for place in range(max(HEAD_BYTES, size - 2 * ENTRY_BYTES), size, ENTRY_BYTES):
             room[place : place + len(_NOBODY)] = _NOBODY
-        length = ctypes.c_uint32(size)  # another one the kernel refuses, and complains of in its log
+        length = ctypes.c_uint32(size)
         into = (ctypes.c_char * size).from_buffer(self._room)
         if _libc.getsockopt(asked.fileno(), socket.IPPROTO_IP, _SO_GET_SERVICES, into, ctypes.byref(length)):
             number = ctypes.get_errno()
+            # The length is another one than it wants, of which it complains in its log each time.
+            self._is_understood = number != errno.EINVAL
             raise OSError(number, os.strerror(number))
         return room
 

@@ -114,7 +114,7 @@ class OldKernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entries: list[Outline] = list(ALL)
         self.moves: list[Callable[[list[Outline]], object]] = []
-        self.refusal = 0
+        self.refusal = self.refused = 0
         self.sizes: list[int] = []
         monkeypatch.setattr(ipvs_sockopt, "_count", lambda asked: len(self.entries))
         monkeypatch.setattr(ipvs_sockopt, "_libc", self)
@@ -123,6 +123,7 @@ class OldKernel:
         self, descriptor: int, level: int, option: int, into: ctypes.Array[ctypes.c_char], _: object
     ) -> int:
         if self.refusal:
+            self.refused += 1
             ctypes.set_errno(self.refusal)
             return -1
         if self.moves:
@@ -164,3 +165,13 @@ def test_a_kernel_that_gives_no_overview_is_told_of_once(
     assert options.count() == len(ALL)
     kernel.refusal = 0
     assert options.overview() == overview(*ALL)
+
+
+def test_a_kernel_that_lays_entries_out_otherwise_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each such question is a line in its log."""
+    kernel, options = OldKernel(monkeypatch), SocketOptions()
+    kernel.refusal = errno.EINVAL
+    for _ in range(3):
+        assert options.overview() is None
+    assert kernel.refused == 1
+    assert options.count() == len(ALL)
