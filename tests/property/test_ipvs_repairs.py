@@ -87,12 +87,29 @@ def test_glances_see_what_others_do_and_nothing_else(history: History, data: st.
                 assert serving(kernel, wanted) == before
             assert backend.glance() == ""
             assert backend.observe() == ""
+            meddle_with_what_goes(kernel, backend, data)
+            assert serving(kernel, wanted) == before
+            assert backend.glance() == ""
+            assert backend.observe() == ""
         kernel.calm()
         for _ in range(2):
             agent.observe()
             agent.settle()
     kernel.masquerade = 1 << agent.settings.masquerade_bit
     assert kernel.sets(V4) == fresh_like(agent).sets(V4)
+
+
+def meddle_with_what_goes(kernel: FakeIpvsKernel, backend: IpvsBackend, data: st.DataObject) -> None:
+    """Edit virtual servers that nobody wants any more, whose connections may end before the look; then repair."""
+    going = sorted(backend._books.draining.unwanted, key=repr)
+    for key in data.draw(st.lists(st.sampled_from(going), unique=True, max_size=4)) if going else ():
+        kernel.servers.run(data.draw(st.sampled_from(EDITS))(kernel, key))
+    if has_ended := data.draw(st.booleans()):
+        kernel.calm()
+    if backend.observe():
+        assert backend.repair(whole=False)
+    if has_ended:
+        kernel.busy()
 
 
 def fresh_like(agent: Agent) -> FakeIpvsKernel:
