@@ -177,6 +177,17 @@ def test_a_repair_that_fails_leaves_it_to_a_full_sync(node: Node, caplog: pytest
     assert node.weights() == {"10.244.0.2": 1, POD.address: 1}
 
 
+def test_an_endpoint_that_is_refused_by_then_is_told_of(node: Node) -> None:
+    node.servers.no_hosts.add(POD.address)  # the node has another network since
+    edit(node, Verb.DELETE_SERVER, VIP)
+    assert node.backend.observe()
+    assert not node.backend.repair(whole=False)
+    assert node.backend.needs_full
+    (note,) = node.full().notes.values()
+    assert f"{POD.address}:{POD.port}: left out" in note
+    assert node.weights() == {"10.244.0.2": 1}
+
+
 def test_many_take_a_full_sync(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "MOST_MENDED", 1)
     edit(node, Verb.DELETE_SERVER, VIP)

@@ -146,7 +146,8 @@ class IpvsBackend:
         if whole or not amiss:
             return False
         try:
-            self._perform(self._books.mend(amiss), {})
+            if self._carry_out(self._books.mend(amiss)):
+                return False  # a full sync leaves out the endpoints that the kernel refuses, and tells of them
             self._watch.end_drained(self._books)  # as others' destinations, which mostly nobody uses yet
         except (KernelError, OSError) as error:
             log.info("not put right virtual server by virtual server: %s", error)
