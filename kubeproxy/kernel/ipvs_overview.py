@@ -92,8 +92,20 @@ class Overview:
         if self._columns[:_OF_KEY] == other._columns[:_OF_KEY]:  # mostly
             rows = (_row(views, place) for place in set(self._places_differing(other)))
         else:
-            rows = set(zip(*views, strict=True)) ^ set(zip(*other._views(), strict=True))
+            rows = self._rows_differing(other)
         return {outline.server.key for outline in map(_outline, rows) if outline is not None}
+
+    def _rows_differing(self, other: "Overview") -> set[_Row]:
+        """Return the rows that one of both has: where few came or went, most stand in a row before and after."""
+        columns = list(zip(self._columns, other._columns, strict=True))
+        before = min(_alike(mine, others) for mine, others in columns)
+        most = min(len(self), len(other)) - before
+        after = min(_alike(mine, others, from_end=True, most=most) for mine, others in columns)
+        mine, others = (
+            set(zip(*[view[before : len(each) - after] for view in each._views()], strict=True))
+            for each in (self, other)
+        )
+        return mine ^ others
 
     def _places_differing(self, other: "Overview") -> Iterator[int]:
         for mine, others in zip(self._columns, other._columns, strict=True):
@@ -107,6 +119,19 @@ class Overview:
 
 def _view(data: bytes | memoryview) -> memoryview:
     return memoryview(data).cast("Q") if data else _EMPTY
+
+
+def _alike(one: bytes, another: bytes, *, from_end: bool = False, most: int | None = None) -> int:
+    """Return with how many equal places two columns begin, or end; at most ``most``."""
+    alike, beyond = 0, (min(len(one), len(another)) // 8 if most is None else most) + 1
+    while beyond - alike > 1:
+        middle = (alike + beyond) // 2
+        ends = slice(-8 * middle, -8 * alike or None) if from_end else slice(8 * alike, 8 * middle)
+        if one[ends] == another[ends]:  # views are compared place by place
+            alike = middle
+        else:
+            beyond = middle
+    return alike
 
 
 def _row(views: Iterable[memoryview], place: int) -> _Row:

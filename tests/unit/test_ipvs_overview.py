@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubeproxy.kernel import ipvs_sockopt
 from kubeproxy.kernel.fake_ipvs import FakeVirtualServers
@@ -92,6 +94,23 @@ def test_a_protocol_without_services_is_passed_over() -> None:
 def test_whose_entries_differ(after: tuple[Outline, ...], expected: set[ServerKey]) -> None:
     assert overview(*after).differing(overview(*ALL)) == expected
     assert overview(*ALL).differing(overview(*after)) == expected
+
+
+@given(st.data())
+def test_two_differ_by_what_one_of_them_has(data: st.DataObject) -> None:
+    """Whatever comes, goes, changes or moves, and wherever."""
+
+    def drawn() -> list[Outline]:
+        counts = data.draw(st.dictionaries(st.integers(1, 9), st.integers(0, 1)))
+        keys = {number: ServerKey(Protocol.TCP, f"10.96.0.{number}", 80) for number in counts}
+        return [Outline(Server(keys[number]), count) for number, count in counts.items()]
+
+    one, another = drawn(), drawn()
+    if data.draw(st.booleans()):
+        one.sort(key=lambda each: each.server.key.address)
+        another.sort(key=lambda each: each.server.key.address)
+    differing = {each.server.key for each in (*one, *another) if (each in one) is not (each in another)}
+    assert overview(*one).differing(overview(*another)) == differing
 
 
 def test_the_model_counts_destinations_of_every_weight() -> None:
