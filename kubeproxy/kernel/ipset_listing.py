@@ -27,13 +27,11 @@ from kubeproxy.kernel.ipset_messages import (
 from kubeproxy.kernel.netlink_messages import (
     NLA_F_NESTED,
     NLA_F_NET_BYTEORDER,
-    PROTOCOL_NUMBER,
+    PROTOCOL_OF,
     address_text,
     attributes,
 )
 from kubeproxy.model.addresses import Family
-
-_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
 def decode_members(bodies: Iterable[bytes], kind: SetType) -> Iterator[Member]:
@@ -60,7 +58,7 @@ def _entry(row: bytes, kind: SetType) -> Iterator[Member]:
         if first:
             yield first
         return
-    protocol = _PROTOCOL.get(fields.get(DATA_PROTO, b"\0")[0])
+    protocol = PROTOCOL_OF.get(fields.get(DATA_PROTO, b"\0")[0])
     if not first or protocol is None:
         return
     match kind:
@@ -119,7 +117,7 @@ def entries_at_once(rows: bytes, kind: SetType) -> list[Member]:
 
 def _members(kind: SetType, rows: Iterable[tuple[Any, ...]]) -> list[Member]:
     """Put entries together from heads and values, in the kernel's order."""
-    known, text = _PROTOCOL, address_text
+    known, text = PROTOCOL_OF, address_text
     match kind:
         case SetType.PORTS:
             return [(text(ip), known[each], port) for _, ip, _, port, _, each in rows if each in known]

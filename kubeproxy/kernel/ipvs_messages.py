@@ -30,6 +30,7 @@ from kubeproxy.kernel.netlink_messages import (
     NLA_F_NESTED,
     NLM_F_REQUEST,
     PROTOCOL_NUMBER,
+    PROTOCOL_OF,
     address_text,
     attribute,
     attribute_map,
@@ -64,7 +65,6 @@ NOT_OURS = -1
 OTHERWISE = 1 << 31
 """Set in the flags of a server that has what we never set: a wider netmask, or a persistence engine."""
 
-_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 _FAMILY = {number: family for family, number in AF.items()}
 _ADDRESS_KEY = struct.Struct("=20s 16s 4s 2sxx")
 _MARK_KEY = struct.Struct("=HHHxx HHI")
@@ -258,7 +258,7 @@ def _servers(bodies: Iterable[bytes], family: Family) -> Iterator[dict[int, byte
     for body in bodies:
         # A message is one attribute, which holds those of the server.
         fields = attribute_map(body, HEAD_BYTES + 4)
-        known = _S_MARK in fields or _number(fields.get(_S_PROTOCOL)) in _PROTOCOL
+        known = _S_MARK in fields or _number(fields.get(_S_PROTOCOL)) in PROTOCOL_OF
         if known and fields.get(_S_FAMILY) == wanted:
             yield fields
 
@@ -266,10 +266,16 @@ def _servers(bodies: Iterable[bytes], family: Family) -> Iterator[dict[int, byte
 def _server(fields: dict[int, bytes], family: Family) -> Server:
     flags = _number(fields[_S_FLAGS][:4])
     otherwise = _S_ENGINE in fields or (flags & PERSISTENT and fields[_S_NETMASK] != _NETMASK[family])
+    scheduler, timeout = fields.get(_S_SCHEDULER, b""), _number(fields[_S_TIMEOUT])
+    return server_told(_decode_key(fields, family), scheduler, flags, timeout, otherwise=bool(otherwise))
+
+
+def server_told(key: ServerKey, scheduler: bytes, flags: int, timeout: int, *, otherwise: bool) -> Server:
+    """Return a virtual server by what the kernel tells of it; ``otherwise``: whether it has what we never set."""
     return Server(
-        _decode_key(fields, family),
-        decode_text(fields.get(_S_SCHEDULER, b"")),
-        _number(fields[_S_TIMEOUT]) if flags & PERSISTENT else 0,
+        key,
+        decode_text(scheduler),
+        timeout if flags & PERSISTENT else 0,
         flags & ~(PERSISTENT | HASHED) | (OTHERWISE if otherwise else 0),
     )
 
@@ -278,7 +284,7 @@ def _decode_key(fields: dict[int, bytes], family: Family) -> ServerKey:
     mark = fields.get(_S_MARK)
     if mark is not None:
         return ServerKey(None, "", 0, _number(mark), family)
-    protocol = _PROTOCOL[_number(fields[_S_PROTOCOL])]
+    protocol = PROTOCOL_OF[_number(fields[_S_PROTOCOL])]
     return ServerKey(protocol, _text(fields[_S_ADDRESS], family), int.from_bytes(fields[_S_PORT], "big"))
 
 

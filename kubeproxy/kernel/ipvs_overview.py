@@ -9,9 +9,9 @@ entries 30 ms.
 import struct
 from collections.abc import Iterable, Iterator
 
-from kubeproxy.kernel.ipvs_messages import OTHERWISE
+from kubeproxy.kernel.ipvs_messages import OTHERWISE, server_told
 from kubeproxy.kernel.ipvs_types import HASHED, PERSISTENT, Server, ServerKey, mark_key
-from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, address_text, decode_text, packed_address
+from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, PROTOCOL_OF, address_text, packed_address
 from kubeproxy.model.addresses import Family
 from kubeproxy.model.objects import Protocol, Record
 
@@ -28,8 +28,6 @@ _WORDS = ENTRY_BYTES // 8
 _COLUMNS, _OF_KEY = _ENTRY.size // 8, 2
 """Columns of eight bytes, and how many of them are the key."""
 _ROW = struct.Struct(f"={_COLUMNS}Q")
-_NUMBER = PROTOCOL_NUMBER
-_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 _BY_MARK = Protocol.TCP
 """What the kernel notes for a virtual server by mark that was made by generic netlink; others may do otherwise."""
 _HOST = b"\xff" * 4
@@ -149,8 +147,8 @@ def pack_entry(outline: Outline) -> bytes:
 
 def _key_fields(key: ServerKey, by_mark: Protocol = _BY_MARK) -> tuple[int, bytes, bytes, int]:
     if key.protocol is None:
-        return _NUMBER[by_mark], _NOWHERE, bytes(2), key.mark
-    return _NUMBER[key.protocol], packed_address(key.address), key.port.to_bytes(2, "big"), 0
+        return PROTOCOL_NUMBER[by_mark], _NOWHERE, bytes(2), key.mark
+    return PROTOCOL_NUMBER[key.protocol], packed_address(key.address), key.port.to_bytes(2, "big"), 0
 
 
 def _identities(key: ServerKey) -> Iterator[_Row]:
@@ -167,15 +165,9 @@ def _outline(row: _Row) -> Outline | None:
     number, address, port, mark, scheduler, flags, timeout, netmask, destinations = _ENTRY.unpack(_ROW.pack(*row))
     if mark:
         key = mark_key(Family.V4, mark)
-    elif number in _PROTOCOL:
-        key = ServerKey(_PROTOCOL[number], address_text(address), int.from_bytes(port, "big"))
+    elif number in PROTOCOL_OF:
+        key = ServerKey(PROTOCOL_OF[number], address_text(address), int.from_bytes(port, "big"))
     else:
         return None
-    otherwise = flags & PERSISTENT and netmask != _HOST
-    server = Server(
-        key,
-        decode_text(scheduler),
-        timeout if flags & PERSISTENT else 0,
-        flags & ~(PERSISTENT | HASHED) | (OTHERWISE if otherwise else 0),
-    )
-    return Outline(server, destinations)
+    otherwise = bool(flags & PERSISTENT) and netmask != _HOST
+    return Outline(server_told(key, scheduler, flags, timeout, otherwise=otherwise), destinations)

@@ -24,7 +24,9 @@ NLA_F_NESTED, NLA_F_NET_BYTEORDER = 0x8000, 0x4000
 AF = {Family.V4: 2, Family.V6: 10}
 """Address families by their kernel numbers (linux/socket.h)."""
 PROTOCOL_NUMBER = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
-"""Transport protocols by their numbers (IANA)."""
+"""The numbers of transport protocols (IANA)."""
+PROTOCOL_OF = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
+"""Transport protocols by their numbers."""
 
 HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""

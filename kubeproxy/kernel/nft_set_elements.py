@@ -7,7 +7,7 @@ from sys import byteorder
 from typing import Any
 
 from kubeproxy.kernel.ipset_messages import Member, SetType
-from kubeproxy.kernel.netlink_messages import PROTOCOL_NUMBER, address_text, packed_address
+from kubeproxy.kernel.netlink_messages import PROTOCOL_OF, address_text, packed_address
 from kubeproxy.kernel.nf_tables import fields
 from kubeproxy.kernel.nf_tables.types import Element, Field, SetSpec
 from kubeproxy.model.addresses import Family, outermost
@@ -24,7 +24,6 @@ _KEYS = {
     SetType.RANGES: (*_PLACE, Field.SOURCE),
     SetType.PORT_NUMBERS: (Field.PORT,),
 }
-_PROTOCOL = {number: protocol for protocol, number in PROTOCOL_NUMBER.items()}
 
 
 def spec_of(kind: SetType, name: str) -> SetSpec:
@@ -84,7 +83,7 @@ def _member(kind: SetType, address_bytes: int, element: Element) -> Member | Non
     address, rest = key[:address_bytes], key[address_bytes:]
     if kind is SetType.ADDRESSES:
         return address_text(address)
-    protocol = _PROTOCOL.get(rest[0])
+    protocol = PROTOCOL_OF.get(rest[0])
     if protocol is None:
         return None
     entry = address_text(address), protocol, int.from_bytes(rest[4:6], "big")
