@@ -42,7 +42,7 @@ class Quarantine(remarks.Quarantine):
 
     def clear(self) -> None:
         """Have everything tried again."""
-        self.keep({})
+        super().clear()
         self._capacities.clear()
 
     def note_full(self, sizes: Room) -> None:

@@ -66,7 +66,6 @@ class Watch:
     def written(self, *, full: bool = False) -> None:
         """Note that we have just changed virtual servers, or may have; ``full``: that all were corrected."""
         self._counted = self._state.count()
-        self._amiss = {}
         if full:
             self._overviews.written_anew()
 
