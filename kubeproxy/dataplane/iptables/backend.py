@@ -23,6 +23,7 @@ from kubeproxy.dataplane.iptables.counters import Nfacct, usable
 from kubeproxy.dataplane.iptables.dispatch import Dispatch
 from kubeproxy.dataplane.iptables.localnet import MARK, Localnet
 from kubeproxy.dataplane.iptables.mender import Mender
+from kubeproxy.dataplane.iptables.missed import Missed
 from kubeproxy.dataplane.iptables.observer import Observer
 from kubeproxy.dataplane.iptables.quarantine import Again, Quarantine
 from kubeproxy.dataplane.iptables.render import Renderer
@@ -111,8 +112,7 @@ class IptablesBackend:
         self._clients = ClientSets(sets)
         self._quarantine = Quarantine()
         self._told = told
-        self._times_caught_up = 0
-        """How often somebody had begun to listen when all was last counted."""
+        self._missed = Missed(told)
         self._canary = Canary(tables, CHAINS, None if told else self._amiss)
         self._mender = Mender(tables, told)
         self._skeleton: Skeleton | None = None
@@ -162,7 +162,8 @@ class IptablesBackend:
         """See `Backend.observe`. Microseconds while nobody else changes rules, else a look by iptables."""
         if self.needs_full:
             return ""
-        drift = self._missed() or self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
+        missed = self._missed.look(self._amiss(table, b"") for table in CHAINS)
+        drift = missed or self._canary.drift() or self._hairpin.drift() or self._cluster_ips.drift()
         self._has_drifted = bool(drift)
         # What was told is mostly on its way to be repaired already, unless nobody listens any more.
         return drift or ("chains were changed by somebody" if self._told and self._told.is_pending else "")
@@ -216,15 +217,6 @@ class IptablesBackend:
         # While the other flavour's rules refer to a set it stays; removing those takes it along.
         for set_name in (*names.SETS[self._family], *self._sets.named(names.ENDPOINT_PREFIX)):
             self._sets.destroy(set_name)
-
-    def _missed(self) -> str:
-        """Return what others did while nobody listened, "" when nothing shows: then all is counted, once."""
-        times = self._told.times_opened if self._told else 0
-        if times == self._times_caught_up:
-            return ""
-        why = next(filter(None, (self._amiss(table, b"") for table in CHAINS)), "")
-        self._times_caught_up = times
-        return why
 
     def _amiss(self, table: str, fingerprint: bytes) -> str:
         """Return what others did to ours in a table that they have changed, "" when nothing shows."""

@@ -7,7 +7,7 @@ found out. A rule that was put in the place of another, in the same chain or in 
 from collections.abc import Mapping
 
 from kubeproxy.dataplane.iptables.canary import flushed
-from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved
+from kubeproxy.dataplane.iptables.jumps import CANARY_RULE, Saved, otherwise
 from kubeproxy.dataplane.iptables.tables import JUMPS, is_ours, saved_in
 from kubeproxy.model.objects import Record
 
@@ -38,9 +38,4 @@ def amiss(table: str, found: Census, written: int | None) -> str:
     """
     if found.is_flushed:
         return flushed(table)
-    for jump in JUMPS:
-        if jump.table == table and not found.saved.has(jump):
-            return f"no rule of chain {jump.chain} of table {table} leads to {jump.target} any more"
-    if written in (None, found.total):
-        return ""
-    return f"table {table} has {found.total} rules of ours instead of {written}"
+    return otherwise(JUMPS, table, found.saved, found.total, written)

@@ -102,6 +102,17 @@ def transaction(table: str, lines: str) -> str:
     return f"*{table}\n{lines}COMMIT\n" if lines else ""
 
 
+def otherwise(jumps: Iterable[Jump], table: str, saved: Saved, rules: int, written: int | None) -> str:
+    """Return what somebody has done to ours in a table, "" when nothing shows.
+
+    ``rules``: how many of ours there are; ``written``: how many should be, None when that is not known.
+    """
+    for jump in jumps:
+        if jump.table == table and not saved.has(jump):
+            return f"no rule of chain {jump.chain} of table {table} leads to {jump.target} any more"
+    return "" if written in (None, rules) else f"table {table} has {rules} rules of ours instead of {written}"
+
+
 def missing_jumps(jumps: Iterable[Jump], table: str, saved: Saved) -> str:
     """Return the lines that add those of the jumps which are not there, each at the head of its chain."""
     return "".join(f"-I {jump.rule}\n" for jump in jumps if jump.table == table and not saved.has(jump))

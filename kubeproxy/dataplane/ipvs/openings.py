@@ -7,11 +7,11 @@ class Openings:
     """See `kernel.notices.Journal`; keeps no changes, as a full sync puts them right. The event loop counts."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.times_opened = 0
 
     def opened(self) -> None:
         """See `Journal.opened`."""
-        self.times += 1
+        self.times_opened += 1
 
     def closed(self) -> None:
         """See `Journal.closed`."""

@@ -3,13 +3,14 @@
 They are written by full syncs only: a Service's change is one of sets and virtual servers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from kubeproxy.dataplane.base import RuleCount
 from kubeproxy.dataplane.iptables.canary import Canary
 from kubeproxy.dataplane.iptables.counters import Nfacct, usable
-from kubeproxy.dataplane.iptables.jumps import Saved, missing_jumps, transaction
+from kubeproxy.dataplane.iptables.jumps import Saved, missing_jumps, otherwise, transaction
+from kubeproxy.dataplane.iptables.missed import Missed
 from kubeproxy.dataplane.ipvs.openings import Openings
 from kubeproxy.dataplane.ipvs.rules import CHAINS, JUMPS, Rules, saved_in
 from kubeproxy.dataplane.leftovers.removal import remove_chains
@@ -63,9 +64,8 @@ class RuleWriter:
         self, tables: Tables, sysctls: Sysctls, nfacct: Nfacct | None, openings: Openings | None = None
     ) -> None:
         """See the class; ``openings`` are of who is told of what others do to the rules, None where nobody is."""
-        self._openings = openings
-        self._times_caught_up = 0
-        """How often somebody had begun to listen when all rules were last counted."""
+        self._is_told = openings is not None
+        self._missed = Missed(openings)
         self._written: tuple[RuleCount, ...] = ()
         self._tables = tables
         self._sysctls = sysctls
@@ -92,17 +92,15 @@ class RuleWriter:
 
     def drift(self) -> str:
         """Return what somebody did to the rules, "" when they stand."""
-        return self._missed() or self._canary.drift()
+        return self._missed.look(self._counted()) or self._canary.drift()
 
-    def _missed(self) -> str:
-        """Return what others did while nobody listened, "" when nothing shows: then all is counted, once."""
-        times = self._openings.times if self._openings else 0
-        if times == self._times_caught_up:
-            return ""
+    def _counted(self) -> Iterator[str]:
+        """Yield of each table what a count shows that somebody has done."""
         saved = self._saved()
-        why = next(filter(None, (_amiss(each, saved[each.table]) for each in self._written)), "")
-        self._times_caught_up = times
-        return why
+        for written in self._written:
+            table = written.table
+            count = sum(saved[table].sizes.get(chain, 0) for chain in CHAINS[table])
+            yield otherwise(JUMPS, table, saved[table], count, written.standing)
 
     def _saved(self) -> dict[str, Saved]:
         found = self._tables.save_all() if self._tables.in_use() else {}
@@ -110,19 +108,8 @@ class RuleWriter:
 
     def glance(self) -> str:
         """See `Rulebook.glance`: legacy tables tell of nothing but their size."""
-        return "" if self._openings or self._canary.is_undisturbed() else "tables were changed"
+        return "" if self._is_told or self._canary.is_undisturbed() else "tables were changed"
 
     def remove(self) -> list[str]:
         """Remove the rules; return complaints about what is left."""
         return list(remove_chains(self._tables, IPVS_OWNED))
-
-
-def _amiss(written: RuleCount, saved: Saved) -> str:
-    """Return what somebody has done to the rules of a table, "" when a count does not show it."""
-    for jump in JUMPS:
-        if jump.table == written.table and not saved.has(jump):
-            return f"no rule of chain {jump.chain} of table {jump.table} leads to {jump.target} any more"
-    count = sum(saved.sizes.get(chain, 0) for chain in CHAINS[written.table])
-    if count == written.standing:
-        return ""
-    return f"table {written.table} has {count} rules of ours instead of {written.standing}"
